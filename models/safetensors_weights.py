@@ -1,0 +1,97 @@
+"""Hugging Face folders: safetensors, single or sharded, in and out. No pickle is ever opened."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from errors import InputError
+from models.config import ModelConfig, to_hf
+from models.weights import Index, named_tensors
+
+SHARD_BYTES = 4 * 2**30
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+class SafetensorsWeights:
+    """All *.safetensors of a folder; an index file, where there is one, says which tensors must be there."""
+
+    def __init__(self, folder: Path):
+        from safetensors import SafetensorError, safe_open
+
+        self.where = str(folder)
+        self._files: dict[str, Any] = {}
+        for file in _weight_files(folder):
+            try:
+                opened = safe_open(file, framework="np")
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{file}: not a readable safetensors file ({error}); fetch it again") from None
+            self._files |= dict.fromkeys(opened.keys(), opened)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self._files.items()}
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        tensor = self._files[name].get_slice(name)
+        if tensor.get_dtype() not in _FLOATS:
+            raise InputError(f"{self.where}: weight {name} has dtype {tensor.get_dtype()}; "
+                             f"only {', '.join(sorted(_FLOATS))} are read")
+        return tensor[index]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    names = set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    files = sorted(folder / name for name in names)
+    missing = [file.name for file in files if not file.exists()]
+    if not missing:
+        return files
+    pickles = "; its weights are pickles, which are never loaded: convert them to safetensors" if any(
+        folder.glob("*.bin")) else "; is the download complete?"
+    raise InputError(f"{folder}: {', '.join(missing)} is missing{pickles}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON object was expected, not {type(value).__name__}")
+    return value
+
+
+def write_hf_folder(folder: Path, params: dict[str, Any], config: ModelConfig, dtype: str,
+                    shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes config.json and safetensors that transformers loads with the same logits."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(to_hf(config, dtype), indent=2) + "\n")
+    shards: list[dict[str, np.ndarray]] = [{}]
+    written: dict[str, str] = {}
+
+    def flush() -> None:
+        name = f"model-{len(written_files):05d}.safetensors"
+        save_file(shards[-1], folder / name, metadata={"format": "pt"})
+        written.update(dict.fromkeys(shards[-1], name))
+        written_files.append(name)
+        shards[-1] = {}
+
+    written_files: list[str] = []
+    size = 0
+    for name, tensor in named_tensors(params, jnp.dtype(dtype)):
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            flush()
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    flush()
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "model.safetensors.index.json").unlink()
+    index = {"metadata": {}, "weight_map": written}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,81 @@
+"""The one scorer: log-probability and entropy of every token, without a [B, T, V] array.
+
+The vocabulary projection runs over chunks of positions under lax.scan, each rematerialised, so that neither pass
+holds more than one chunk's logits.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from models.transformer import Transformer, output_kernel
+from sharding.rules import RULES, constrain, ways
+
+LOGITS_AT_A_TIME = 2**25
+"""logits that one device holds at a time (128 MiB in float32)"""
+
+
+class TokenScores(NamedTuple):
+    """Index t speaks of token t; the first token of a segment, and padding, have 0."""
+
+    logps: Float[Array, "B T"]
+    """log p(tokens[b, t] | tokens[b, <t])"""
+    entropy: Float[Array, "B T"]
+    """of the distribution that token t is drawn from, in nats"""
+
+
+def score(model: Transformer, variables: dict[str, Any], batch: dict[str, Array], temperature: float = 1.0,
+          rngs: dict[str, jax.Array] | None = None) -> TokenScores:
+    """Scores of `batch` (tokens, positions, segment_ids, all [B, T]) under softmax(logits / temperature)."""
+    hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
+    kernel = output_kernel(model.config, variables["params"])
+    scores = score_hidden(hidden[:, :-1], kernel, batch["tokens"][:, 1:], temperature)
+    counted = follows(batch["segment_ids"])
+    return TokenScores(*(jnp.where(counted, jnp.pad(each, ((0, 0), (1, 0))), 0.0) for each in scores))
+
+
+def follows(segment_ids: Int[Array, "B T"]) -> Array:
+    """True where token t has a predecessor in its own segment: only there is a token predicted."""
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
+    return (segment_ids == before) & (segment_ids != 0)
+
+
+def score_hidden(hidden: Float[Array, "B T D"], kernel: Float[Array, "D V"], tokens: Int[Array, "B T"],
+                 temperature: float | Array = 1.0) -> TokenScores:
+    """Scores of tokens[b, t] under softmax(hidden[b, t] @ kernel / temperature), chunk by chunk of positions."""
+    batch, length = tokens.shape
+    chunk = positions_at_a_time(batch, length, kernel.shape[1])
+    fill = -length % chunk
+
+    def chunks(x: Array) -> Array:  # [B, T, ...] -> [T / chunk, B, chunk, ...]
+        x = jnp.pad(x, [(0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(batch, -1, chunk, *x.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def body(carry: None, chunk: tuple[Array, Array]) -> tuple[None, TokenScores]:
+        return carry, _score_chunk(chunk[0], kernel, chunk[1], temperature)
+
+    _, scores = jax.lax.scan(body, None, (chunks(hidden), chunks(tokens)))
+    return TokenScores(*(jnp.moveaxis(each, 0, 1).reshape(batch, -1)[:, :length] for each in scores))
+
+
+def positions_at_a_time(batch: int, length: int, vocab_size: int) -> int:
+    """Positions of every row in a chunk, so that a device holds about LOGITS_AT_A_TIME logits."""
+    mesh = jax.sharding.get_abstract_mesh()
+    pieces = 1 if mesh.empty else ways(RULES["batch"], mesh) * ways(RULES["vocab"], mesh)
+    wanted = max(1, LOGITS_AT_A_TIME * pieces // (batch * vocab_size))
+    return -(-length // -(-length // wanted))  # chunks of even size
+
+
+def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], tokens: Int[Array, "B C"],
+                 temperature: float | Array) -> TokenScores:
+    logits = jnp.einsum("bcd,dv->bcv", hidden, kernel, preferred_element_type=jnp.float32)
+    logits = constrain(logits / temperature, "batch", "length", "vocab")
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    # a comparison instead of a gather: it fuses, and it needs no exchange over a split vocabulary
+    chosen = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == tokens[..., None]
+    logps = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1) - normalizer
+    expected = jnp.sum(jnp.exp(logits - normalizer[..., None]) * logits, axis=-1)
+    return TokenScores(logps, normalizer - expected)

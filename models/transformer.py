@@ -1,0 +1,217 @@
+"""One decoder transformer in Flax Linen: Llama, SmolLM2, Mistral and Qwen by configuration alone.
+
+Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU mlp, stacked by nn.scan, so that
+every block parameter has a leading [L]. Collections: `params`; `lora`, optional; `cache`, only when decoding (see
+init_cache). B rows, T positions, S cache slots, D embed, N query heads, K kv heads, H head dim, F mlp, L layers.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from models.attention import Places, attend
+from models.config import ModelConfig
+from models.lora import LoRAConfig
+from models.rope import cos_sin, rotate
+from sharding.rules import constrain
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * scale, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones, ("features",))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.config.norm_eps)
+        return (normed * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """x @ kernel (+ bias) (+ lora.scale * x @ A @ B, where the `lora` collection has this layer)."""
+
+    config: ModelConfig
+    features: int
+    axes: tuple[str, str]
+    use_bias: bool = False
+    lora: LoRAConfig | None = None
+    training: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T in"]) -> Float[Array, "B T out"]:
+        shape, dtype = (x.shape[-1], self.features), jnp.dtype(self.config.dtype)
+        stored = jnp.dtype(self.config.param_dtype)
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
+        kernel = self.param("kernel", init, shape, stored)
+        y = x @ kernel.astype(dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
+                              shape[1:], stored)
+            y = y + bias.astype(dtype)
+        if self.lora is not None and (self.is_initializing() or self.has_variable("lora", "a")):
+            y = y + self._adapter(x, shape)
+        return y
+
+    def _adapter(self, x: Float[Array, "B T in"], shape: tuple[int, int]) -> Float[Array, "B T out"]:
+        """A is uniform with variance 1 / (3 in), as torch's Linear and PEFT have it; B is zero."""
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+        def zeros(shape: tuple[int, ...]) -> Any:
+            return nn.LogicallyPartitioned(jnp.zeros(shape, jnp.float32), ("rank", self.axes[1]))
+
+        def random(shape: tuple[int, ...]) -> Any:
+            value = uniform(self.make_rng("lora"), shape, jnp.float32)
+            return nn.LogicallyPartitioned(value, (self.axes[0], "rank"))
+
+        a = self.variable("lora", "a", random, (shape[0], self.lora.rank)).value
+        b = self.variable("lora", "b", zeros, (self.lora.rank, shape[1])).value
+        x = nn.Dropout(self.lora.dropout, deterministic=not self.training)(x)
+        return (x @ a.astype(x.dtype)) @ (b * self.lora.scale).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; with a `cache` collection, over the cache's slots (slot = position)."""
+
+    config: ModelConfig
+    lora: LoRAConfig | None
+    training: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], rope: Any, places: Places) -> Float[Array, "B T D"]:
+        config, (batch, length, _) = self.config, x.shape
+        bias = config.qkv_bias
+        q = _linear(self, "q", config.num_heads * config.head_dim, ("embed", "heads"), bias)(x)
+        k = _linear(self, "k", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x)
+        v = _linear(self, "v", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x)
+        q = q.reshape(batch, length, config.num_heads, config.head_dim)
+        k = k.reshape(batch, length, config.num_kv_heads, config.head_dim)
+        v = v.reshape(batch, length, config.num_kv_heads, config.head_dim)
+        if config.qk_norm:
+            q, k = RMSNorm(config, name="q_norm")(q), RMSNorm(config, name="k_norm")(k)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        q = constrain(q, "batch", "length", "heads", "head_dim")
+        k, v = (constrain(each, "batch", "length", "kv_heads", "head_dim") for each in (k, v))
+        keys = places
+        if self.has_variable("cache", "k"):
+            k, v, keys = self._through_cache(k, v, places)
+        out = attend(q, k, v, places, keys, config.sliding_window, config.attention)
+        out = out.reshape(batch, length, config.num_heads * config.head_dim)
+        return _linear(self, "o", config.embed_dim, ("heads", "embed"))(out)
+
+    def _through_cache(self, k: Array, v: Array, places: Places) -> tuple[Array, Array, Places]:
+        """Writes k and v at slots [positions[b, 0], positions[b, 0] + T) of row b and returns all slots.
+
+        A slot is its position, so "keys not after the query" hides both slots not written yet and what padding
+        left behind a shorter prompt, until decoding overwrites it.
+        """
+        def write(row: Array, new: Array, start: Array) -> Array:
+            return jax.lax.dynamic_update_slice(row, new, (start, 0, 0))
+
+        slots = []
+        for name, new in (("k", k), ("v", v)):
+            cached = self.variable("cache", name, lambda: None)
+            cached.value = jax.vmap(write)(cached.value, new.astype(cached.value.dtype), places.positions[:, 0])
+            slots.append(constrain(cached.value, "batch", "length", "kv_heads", "head_dim"))
+        batch, length = slots[0].shape[:2]
+        positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
+        return slots[0], slots[1], Places(positions, jnp.ones_like(positions))
+
+
+class MLP(nn.Module):
+    """SwiGLU: (silu(x gate) * (x up)) down (Shazeer 2020, arXiv:2002.05202)."""
+
+    config: ModelConfig
+    lora: LoRAConfig | None
+    training: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        config = self.config
+        gate = _linear(self, "gate", config.mlp_dim, ("embed", "mlp"))(x)
+        up = _linear(self, "up", config.mlp_dim, ("embed", "mlp"))(x)
+        hidden = constrain(nn.silu(gate) * up, "batch", "length", "mlp")
+        return _linear(self, "down", config.embed_dim, ("mlp", "embed"))(hidden)
+
+
+def _linear(owner: Attention | MLP, name: str, features: int, axes: tuple[str, str], bias: bool = False) -> Linear:
+    """A linear layer of a block, with its adapter where the LoRA configuration names it."""
+    lora = owner.lora if owner.lora is not None and name in owner.lora.targets else None
+    return Linear(owner.config, features, axes, bias, lora, owner.training, name=name, parent=owner)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); a scan body, hence the (carry, None)."""
+
+    config: ModelConfig
+    lora: LoRAConfig | None
+    training: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], rope: Any, places: Places) -> tuple[Float[Array, "B T D"], None]:
+        parts = (self.config, self.lora, self.training)
+        x = x + Attention(*parts, name="attn")(RMSNorm(self.config, name="attn_norm")(x), rope, places)
+        x = x + MLP(*parts, name="mlp")(RMSNorm(self.config, name="mlp_norm")(x))
+        return constrain(x, "batch", "length", "features"), None
+
+
+REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+
+
+class Transformer(nn.Module):
+    """Tokens to the last hidden states (after the final norm); models/scoring.py turns them into scores."""
+
+    config: ModelConfig
+    lora: LoRAConfig | None = None
+    training: bool = False
+    """dropout is on; needs the rng `dropout`"""
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
+                 segment_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        config = self.config
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), jnp.dtype(config.param_dtype))
+        x = jnp.take(embedding, tokens, axis=0).astype(config.dtype)
+        x = constrain(x, "batch", "length", "features")
+        layers = _stacked_blocks(config)(config, self.lora, self.training, name="layers")
+        x, _ = layers(x, cos_sin(config, positions), Places(positions, segment_ids))
+        if not config.tie_embeddings:
+            head = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab"))
+            self.param("lm_head", head, (config.embed_dim, config.vocab_size), jnp.dtype(config.param_dtype))
+        return RMSNorm(config, name="final_norm")(x)
+
+
+def _stacked_blocks(config: ModelConfig) -> Any:
+    block = Block
+    if config.remat != "none":
+        block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[config.remat])
+    return nn.scan(
+        block, variable_axes={"params": 0, "lora": 0, "cache": 0},
+        split_rngs={"params": True, "lora": True, "dropout": True}, in_axes=nn.broadcast, length=config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"})
+
+
+def output_kernel(config: ModelConfig, params: dict[str, Any]) -> Float[Array, "D V"]:
+    """The vocabulary projection, in compute dtype: the lm_head, or the transposed embedding where tied."""
+    kernel = params["embedding"].T if config.tie_embeddings else params["lm_head"]
+    return kernel.astype(config.dtype)
+
+
+def init_variables(model: Transformer, key: jax.Array) -> dict[str, Any]:
+    """Random `params` (and `lora`, B zero) with their axis names (Linen boxes)."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    params_key, lora_key = jax.random.split(key)
+    return model.init({"params": params_key, "lora": lora_key}, tokens, tokens, tokens + 1)
+
+
+def init_cache(config: ModelConfig, batch: int, length: int) -> dict[str, Any]:
+    """An empty `cache` collection: k and v [L, B, S, K, H] for `length` slots, in compute dtype."""
+    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    empty = constrain(jnp.zeros(shape, config.dtype), "layers", "batch", "length", "kv_heads", "head_dim")
+    return {"layers": {"attn": {"k": empty, "v": empty}}}

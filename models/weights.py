@@ -1,0 +1,149 @@
+"""Named weights of other ecosystems into our parameter tree, straight to their shards, and back.
+
+The common language is Hugging Face's: tensor names such as `model.layers.3.self_attn.q_proj.weight`, linear weights
+[out, in]. Ours are [in, out], those of blocks stacked to [L, in, out].
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from errors import InputError
+from models.config import ModelConfig
+from models.transformer import Transformer, init_variables
+from sharding.rules import path_name, tree_shardings
+
+Index = tuple[slice, ...]
+
+
+@runtime_checkable
+class Weights(Protocol):
+    """Tensors under Hugging Face names, read slice by slice."""
+
+    where: str
+    """file or folder, for messages"""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by name."""
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        """One slice of one tensor."""
+
+
+LINEAR_NAMES = {
+    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
+}
+_NORM_NAMES = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "q_norm": "self_attn.q_norm",
+               "k_norm": "self_attn.k_norm"}
+_TOP_NAMES = {"embedding": "model.embed_tokens.weight", "final_norm/scale": "model.norm.weight",
+              "lm_head": "lm_head.weight"}
+
+
+def hf_name(path: str) -> str:
+    """The Hugging Face name of a parameter path; `{}` stands for the layer where it is stacked."""
+    if path in _TOP_NAMES:
+        return _TOP_NAMES[path]
+    *_, module, kind = path.split("/")
+    if kind == "scale":
+        return f"model.layers.{{}}.{_NORM_NAMES[module]}.weight"
+    return f"model.layers.{{}}.{LINEAR_NAMES[module]}.{'weight' if kind == 'kernel' else 'bias'}"
+
+
+def is_transposed(path: str) -> bool:
+    """True where Hugging Face keeps [out, in]."""
+    return path.endswith("kernel") or path == "lm_head"
+
+
+def abstract_params(config: ModelConfig) -> dict[str, Any]:
+    """Shapes, dtypes and axis names (boxed) of `params`."""
+    return jax.eval_shape(lambda: init_variables(Transformer(config), jax.random.key(0)))["params"]
+
+
+def load_params(weights: Weights, config: ModelConfig, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """`params`, in config.param_dtype, each device's shard read and converted on its own.
+
+    Raises InputError for a tensor that is missing, too many, of the wrong shape, or not finite.
+    """
+    boxed = abstract_params(config)
+    check_names(weights, boxed)
+    shardings = tree_shardings(boxed, mesh)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, sharding: _load_one(weights, path_name(path), leaf, sharding),
+        nn.meta.unbox(boxed), shardings)
+
+
+def _load_one(weights: Weights, path: str, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
+    done: dict[str, np.ndarray] = {}  # devices that hold the same slice share one reading
+
+    def shard(index: Index) -> np.ndarray:
+        if str(index) not in done:
+            done[str(index)] = read_param(weights, path, leaf, index)
+        return done[str(index)]
+
+    return jax.make_array_from_callback(leaf.shape, sharding, shard)
+
+
+def read_param(weights: Weights, path: str, leaf: jax.ShapeDtypeStruct, index: Index) -> np.ndarray:
+    """One slice of one parameter, in our layout and in leaf.dtype."""
+    if not path.startswith("layers/"):
+        return _read_tensor(weights, hf_name(path), index, is_transposed(path)).astype(leaf.dtype)
+    layers = range(leaf.shape[0])[index[0]]
+    shape = tuple(len(range(size)[cut]) for size, cut in zip(leaf.shape, index, strict=True))
+    out = np.empty(shape, leaf.dtype)
+    for row, layer in enumerate(layers):
+        out[row] = _read_tensor(weights, hf_name(path).format(layer), index[1:], is_transposed(path))
+    return out
+
+
+def _read_tensor(weights: Weights, name: str, index: Index, transposed: bool) -> np.ndarray:
+    tensor = weights.read(name, index[::-1] if transposed else index)
+    if not np.isfinite(tensor).all():
+        raise InputError(f"{weights.where}: weight {name} holds NaN or infinite values; the file is damaged or the "
+                         f"run that wrote it diverged: use another one")
+    return tensor.T if transposed else tensor
+
+
+def expected_shapes(boxed: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape of all that the model needs."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nn.meta.unbox(boxed)):
+        name, stacked = path_name(path), path_name(path).startswith("layers/")
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        shape = shape[::-1] if is_transposed(name) else shape
+        layers = range(leaf.shape[0]) if stacked else [0]
+        shapes |= {hf_name(name).format(layer): tuple(shape) for layer in layers}
+    return shapes
+
+
+def check_names(weights: Weights, boxed: dict[str, Any]) -> None:
+    """Raises InputError unless the file holds what the model needs, in the right shapes, and nothing else."""
+    found, needed = weights.shapes(), expected_shapes(boxed)
+    for name, shape in needed.items():
+        if name not in found:
+            raise InputError(f"{weights.where}: weight {name} {shape} is missing; is the download complete, and "
+                             f"does config.json belong to these weights?")
+        if tuple(found[name]) != shape:
+            raise InputError(f"{weights.where}: weight {name} has shape {tuple(found[name])}, the configuration "
+                             f"needs {shape}; config.json and weights do not belong together")
+    rest = [name for name in found if name not in needed and not _is_derived(name)]
+    if rest:
+        raise InputError(f"{weights.where}: weight {rest[0]} (one of {len(rest)}) has no place in this architecture")
+
+
+def _is_derived(name: str) -> bool:
+    """A copy or a constant that some files carry: a tied lm_head, RoPE frequencies."""
+    return name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
+
+
+def named_tensors(params: dict[str, Any], dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(Hugging Face name, [out, in] array) of every weight, one at a time on the host."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        stacked = name.startswith("layers/")
+        for layer in range(leaf.shape[0]) if stacked else [0]:
+            tensor = np.asarray(jax.device_get(leaf[layer] if stacked else leaf)).astype(dtype)
+            yield hf_name(name).format(layer), np.ascontiguousarray(tensor.T if is_transposed(name) else tensor)

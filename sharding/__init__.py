@@ -1,0 +1,1 @@
+"""Where it lives: the mesh, and the one table from logical axis to mesh axis."""

@@ -1,0 +1,46 @@
+"""The device mesh: how many ways the rows, the weights and the heads are split."""
+
+import dataclasses
+import math
+
+import jax
+
+from errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; their product is the number of devices. -1, once at most: whatever is left."""
+
+    data: int = -1
+    """copies of the weights, each with its own rows (data parallel)"""
+    fsdp: int = 1
+    """ways that weights and optimiser state are split, rows too (fully sharded data parallel)"""
+    tensor: int = 1
+    """ways that heads, mlp and vocabulary are split (tensor parallel)"""
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The mesh over all devices, with axes `data`, `fsdp`, `tensor`.
+
+    Raises InputError where the sizes do not fit the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = resolve_sizes(dataclasses.asdict(config), len(devices))
+    axis_types = (jax.sharding.AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types, devices=devices)
+
+
+def resolve_sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
+    """Fills in the axis of size -1 and checks that the product is `num_devices`."""
+    asked = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise InputError(f"mesh {asked}: sizes are positive, and one at most is -1 (whatever is left)")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if num_devices % fixed or (not free and fixed != num_devices):
+        raise InputError(
+            f"mesh {asked} does not fit {num_devices} device(s): the product of its sizes must be {num_devices}; "
+            f"change --mesh.data, --mesh.fsdp or --mesh.tensor (-1 takes whatever is left)"
+        )
+    return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}

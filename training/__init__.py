@@ -1,0 +1,1 @@
+"""How it steps: state, train step, optimiser, loop, checkpoints, metrics."""
