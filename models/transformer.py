@@ -98,7 +98,7 @@ class Attention(nn.Module):
         q = constrain(q, "batch", "length", "heads", "head_dim")
         k, v = (constrain(each, "batch", "length", "kv_heads", "head_dim") for each in (k, v))
         keys = places
-        if self.has_variable("cache", "k"):
+        if self.has_variable("cache", "keys"):
             k, v, keys = self._through_cache(k, v, places)
         out = attend(q, k, v, places, keys, config.sliding_window, config.attention)
         out = out.reshape(batch, length, config.num_heads * config.head_dim)
@@ -114,7 +114,7 @@ class Attention(nn.Module):
             return jax.lax.dynamic_update_slice(row, new, (start, 0, 0))
 
         slots = []
-        for name, new in (("k", k), ("v", v)):
+        for name, new in (("keys", k), ("values", v)):
             cached = self.variable("cache", name, lambda: None)
             cached.value = jax.vmap(write)(cached.value, new.astype(cached.value.dtype), places.positions[:, 0])
             slots.append(constrain(cached.value, "batch", "length", "kv_heads", "head_dim"))
@@ -211,7 +211,7 @@ def init_variables(model: Transformer, key: jax.Array) -> dict[str, Any]:
 
 
 def init_cache(config: ModelConfig, batch: int, length: int) -> dict[str, Any]:
-    """An empty `cache` collection: k and v [L, B, S, K, H] for `length` slots, in compute dtype."""
+    """An empty `cache` collection: keys and values [L, B, S, K, H] for `length` slots, in compute dtype."""
     shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
     empty = constrain(jnp.zeros(shape, config.dtype), "layers", "batch", "length", "kv_heads", "head_dim")
-    return {"layers": {"attn": {"k": empty, "v": empty}}}
+    return {"layers": {"attn": {"keys": empty, "values": empty}}}

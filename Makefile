@@ -1,0 +1,32 @@
+# make quickstart, make test: each does all the set-up it needs on a machine with make and Python 3.11 or newer.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+.PHONY: help setup quickstart test test-all lint clean
+
+help:
+	@echo "make quickstart   fine-tune the embedded SmolLM2 and compare its answers (CPU, minutes)"
+	@echo "make test         the quick tests, on 8 simulated devices"
+	@echo "make test-all     all tests, the slow ones too"
+	@echo "make lint         the linter"
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt requirements-dev.txt scripts/setup.sh
+	@sh scripts/setup.sh $(VENV)
+
+quickstart: $(VENV)/installed
+	@$(PYTHON) -m scripts.quickstart
+
+test: $(VENV)/installed
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: $(VENV)/installed
+	$(PYTHON) -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/installed
+	$(PYTHON) -m ruff check .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

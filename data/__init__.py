@@ -1,0 +1,1 @@
+"""What is fed: records -> chat template -> tokens and masks -> packed batches."""

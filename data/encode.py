@@ -1,0 +1,139 @@
+"""One record to one row: token ids and the loss mask, index t always speaking of token t."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.chat import encode_chat, encode_prompt
+from data.records import JsonlSource, Record
+from data.tokenizer import Tokenizer
+from errors import InputError
+
+
+class Row(NamedTuple):
+    """`tokens` int32 [T]; `loss_mask` float32 [T], 1 on targets. The first token is no target."""
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+
+
+def encode_record(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int, append_eos: bool) -> Row:
+    """Row of a record with `tokens`, `messages`, `prompt` and `completion`, or `text`.
+
+    Pretokenised rows pass through untouched. `append_eos` ends texts and completions given as strings with the end
+    token (training; scoring takes a string as it is); the end of a chat turn is the template's affair.
+    Raises InputError for a record of no known shape, or without any target.
+    """
+    if "tokens" in record:
+        row = _pretokenised(record, vocab_size)
+    elif tokenizer is None:
+        raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
+    elif "messages" in record:
+        row = encode_chat(tokenizer, record["messages"])
+    elif "prompt" in record and "completion" in record:
+        row = _prompt_completion(record["prompt"], record["completion"], tokenizer, append_eos)
+    elif "text" in record:
+        row = _text("", record["text"], tokenizer, append_eos)
+    else:
+        raise InputError(f"no known columns among {sorted(record)}; a row has messages, prompt and completion, "
+                         f"text, or tokens")
+    return _finish(*row)
+
+
+def _finish(tokens: list[int], mask: list[float]) -> Row:
+    row = Row(np.asarray(tokens, np.int32), np.asarray(mask, np.float32))
+    row.loss_mask[:1] = 0.0
+    if not row.loss_mask.any():
+        raise InputError("no token of the row is a target: its loss mask is 0 everywhere but at the first token, "
+                         "which nothing predicts")
+    return row
+
+
+def _pretokenised(record: Record, vocab_size: int) -> tuple[list[int], list[float]]:
+    tokens, mask = record["tokens"], record.get("loss_mask")
+    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
+        raise InputError(f"tokens must be a list of ids from 0 to {vocab_size - 1}")
+    if mask is None:
+        mask = [1.0] * len(tokens)
+    if len(mask) != len(tokens) or any(type(value) not in (int, float, bool) for value in mask):
+        raise InputError(f"loss_mask must hold one number for each of the {len(tokens)} tokens")
+    return tokens, mask
+
+
+def _prompt_completion(prompt: Any, completion: Any, tokenizer: Tokenizer,
+                       append_eos: bool) -> tuple[list[int], list[float]]:
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return _text(prompt, completion, tokenizer, append_eos)
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return encode_chat(tokenizer, prompt + completion, first_target=len(prompt))
+    raise InputError("prompt and completion must both be strings or both be lists of messages")
+
+
+def _text(prompt: str, text: str, tokenizer: Tokenizer, append_eos: bool) -> tuple[list[int], list[float]]:
+    """The whole is encoded at once; a token that straddles the border belongs to the prompt."""
+    if not isinstance(text, str):
+        raise InputError(f"text must be a string, not {type(text).__name__}")
+    tokens, offsets = tokenizer.encode_with_offsets(prompt + text)
+    mask = [float(start >= len(prompt)) for start, _ in offsets]
+    if tokenizer.encode("", add_special_tokens=True)[:1] == [tokenizer.bos_id]:
+        tokens, mask = [tokenizer.bos_id, *tokens], [0.0, *mask]
+    return (tokens + [tokenizer.eos_id], mask + [1.0]) if append_eos else (tokens, mask)
+
+
+def encode_all(source: JsonlSource, tokenizer: Tokenizer | None, *, vocab_size: int, append_eos: bool, max_length: int,
+               track: Callable[[Any], Any] = iter) -> list[Row]:
+    """All rows of a source, so that a bad one is known before the first step. `track` may draw a progress bar.
+
+    Raises InputError, naming file and line, for a bad row or one of more than `max_length` tokens.
+    """
+    rows = []
+    for index in track(range(len(source))):
+        record = source[index]
+        try:
+            row = encode_record(record, tokenizer, vocab_size=vocab_size, append_eos=append_eos)
+        except InputError as error:
+            raise InputError(f"{source.place(index)}: {error}") from None
+        if len(row.tokens) > max_length:
+            raise InputError(f"{source.place(index)}: {len(row.tokens)} tokens are longer than the {max_length} "
+                             f"allowed; shorten or remove the row, or raise --max-length up to the model's context")
+        rows.append(row)
+    return rows
+
+
+def longest_row(rows: list[Row]) -> int:
+    """Tokens of the longest row."""
+    return max(len(row.tokens) for row in rows)
+
+
+def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int) -> list[list[int]]:
+    """Token ids of prompts to be answered: of `tokens`, `messages`, or `prompt` (a string or messages).
+
+    A string is a user's message where the tokenizer has a chat template, and is continued as it is otherwise.
+    Messages that end with the assistant's are cut before it. Raises InputError, naming file and line, for a bad row.
+    """
+    prompts = []
+    for index in range(len(source)):
+        try:
+            prompts.append(_encode_prompt(source[index], tokenizer, vocab_size))
+        except InputError as error:
+            where = source.place(index) if isinstance(source, JsonlSource) else "--prompt"
+            raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    return prompts
+
+
+def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+    if "tokens" in record:
+        return _pretokenised(record, vocab_size)[0]
+    if tokenizer is None:
+        raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
+    prompt = record.get("messages", record.get("prompt"))
+    if isinstance(prompt, str) and tokenizer.chat_template:
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, add_special_tokens=True)
+    if not isinstance(prompt, list):
+        raise InputError(f"no known columns among {sorted(record)}; a row has prompt, messages or tokens")
+    if prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") == "assistant":
+        prompt = prompt[:-1]
+    return encode_prompt(tokenizer, prompt)

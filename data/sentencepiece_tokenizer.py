@@ -1,0 +1,166 @@
+"""A SentencePiece model (tokenizer.model) as a `data.tokenizer.Tokenizer`.
+
+SentencePiece itself never finds control symbols in a text: "</s>" written by a chat template would come out
+as four letters. So the text is cut at control and user-defined symbols and at tokens added to the model
+later; what lies between is encoded. SentencePiece writes a space, the "dummy prefix", before every text it
+gets. Here, as in transformers, only the beginning of the whole text has it, or every part where
+tokenizer_config.json says "legacy". Unlike in transformers, a text that begins with a space keeps it besides.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from data.tokenizer_config import TokenizerConfig, find_eos, find_token, read_json, token_text, write_config
+from errors import InputError
+
+_CONTROL, _USER_DEFINED = 3, 4  # ModelProto.SentencePiece.Type
+
+
+class SentencePieceTokenizer:
+    """`model` is the serialized model, which carries bos and eos; `config` may name others."""
+
+    def __init__(self, model: bytes, config: TokenizerConfig):
+        self._model, self._max_length = model, config.settings.get("model_max_length")
+        proto = _parse(model, config.source)
+        self._first = _processor(proto)
+        proto.normalizer_spec.add_dummy_prefix = False
+        self._inner = self._first if config.settings.get("legacy", False) else _processor(proto)
+        self._added = _added_tokens(config)
+        controls = _pieces(proto, _CONTROL)
+        added = {text: token_id for text, (token_id, _) in self._added.items()}
+        self._symbols = controls | _pieces(proto, _USER_DEFINED) | added
+        self._texts = {token_id: text for text, token_id in self._symbols.items()}
+        added_special = {token_id for token_id, special in self._added.values() if special}
+        self._special = added_special | set(controls.values())
+        self._cut = _any_of(self._symbols)
+        self.vocab_size = max(len(proto.pieces), *(token_id + 1 for token_id in self._texts), 1)
+        self._look_up(config)
+
+    def _look_up(self, config: TokenizerConfig) -> None:
+        """Special tokens: those that the configuration names, else the model's own."""
+        own_bos, own_eos = (i if i >= 0 else None for i in (self._first.bos_id(), self._first.eos_id()))
+        named_bos = find_token(config.bos_token, self._find, config)
+        self.bos_id = own_bos if named_bos is None else named_bos
+        self.eos_id = find_eos(config, self._find, own_eos)
+        self.eos_ids = tuple(sorted({self.eos_id, *config.end_ids}))
+        self.bos_token = "" if self.bos_id is None else self._text(self.bos_id)
+        self.eos_token = self._text(self.eos_id)
+        self.pad_token = config.pad_token if self._find(config.pad_token) is not None else self.eos_token
+        self.chat_template = config.chat_template
+        self._add_bos = self.bos_id is not None and config.settings.get("add_bos_token", True)
+        self._add_eos = config.settings.get("add_eos_token", False)
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        ids = self.encode_with_offsets(text)[0]
+        if not add_special_tokens:
+            return ids
+        before = [self.bos_id] if self._add_bos else []
+        return before + ids + ([self.eos_id] if self._add_eos else [])
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids, offsets, at = [], [], 0
+        for part in self._cut.split(text):
+            if part in self._symbols:
+                ids.append(self._symbols[part])
+                offsets.append((at, at + len(part)))
+            elif part:
+                part_ids, part_offsets = self._encode_part(part, self._inner if at else self._first)
+                ids += part_ids
+                offsets += [(at + start, at + end) for start, end in part_offsets]
+            at += len(part)
+        return ids, offsets
+
+    def _encode_part(self, part: str, processor) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and offsets; SentencePiece gives a character's width to the last of its byte tokens alone."""
+        try:
+            encoding = processor.encode(part, out_type="offset_mapping")
+        except RuntimeError as error:
+            raise InputError(f"text that is not valid Unicode ({part[:40]!a}); mend or drop it") from error
+        ids, offsets = encoding["ids"], encoding["offsets"]
+        for i in range(len(ids) - 2, -1, -1):
+            start, end = offsets[i]
+            if start == end and processor.is_byte(ids[i]):
+                offsets[i] = (start, offsets[i + 1][1])
+        return ids, offsets
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        kept = [int(i) for i in ids if not (skip_special_tokens and int(i) in self._special)]
+        text = ""
+        for position, (is_symbol, group) in enumerate(itertools.groupby(kept, self._texts.__contains__)):
+            processor = self._inner if position else self._first  # the one that wrote a space takes it off
+            text += "".join(map(self._texts.get, group)) if is_symbol else _decode_part(group, processor)
+        return text
+
+    def save(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").unlink(missing_ok=True)  # another tokenizer's, which loaders would prefer
+        (folder / "tokenizer.model").write_bytes(self._model)
+        added = {str(i): {"content": text, "special": special} for text, (i, special) in self._added.items()}
+        write_config(
+            folder,
+            self,
+            tokenizer_class="LlamaTokenizer",
+            added_tokens_decoder=added or None,
+            add_bos_token=self._add_bos,
+            add_eos_token=self._add_eos,
+            legacy=self._inner is self._first,
+            model_max_length=self._max_length,
+        )
+
+    def _find(self, text: str) -> int | None:
+        """The id of a token by its text: SentencePiece itself answers the unknown token for what it lacks."""
+        if text in self._symbols:
+            return self._symbols[text]
+        token_id = self._first.piece_to_id(text)
+        return token_id if self._first.id_to_piece(token_id) == text else None
+
+    def _text(self, token_id: int) -> str:
+        return self._texts.get(token_id) or self._first.id_to_piece(token_id)
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the texts, the longest first; nothing where there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+
+def _decode_part(ids: Iterable[int], processor) -> str:
+    return processor.decode([i for i in ids if 0 <= i < processor.vocab_size()])
+
+
+def _parse(model: bytes, source: str) -> Any:
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError as error:
+        raise InputError(f"{source}: damaged or no SentencePiece model ({error}); fetch it again") from error
+    if not proto.pieces:
+        raise InputError(f"{source}: no SentencePiece model (it has no pieces); fetch it again")
+    return proto
+
+
+def _pieces(proto: Any, kind: int) -> dict[str, int]:
+    """The symbols of a type; those with spaces, written as "▁", are left to SentencePiece."""
+    return {p.piece: i for i, p in enumerate(proto.pieces) if p.type == kind and "▁" not in p.piece}
+
+
+def _processor(proto: Any) -> Any:
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+def _added_tokens(config: TokenizerConfig) -> dict[str, tuple[int, bool]]:
+    """Tokens that a fine-tuner added beyond the model: text -> (id, special)."""
+    older = read_json(Path(config.source) / "added_tokens.json")
+    added = {text: (token_id, False) for text, token_id in older.items()}
+    for token_id, token in config.settings.get("added_tokens_decoder", {}).items():
+        added[token_text(token)] = (int(token_id), token.get("special", False))
+    return added

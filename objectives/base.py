@@ -1,0 +1,25 @@
+"""What every objective returns."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Loss(NamedTuple):
+    """Sums, never means: the train step alone divides, once, after all micro-batches and devices.
+
+    So the same rows give the same loss and gradient however they are split, laid over devices, packed or padded.
+    """
+
+    total: Float[Array, ""]
+    """sum of the per-unit losses"""
+    weight: Float[Array, ""]
+    """number of units: tokens, sequences or pairs, as the objective's docstring says"""
+    metrics: dict[str, tuple[Array, Array]]
+    """name -> (sum, weight)"""
+
+
+def masked_sum(values: Float[Array, "B T"], mask: Float[Array, "B T"]) -> Float[Array, ""]:
+    """Sum of values where mask is non-zero, weighted by it; what is masked adds exactly 0, even if not finite."""
+    return jnp.sum(jnp.where(mask != 0, values * mask, 0.0))

@@ -1,0 +1,20 @@
+"""Language modelling: negative log-likelihood of every token (pre-training)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from objectives.base import Loss
+from objectives.sft import sft
+
+
+def next_token(scores: Any, batch: dict[str, Array]) -> Loss:
+    """-sum_t log p(y_t | y_<t) over every token that has a predecessor in its segment; the unit is the token.
+
+    The loss mask is not asked: prompts and headers count as well.
+    """
+    segments = batch["segment_ids"]
+    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
+    predicted = (segments == before) & (segments != 0)
+    return sft(scores, batch | {"loss_mask": predicted.astype(jnp.float32)})

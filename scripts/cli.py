@@ -1,0 +1,140 @@
+"""What every script's command line shares: typed flags, --config recipe.yaml, one-line errors."""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+from errors import InputError
+
+Config = TypeVar("Config")
+
+
+def run(main: Callable[[Any], None], config_type: type, description: str) -> None:
+    """Parses the command line into `config_type` and calls `main`; InputError becomes one line and exit status 1."""
+    try:
+        main(parse(config_type, sys.argv[1:], description))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(config_type: type[Config], arguments: list[str], description: str) -> Config:
+    """`config_type` from --config recipe.yaml, if given, and flags, which win. --help is made from the docstrings."""
+    import tyro
+
+    recipe, arguments = _take_recipe(arguments)
+    description += "\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win."
+    default = {} if recipe is None else {"default": read_recipe(config_type, recipe)}
+    return tyro.cli(config_type, args=arguments, description=description, **default)
+
+
+def _take_recipe(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config=")), arguments[:place] + arguments[place + 1 :]
+        if argument == "--config":
+            if place + 1 == len(arguments):
+                raise InputError("--config needs the name of a YAML file")
+            return Path(arguments[place + 1]), arguments[:place] + arguments[place + 2 :]
+    return None, arguments
+
+
+def read_recipe(config_type: type[Config], path: Path) -> Config:
+    """`config_type` from a YAML file of flags."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
+    return build(config_type, values or {}, str(path))
+
+
+def build(config_type: type[Config], values: Any, where: str) -> Config:
+    """A (nested) dataclass from a mapping; keys are flag names, with - or _. Missing ones must be given as flags."""
+    import tyro
+
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: a mapping of flags was expected, not {type(values).__name__}")
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    hints, fields = get_type_hints(config_type), {field.name: field for field in dataclasses.fields(config_type)}
+    unknown = [key for key in values if key not in fields]
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+    made = {}
+    for name, field in fields.items():
+        if name in values:
+            made[name] = _value(hints[name], values[name], f"{where}: {name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            made[name] = tyro.MISSING
+    return config_type(**made)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value, where)
+    if kind is float and isinstance(value, str | int):  # YAML reads 2e-4 as a string
+        try:
+            return float(value)
+        except ValueError:
+            raise InputError(f"{where}: {value!r} is no number") from None
+    if isinstance(value, list):
+        return tuple(value)
+    if kind in (int, str, bool, float) and type(value) is not kind:
+        raise InputError(f"{where}: {kind.__name__} expected, not {value!r}")
+    return value
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function that `package.module:name` names, as --objective takes it."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{path!r} names no function ({error}); the form is package.module:name") from None
+
+
+def check_output(output: str) -> None:
+    """Raises InputError where a file cannot be written there, before the work and not after it."""
+    path = Path(output)
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"--output {output}: no file can be written there; name one in an existing folder")
+
+
+@contextlib.contextmanager
+def output_lines(output: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes a JSON line; the file appears under its name only when all are written."""
+    partial = Path(output + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
+    os.replace(partial, output)
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises InputError where one of the numbers is 0 or below."""
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+
+
+def row_length(asked: int | None, context: int) -> int:
+    """Longest row allowed: the model's context, or less. Raises InputError for more."""
+    if asked is not None and not 2 <= asked <= context:
+        raise InputError(f"--max-length {asked} must be from 2 to the model's context of {context} tokens")
+    return asked or context
+
+
+def resolve_dtype(dtype: str) -> str:
+    """`auto` made concrete for the platform."""
+    from models.config import default_dtype
+
+    return default_dtype() if dtype == "auto" else dtype

@@ -1,0 +1,78 @@
+"""A run's model in the formats of others: a Hugging Face folder, or a PEFT adapter."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from errors import InputError
+from scripts import cli
+
+DESCRIPTION = """Export a run for transformers, PEFT or vLLM.
+
+  python -m scripts.export --run runs/first --output exported
+  python -m scripts.export --run runs/first --output adapter --format adapter
+
+--run takes any model, too: an embedded or GGUF model becomes a Hugging Face folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    run: str
+    """run directory (or any other model)"""
+    output: str
+    """folder to write; it must not exist yet, or be empty"""
+    format: Literal["merged", "adapter"] = "merged"
+    """merged: all weights, LoRA merged in; adapter: the LoRA matrices alone, for PEFT"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of merged weights"""
+
+
+def main(config: Config) -> None:
+    from training.runs import open_model
+
+    folder = Path(config.output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--output {folder} exists and is not empty; name a new folder")
+    opened = open_model(config.run)
+    export(opened, folder, config.format, config.dtype)
+    print(f"exported: {folder}")
+
+
+def export(opened: Any, folder: Path, form: str, dtype: str) -> None:
+    """Writes into a folder beside `folder` that takes its name when it is complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    {"merged": write_merged, "adapter": write_lora}[form](opened, partial, dtype)
+    if folder.exists():
+        folder.rmdir()  # empty, as checked
+    os.replace(partial, folder)
+
+
+def write_merged(opened: Any, folder: Path, dtype: str) -> None:
+    from models.safetensors_weights import write_hf_folder
+    from sharding.mesh import MeshConfig, make_mesh
+    from training.runs import open_tokenizer
+
+    model_config, params = opened.load(make_mesh(MeshConfig(fsdp=-1, data=1)), param_dtype="float32")
+    write_hf_folder(folder, params, model_config, dtype)
+    tokenizer = open_tokenizer(opened.tokenizer)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def write_lora(opened: Any, folder: Path, _: str) -> None:
+    from models.peft import write_adapter
+    from sharding.mesh import MeshConfig, make_mesh
+    from training.runs import TrainedRun, read_config
+
+    if not isinstance(opened, TrainedRun) or opened.lora is None:
+        raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
+    lora = opened.load_lora(make_mesh(MeshConfig()))
+    write_adapter(folder, lora, opened.lora, read_config(opened.path)["model"])
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, DESCRIPTION)

@@ -1,0 +1,112 @@
+"""Text from a model: one completion for each prompt."""
+
+import dataclasses
+from typing import Any, Literal
+
+from errors import InputError
+from scripts import cli
+from sharding.mesh import MeshConfig
+
+DESCRIPTION = """Sample completions.
+
+  python -m scripts.generate --model smollm2-135m-instruct --prompt "What is the capital of France?"
+  python -m scripts.generate --model runs/first --data rows.jsonl --output out.jsonl --temperature 0.7
+
+Rows have prompt (a string is a user's message where the tokenizer has a chat template), messages, or tokens. Output rows
+are the row with "completion", "completion_tokens", "completion_logps" and "finish_reason" (stop or length)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: str
+    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
+    prompt: str | None = None
+    """one prompt; or --data"""
+    data: str | None = None
+    """.jsonl file of prompts; or --prompt"""
+    output: str | None = None
+    """.jsonl file to write; without it, completions are shown only"""
+    max_new_tokens: int = 128
+    """longest completion"""
+    temperature: float = 1.0
+    """of softmax(logits / temperature); 0 takes the likeliest token"""
+    seed: int = 0
+    """the same seed gives the same completions"""
+    batch_size: int = 16
+    """prompts answered at a time"""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """of matmuls; auto is what is fastest here"""
+    mesh: MeshConfig = MeshConfig()
+
+
+def main(config: Config) -> None:
+    rows = complete(config)
+    if config.output:
+        with cli.output_lines(config.output) as write:
+            for row in rows:
+                write(row)
+    show(config, rows)
+
+
+def complete(config: Config) -> list[dict[str, Any]]:
+    """The input rows with their completions."""
+    import jax
+    import rich.progress
+
+    from data.encode import encode_prompts
+    from data.records import JsonlSource
+    from models.transformer import Transformer
+    from rollouts.sampler import generate
+    from sharding.mesh import make_mesh
+    from training.runs import open_model, open_tokenizer
+
+    cli.check_positive(config, "max_new_tokens", "batch_size")
+    check(config)
+    mesh = make_mesh(config.mesh)
+    opened = open_model(config.model)
+    tokenizer = open_tokenizer(opened.tokenizer)
+    source = JsonlSource(config.data) if config.data else [{"prompt": config.prompt}]
+    prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size)
+    dtype = cli.resolve_dtype(config.dtype)
+    model_config, params = opened.load(mesh, dtype=dtype, param_dtype=dtype)
+
+    done: list[dict[str, Any]] = []
+    starts = range(0, len(prompts), config.batch_size)
+    with jax.set_mesh(mesh):
+        for start in rich.progress.track(starts, "generating", transient=True):
+            key = jax.random.fold_in(jax.random.key(config.seed), start)
+            completions = generate(
+                Transformer(model_config), params, prompts[start : start + config.batch_size], key,
+                max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+                eos_ids=tokenizer.eos_ids if tokenizer else ())
+            done += [{"completion": tokenizer.decode(each.tokens) if tokenizer else None,
+                      "completion_tokens": each.tokens, "completion_logps": each.logps,
+                      "finish_reason": each.finish_reason} for each in completions]
+    return [record | row for record, row in zip(source, done, strict=True)]
+
+
+def check(config: Config) -> None:
+    """Raises InputError for flags that do not go together."""
+    if (config.prompt is None) == (config.data is None):
+        raise InputError("give either --prompt TEXT or --data rows.jsonl")
+    if config.prompt == "":
+        raise InputError("--prompt is empty; give some text")
+    if config.temperature < 0:
+        raise InputError(f"--temperature must be 0 or more, not {config.temperature}")
+    if config.output:
+        cli.check_output(config.output)
+
+
+def show(config: Config, rows: list[dict[str, Any]]) -> None:
+    """The completion of --prompt, or where those of --data are."""
+    if config.prompt is not None:
+        print(rows[0]["completion"])
+    elif config.output:
+        print(f"{len(rows)} completions: {config.output}")
+    else:
+        for row in rows:
+            print(row["completion"], end="\n---\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, DESCRIPTION)

@@ -1,0 +1,63 @@
+"""Log-probability and entropy of every token of given rows."""
+
+import dataclasses
+import json
+from typing import Literal
+
+from scripts import cli
+from sharding.mesh import MeshConfig
+
+DESCRIPTION = """Score rows under a model: one figure a token.
+
+  python -m scripts.score --model smollm2-135m-instruct --data rows.jsonl --output scores.jsonl
+
+Rows have tokens, text, messages, or prompt and completion, as for scripts.sft; strings are scored as they are, with no
+end token added. Each output row is {"logps": [...], "entropy": [...], "loss_mask": [...]}; index t speaks of token t,
+and the first token, which nothing predicts, has 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: str
+    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
+    data: str
+    """.jsonl file"""
+    output: str
+    """.jsonl file to write, a row for each row of the data, in its order"""
+    batch_size: int = 8
+    """rows scored at a time, over all devices"""
+    temperature: float = 1.0
+    """scores are under softmax(logits / temperature)"""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """of matmuls; auto is what is fastest here"""
+    mesh: MeshConfig = MeshConfig()
+
+
+def main(config: Config) -> None:
+    import rich.progress
+
+    from data.encode import encode_all
+    from data.records import JsonlSource
+    from models.transformer import Transformer
+    from sharding.mesh import make_mesh
+    from training.evaluation import score_rows
+    from training.runs import open_model, open_tokenizer
+
+    cli.check_positive(config, "batch_size", "temperature")
+    cli.check_output(config.output)
+    mesh = make_mesh(config.mesh)
+    opened = open_model(config.model)
+    rows = encode_all(JsonlSource(config.data), open_tokenizer(opened.tokenizer), append_eos=False,
+                      vocab_size=opened.config.vocab_size, max_length=opened.config.max_length)
+    dtype = cli.resolve_dtype(config.dtype)
+    model_config, params = opened.load(mesh, dtype=dtype, param_dtype=dtype)
+    scores = score_rows(Transformer(model_config), params, rows, config.batch_size, mesh, config.temperature)
+    with cli.output_lines(config.output) as write:
+        for row, score in rich.progress.track(zip(rows, scores, strict=True), "scoring", len(rows), transient=True):
+            write({"logps": score.logps.tolist(), "entropy": score.entropy.tolist(),
+                   "loss_mask": row.loss_mask.tolist()})
+    print(f"{len(rows)} rows scored: {config.output}")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, DESCRIPTION)

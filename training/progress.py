@@ -1,0 +1,41 @@
+"""The progress bar of a training run: step, loss, tokens/s, time left."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_LINES = 20
+"""lines that a run prints in all where the output is no terminal"""
+
+
+class TrainingProgress:
+    """A bar on a terminal; a line now and then where the output is a file."""
+
+    def __init__(self, first: int, last: int):
+        self._console = Console(stderr=True)
+        self._last = last
+        self._every = max(1, (last - first) // PLAIN_LINES)
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self._console,
+            disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("train", total=last, completed=first, numbers="compiling ...")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()
+
+    def step(self, step: int, values: dict[str, Any]) -> None:
+        numbers = f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s"
+        self._bar.update(self._task, completed=step, numbers=numbers)
+        if not self._console.is_terminal and (step % self._every == 0 or step == self._last):
+            self._console.print(f"step {step}/{self._last}  {numbers}", highlight=False)
+
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """A line of held-out figures above the bar."""
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self._console.print(f"step {step}: held-out {figures}", highlight=False)

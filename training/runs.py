@@ -1,0 +1,131 @@
+"""The run directory: config.yaml, model/, metrics.jsonl, checkpoints/ - started, continued and opened as a model."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import yaml
+
+from data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from errors import InputError
+from models.config import ModelConfig, from_hf, to_hf
+from models.lora import LoRAConfig, merge
+from models.pretrained import Pretrained, open_pretrained
+from models.safetensors_weights import read_json
+from models.transformer import Transformer, init_variables
+from models.weights import abstract_params
+from sharding.rules import tree_shardings
+from training.checkpoints import restore_trainable
+
+
+def is_run(path: Path) -> bool:
+    return (path / "config.yaml").exists()
+
+
+def claim(run: Path, config: dict[str, Any], may_differ: frozenset[str]) -> None:
+    """Makes `run` the directory of this experiment, or checks that it is already (then it is resumed).
+
+    Raises InputError for a directory that holds another experiment or something else; nothing is overwritten.
+    """
+    if is_run(run):
+        return _check_same(run, config, may_differ)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomically(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    return None
+
+
+def _check_same(run: Path, config: dict[str, Any], may_differ: frozenset[str]) -> None:
+    there = read_config(run)
+    for key in config.keys() | there.keys():
+        if key not in may_differ and there.get(key) != config.get(key):
+            raise InputError(f"output directory {run} holds another experiment ({key}: {there.get(key)} there, "
+                             f"{config.get(key)} now); choose another --output-dir, or give the same flags to resume it")
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """config.yaml of a run directory."""
+    try:
+        return yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{run / 'config.yaml'}: not readable ({error})") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def save_model_files(run: Path, config: ModelConfig, tokenizer: Tokenizer | None) -> None:
+    """model/: architecture and tokenizer, in Hugging Face's spelling, so that the run is complete by itself."""
+    folder = run / "model"
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / "config.json", json.dumps(to_hf(config, "float32"), indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run opened as a model; `load` gives its newest checkpoint, LoRA merged into the base model's weights."""
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Path
+    lora: LoRAConfig | None
+
+    def base(self) -> "Pretrained | TrainedRun":
+        """The model that the run started from."""
+        return open_model(read_config(self.path)["model"])
+
+    def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[ModelConfig, dict[str, Any]]:
+        """(configuration, `params`) on `mesh`; `compute` overrides dtype, remat, ..."""
+        if self.lora is None:
+            config = dataclasses.replace(self.config, **compute)
+            stored = dataclasses.replace(config, param_dtype="float32")
+            params = restore_trainable(self.path, on_mesh(abstract_params(stored), mesh))
+            return config, jax.tree.map(lambda leaf: leaf.astype(config.param_dtype), params)
+        config, params = self.base().load(mesh, **compute)
+        return config, jax.jit(merge, donate_argnums=0)(params, self.load_lora(mesh), self.lora.scale)
+
+    def load_lora(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+        """The trained `lora` collection alone."""
+        model = Transformer(self.config, self.lora)
+        boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["lora"]
+        return restore_trainable(self.path, on_mesh(boxed, mesh))
+
+
+def on_mesh(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes with their shardings, as Orbax takes them."""
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                        nn.meta.unbox(boxed), tree_shardings(boxed, mesh))
+
+
+def open_model(reference: str) -> Pretrained | TrainedRun:
+    """What --model names: a run directory, or anything that models.pretrained opens."""
+    run = Path(reference).expanduser()
+    if not is_run(run):
+        return open_pretrained(reference)
+    config = from_hf(read_json(run / "model" / "config.json"), str(run / "model" / "config.json"))
+    lora = read_config(run)["lora"]
+    lora_config = LoRAConfig(**lora | {"targets": tuple(lora["targets"])})
+    return TrainedRun(run, config, run / "model", lora_config if lora_config.rank else None)
+
+
+def open_tokenizer(path: Path) -> Tokenizer | None:
+    """The model's tokenizer; None where its folder holds none (then rows come as tokens)."""
+    return load_tokenizer(path) if has_tokenizer(path) else None
+
+
+def absolute_reference(reference: str) -> str:
+    """A local path made absolute, so that a run can be opened from anywhere; names stay as they are."""
+    path = Path(reference).expanduser()
+    return str(path.resolve()) if path.exists() else reference
+

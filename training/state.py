@@ -1,0 +1,56 @@
+"""The train state: what a step reads and writes, and what a checkpoint holds."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from models.transformer import Transformer, init_variables
+from sharding.rules import tree_shardings
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The trainable collection is `lora` where there is one, else `params`; only that has optimiser state."""
+
+    step: jax.Array
+    """optimiser steps taken, skipped ones included"""
+    params: Any
+    lora: Any
+    """None in full fine-tuning"""
+    opt_state: Any
+    rng: jax.Array
+    """typed key; a step uses fold_in(rng, step)"""
+
+    @property
+    def trainable(self) -> Any:
+        return self.params if self.lora is None else self.lora
+
+    def variables(self) -> dict[str, Any]:
+        """What Transformer.apply takes."""
+        return {"params": self.params} | ({} if self.lora is None else {"lora": self.lora})
+
+    def with_trainable(self, trainable: Any) -> "TrainState":
+        return self.replace(params=trainable) if self.lora is None else self.replace(lora=trainable)
+
+
+def init_state(model: Transformer, params: Any, optimizer: optax.GradientTransformation, key: jax.Array,
+               mesh: jax.sharding.Mesh) -> TrainState:
+    """Step 0 around `params` that are on the mesh already; LoRA and optimiser state are made on their shards."""
+    lora_key, rng = jax.random.split(key)
+    boxed = jax.eval_shape(lambda: init_variables(model, lora_key))
+    trainable_boxed = boxed.get("lora", boxed["params"])
+    opt_shardings = tree_shardings(jax.eval_shape(optimizer.init, trainable_boxed), mesh)
+    lora = None
+    if "lora" in boxed:
+        make = jax.jit(lambda key: nn.meta.unbox(init_variables(model, key)["lora"]),
+                       out_shardings=tree_shardings(boxed["lora"], mesh))
+        lora = make(lora_key)
+    trainable = params if lora is None else lora
+    opt_state = jax.jit(optimizer.init, out_shardings=nn.meta.unbox(opt_shardings))(trainable)
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), replicated), params, lora, opt_state,
+                      jax.device_put(rng, replicated))

@@ -1,0 +1,85 @@
+"""The train step: micro-batches under lax.scan, one division, one guarded update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from models.scoring import score
+from models.transformer import Transformer
+from objectives.base import Loss
+from training.state import TrainState
+
+Objective = Callable[[Any, dict[str, jax.Array]], Loss]
+Sums = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
+
+
+def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
+                    schedule: optax.Schedule) -> Callable[[TrainState, dict[str, jax.Array]], Any]:
+    """The jitted step: (state, batch of [K, B, T] arrays) -> (state, metrics); the state is donated.
+
+    Loss and gradient are sum over micro-batches of `total` / sum of `weight`; every metric is its sum over its weight.
+    An update whose gradient norm is not finite is skipped and counted in `skipped_updates`.
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        (total, weight, sums), grads = accumulate(model, objective, state, batch)
+        denominator = jnp.where(weight > 0, weight, 1.0)
+        grads = jax.tree.map(lambda grad: grad / denominator, grads)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(total)
+        updated = _update(state, grads, optimizer)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
+                            (updated.trainable, updated.opt_state), (state.trainable, state.opt_state))
+        learning_rate = schedule(optimizer_steps(state.opt_state))
+        state = state.with_trainable(kept[0]).replace(opt_state=kept[1], step=state.step + 1)
+        metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in sums.items()}
+        metrics |= {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
+                    "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def optimizer_steps(opt_state: Any) -> jax.Array:
+    """Updates made so far, which is what the schedule counts (a skipped step makes none)."""
+    return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
+
+
+def _update(state: TrainState, grads: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    return state.with_trainable(optax.apply_updates(state.trainable, updates)).replace(opt_state=opt_state)
+
+
+def accumulate(model: Transformer, objective: Objective, state: TrainState,
+               batch: dict[str, jax.Array]) -> tuple[Sums, Any]:
+    """Sums of loss, weight and metrics, and the gradient of the summed loss, over K micro-batches; all float32."""
+    key = jax.random.fold_in(state.rng, state.step)
+    num_microbatches = batch["tokens"].shape[0]
+
+    def micro_sums(trainable: Any, micro: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Sums]:
+        scores = score(model, state.with_trainable(trainable).variables(), micro, rngs={"dropout": key})
+        loss = objective(scores, micro)
+        return loss.total, tuple(loss)
+
+    def body(carry: Any, xs: Any) -> tuple[Any, None]:
+        (_, sums), grads = jax.value_and_grad(micro_sums, has_aux=True)(state.trainable, *xs)
+        grads = jax.tree.map(lambda grad: grad.astype(jnp.float32), grads)
+        return jax.tree.map(jnp.add, carry, (sums, grads)), None
+
+    xs = (batch, jax.random.split(key, num_microbatches))
+    shapes = jax.eval_shape(lambda: body_shapes(micro_sums, state, jax.tree.map(lambda x: x[0], xs)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    return jax.lax.scan(body, zeros, xs)[0]
+
+
+def body_shapes(micro_sums: Any, state: TrainState, xs: Any) -> tuple[Sums, Any]:
+    """What one micro-batch adds up to: shapes for the accumulator."""
+    return micro_sums(state.trainable, *xs)[1], state.trainable
+
+
+def make_eval_step(model: Transformer, objective: Objective) -> Callable[[Any, dict[str, jax.Array]], Sums]:
+    """The jitted evaluation: (variables, batch of [B, T] arrays) -> sums of loss, weight and metrics."""
+    return jax.jit(lambda variables, batch: tuple(objective(score(model, variables, batch), batch)))
