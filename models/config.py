@@ -127,7 +127,7 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
             tie_embeddings=config.get("tie_word_embeddings", False), qkv_bias=family == "qwen2",
             qk_norm=family == "qwen3", sliding_window=_sliding_window(config, family, where), family=family)
     except KeyError as error:
-        raise InputError(f"{where}: key {error} is missing; is it the config.json of a causal language model?") from None
+        raise InputError(f"{where}: key {error} is missing; is it a language model's?") from None
 
 
 def _refuse_unsupported(config: dict[str, Any], family: str, where: str) -> None:

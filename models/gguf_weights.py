@@ -4,6 +4,7 @@ llama.cpp stores the rows of a llama's q and k for interleaved RoPE; they are pu
 The tokenizer inside the file is read by data/gguf_tokenizer.py.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,6 @@ def _field(reader: Any, key: str, where: str, default: Any = None) -> Any:
 
 def _with_scaling(config: ModelConfig, factors: np.ndarray, where: str) -> ModelConfig:
     """Llama 3's scaling, which GGUF keeps as a divisor of every frequency; checked against the formula."""
-    import dataclasses
-
     scaling = RopeScaling(float(factors.max()), 1.0, 4.0, 8192)
     scaled = dataclasses.replace(config, rope_scaling=scaling)
     if not np.allclose(inverse_frequencies(config) / factors, inverse_frequencies(scaled), rtol=1e-4):

@@ -83,4 +83,7 @@ def _stack(tensors: dict[str, np.ndarray], module: str, kind: str, layers: int, 
     missing = [name for name in names if name not in tensors]
     if missing:
         raise InputError(f"{folder / _WEIGHTS}: weight {missing[0]} is missing")
-    return np.stack([tensors[name].T.astype(np.float32) for name in names])
+    stacked = np.stack([tensors[name].T.astype(np.float32) for name in names])
+    if not np.isfinite(stacked).all():
+        raise InputError(f"{folder / _WEIGHTS}: {module}'s lora_{kind.upper()} holds NaN or infinite values")
+    return stacked

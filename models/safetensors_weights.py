@@ -1,7 +1,7 @@
 """Hugging Face folders: safetensors, single or sharded, in and out. No pickle is ever opened."""
 
-import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,31 +67,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_hf_folder(folder: Path, params: dict[str, Any], config: ModelConfig, dtype: str,
                     shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes config.json and safetensors that transformers loads with the same logits."""
+    """Writes config.json and safetensors, a new file every `shard_bytes`, that transformers loads with the same logits.
+
+    The host holds one file's tensors at a time.
+    """
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_hf(config, dtype), indent=2) + "\n")
-    shards: list[dict[str, np.ndarray]] = [{}]
-    written: dict[str, str] = {}
-
-    def flush() -> None:
-        name = f"model-{len(written_files):05d}.safetensors"
-        save_file(shards[-1], folder / name, metadata={"format": "pt"})
-        written.update(dict.fromkeys(shards[-1], name))
-        written_files.append(name)
-        shards[-1] = {}
-
-    written_files: list[str] = []
-    size = 0
-    for name, tensor in named_tensors(params, jnp.dtype(dtype)):
-        if shards[-1] and size + tensor.nbytes > shard_bytes:
-            flush()
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    flush()
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "model.safetensors.index.json").unlink()
-    index = {"metadata": {}, "weight_map": written}
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(_shards(named_tensors(params, jnp.dtype(dtype)), shard_bytes), 1):
+        file = f"model-{number:05d}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _shards(tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    shard: dict[str, np.ndarray] = {}
+    for name, tensor in tensors:
+        if shard and sum(each.nbytes for each in shard.values()) + tensor.nbytes > shard_bytes:
+            yield shard
+            shard = {}
+        shard[name] = tensor
+    yield shard

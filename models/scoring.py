@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from models.transformer import Transformer, output_kernel
 from sharding.rules import RULES, constrain, ways
@@ -26,7 +26,7 @@ class TokenScores(NamedTuple):
     """of the distribution that token t is drawn from, in nats"""
 
 
-def score(model: Transformer, variables: dict[str, Any], batch: dict[str, Array], temperature: float = 1.0,
+def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], temperature: float = 1.0,
           rngs: dict[str, jax.Array] | None = None) -> TokenScores:
     """Scores of `batch` (tokens, positions, segment_ids, all [B, T]) under softmax(logits / temperature)."""
     hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
@@ -36,7 +36,7 @@ def score(model: Transformer, variables: dict[str, Any], batch: dict[str, Array]
     return TokenScores(*(jnp.where(counted, jnp.pad(each, ((0, 0), (1, 0))), 0.0) for each in scores))
 
 
-def follows(segment_ids: Int[Array, "B T"]) -> Array:
+def follows(segment_ids: Int[ArrayLike, "B T"]) -> Array:
     """True where token t has a predecessor in its own segment: only there is a token predicted."""
     before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
     return (segment_ids == before) & (segment_ids != 0)
@@ -77,5 +77,5 @@ def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], tok
     # a comparison instead of a gather: it fuses, and it needs no exchange over a split vocabulary
     chosen = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == tokens[..., None]
     logps = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1) - normalizer
-    expected = jnp.sum(jnp.exp(logits - normalizer[..., None]) * logits, axis=-1)
-    return TokenScores(logps, normalizer - expected)
+    normalized = logits - normalizer[..., None]
+    return TokenScores(logps, -jnp.sum(jnp.exp(normalized) * normalized, axis=-1))

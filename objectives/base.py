@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 
 class Loss(NamedTuple):
@@ -20,6 +20,6 @@ class Loss(NamedTuple):
     """name -> (sum, weight)"""
 
 
-def masked_sum(values: Float[Array, "B T"], mask: Float[Array, "B T"]) -> Float[Array, ""]:
+def masked_sum(values: Float[ArrayLike, "B T"], mask: Float[ArrayLike, "B T"]) -> Float[Array, ""]:
     """Sum of values where mask is non-zero, weighted by it; what is masked adds exactly 0, even if not finite."""
     return jnp.sum(jnp.where(mask != 0, values * mask, 0.0))

@@ -3,13 +3,13 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import ArrayLike
 
 from objectives.base import Loss
 from objectives.sft import sft
 
 
-def next_token(scores: Any, batch: dict[str, Array]) -> Loss:
+def next_token(scores: Any, batch: dict[str, ArrayLike]) -> Loss:
     """-sum_t log p(y_t | y_<t) over every token that has a predecessor in its segment; the unit is the token.
 
     The loss mask is not asked: prompts and headers count as well.

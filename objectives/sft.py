@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike
 
 from objectives.base import Loss, masked_sum
 
 
-def sft(scores: Any, batch: dict[str, Float[Array, "B T"] | Array]) -> Loss:
+def sft(scores: Any, batch: dict[str, ArrayLike]) -> Loss:
     """-sum_t m_t log p(y_t | y_<t), m the loss_mask; the unit is the target token.
 
     The sum runs over all target tokens of the optimiser batch and is divided by their number there, so a token counts

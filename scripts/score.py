@@ -1,7 +1,6 @@
 """Log-probability and entropy of every token of given rows."""
 
 import dataclasses
-import json
 from typing import Literal
 
 from scripts import cli

@@ -74,15 +74,16 @@ def main(config: Config) -> None:
     from training.evaluation import make_evaluation
     from training.loop import LoopConfig, train
     from training.optimizer import make_optimizer, make_schedule
-    from training.runs import absolute_reference, claim, open_model, open_tokenizer, save_model_files
+    from training.runs import absolute_reference, check_free, open_model, open_tokenizer, start
     from training.state import init_state
     from training.step import make_train_step
 
     cli.check_positive(config, "max_steps", "batch_size", "num_microbatches", "learning_rate")
-    config = dataclasses.replace(config, model=absolute_reference(config.model))
+    config = dataclasses.replace(config, model=absolute_reference(config.model), dtype=cli.resolve_dtype(config.dtype))
     objective = cli.load_function(config.objective)
     mesh = make_mesh(config.mesh)
-    run = Path(config.output_dir)
+    run, recorded = Path(config.output_dir), dataclasses.asdict(config)
+    check_free(run, recorded, MAY_DIFFER)
 
     # the model, not read yet, and the rows
     opened = open_model(config.model)
@@ -98,21 +99,20 @@ def main(config: Config) -> None:
     length = max_length if config.packing and config.max_length else longest_row(rows)
     batches = training_batches(rows, batch_size=config.batch_size, length=length, packing=config.packing,
                                seed=config.seed)
-    claim(run, dataclasses.asdict(config), MAY_DIFFER)
 
     # the weights, straight to their shards
-    dtype = cli.resolve_dtype(config.dtype)
     lora = config.lora if config.lora.rank else None
-    model_config, params = opened.load(mesh, dtype=dtype, param_dtype=dtype if lora else "float32",
+    model_config, params = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype if lora else "float32",
                                        remat=config.remat, attention=config.attention)
-    save_model_files(run, model_config, tokenizer)
+    start(run, recorded, model_config, tokenizer)
 
     # the experiment
     schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
-    state = init_state(Transformer(model_config, lora), params, optimizer, jax.random.key(config.seed), mesh)
-    train_step = make_train_step(Transformer(model_config, lora, training=True), objective, optimizer, schedule)
-    evaluate = held_out and make_evaluation(Transformer(model_config, lora), objective, held_out, config.batch_size, mesh)
+    model = Transformer(model_config, lora)
+    state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
+    train_step = make_train_step(model.clone(training=True), objective, optimizer, schedule)
+    evaluate = make_evaluation(model, objective, held_out, config.batch_size, mesh) if held_out else None
     loop = LoopConfig(config.max_steps, config.num_microbatches, config.save_every, config.eval_every)
     train(state, train_step, batches, run, mesh, loop, evaluate)
     print(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output out.jsonl)")

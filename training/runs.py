@@ -26,26 +26,33 @@ def is_run(path: Path) -> bool:
     return (path / "config.yaml").exists()
 
 
-def claim(run: Path, config: dict[str, Any], may_differ: frozenset[str]) -> None:
-    """Makes `run` the directory of this experiment, or checks that it is already (then it is resumed).
-
-    Raises InputError for a directory that holds another experiment or something else; nothing is overwritten.
-    """
-    if is_run(run):
-        return _check_same(run, config, may_differ)
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
-    run.mkdir(parents=True, exist_ok=True)
-    write_atomically(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    return None
-
-
-def _check_same(run: Path, config: dict[str, Any], may_differ: frozenset[str]) -> None:
-    there = read_config(run)
-    for key in config.keys() | there.keys():
-        if key not in may_differ and there.get(key) != config.get(key):
+def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str]) -> None:
+    """Raises InputError unless `run` is free, or this very experiment's already (then it is resumed)."""
+    if not is_run(run):
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
+        return
+    there, now = read_config(run), yaml.safe_load(_dump(config))
+    for key in [*now, *there]:
+        if key not in may_differ and there.get(key) != now.get(key):
             raise InputError(f"output directory {run} holds another experiment ({key}: {there.get(key)} there, "
-                             f"{config.get(key)} now); choose another --output-dir, or give the same flags to resume it")
+                             f"{now.get(key)} now); choose another --output-dir, or resume it with its own flags")
+
+
+def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Tokenizer | None) -> None:
+    """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml."""
+    if is_run(run):
+        return
+    folder = run / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(to_hf(model, "float32"), indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    write_atomically(run / "config.yaml", _dump(config))
+
+
+def _dump(config: dict[str, Any]) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False)  # tuples become lists
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -61,15 +68,6 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def save_model_files(run: Path, config: ModelConfig, tokenizer: Tokenizer | None) -> None:
-    """model/: architecture and tokenizer, in Hugging Face's spelling, so that the run is complete by itself."""
-    folder = run / "model"
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / "config.json", json.dumps(to_hf(config, "float32"), indent=2) + "\n")
-    if tokenizer is not None:
-        tokenizer.save(folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,14 +70,9 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState,
         return jax.tree.map(jnp.add, carry, (sums, grads)), None
 
     xs = (batch, jax.random.split(key, num_microbatches))
-    shapes = jax.eval_shape(lambda: body_shapes(micro_sums, state, jax.tree.map(lambda x: x[0], xs)))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    _, shapes = jax.eval_shape(micro_sums, state.trainable, *jax.tree.map(lambda x: x[0], xs))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), (shapes, state.trainable))
     return jax.lax.scan(body, zeros, xs)[0]
-
-
-def body_shapes(micro_sums: Any, state: TrainState, xs: Any) -> tuple[Sums, Any]:
-    """What one micro-batch adds up to: shapes for the accumulator."""
-    return micro_sums(state.trainable, *xs)[1], state.trainable
 
 
 def make_eval_step(model: Transformer, objective: Objective) -> Callable[[Any, dict[str, jax.Array]], Sums]:

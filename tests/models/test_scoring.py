@@ -1,0 +1,107 @@
+"""The chunked scorer against a plain one: values, gradients, temperature, packing, and what it never builds."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import CONFIG, packed, padded, random_variables, rows
+
+from models import scoring
+from models.scoring import score, score_hidden
+from models.transformer import Transformer, output_kernel
+
+MODEL = Transformer(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return random_variables()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(scoring, "LOGITS_AT_A_TIME", 5 * 2 * CONFIG.vocab_size)
+
+
+def plain(hidden, kernel, tokens, temperature):
+    """log softmax of all logits at once, in numpy float64."""
+    logits = np.asarray(hidden, np.float64) @ np.asarray(kernel, np.float64) / temperature
+    logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    entropy = -(np.exp(logps) * logps).sum(-1)
+    return np.take_along_axis(logps, tokens[..., None], -1)[..., 0], entropy
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_equals_the_plain_computation(small_chunks, temperature):
+    random = np.random.default_rng(0)
+    hidden, kernel = random.normal(size=(2, 13, 8)).astype("f"), random.normal(size=(8, 64)).astype("f")
+    tokens = random.integers(0, 64, (2, 13)).astype(np.int32)
+    assert scoring.positions_at_a_time(2, 13, 64) == 5
+    scores = score_hidden(jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(tokens), temperature)
+    logps, entropy = plain(hidden, kernel, tokens, temperature)
+    np.testing.assert_allclose(scores.logps, logps, atol=1e-5)
+    np.testing.assert_allclose(scores.entropy, entropy, atol=1e-5)
+
+
+def test_gradients_equal_those_of_the_plain_computation(small_chunks):
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden, kernel = jax.random.normal(keys[0], (2, 13, 8)), jax.random.normal(keys[1], (8, 64))
+    tokens = jax.random.randint(keys[2], (2, 13), 0, 64)
+
+    def chunked(hidden, kernel):
+        scores = score_hidden(hidden, kernel, tokens)
+        return jnp.sum(scores.logps * jnp.arange(13)) + jnp.sum(scores.entropy**2)
+
+    def direct(hidden, kernel):
+        logps = jax.nn.log_softmax(hidden @ kernel)
+        entropy = -jnp.sum(jnp.exp(logps) * logps, -1)
+        return jnp.sum(jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0] * jnp.arange(13)) + jnp.sum(entropy**2)
+
+    for ours, theirs in zip(jax.grad(chunked, (0, 1))(hidden, kernel), jax.grad(direct, (0, 1))(hidden, kernel),
+                            strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_index_t_speaks_of_token_t(variables):
+    batch = padded(rows([9]))
+    hidden = MODEL.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"])
+    logits = hidden @ output_kernel(CONFIG, variables["params"])
+    scores = score(MODEL, variables, batch)
+    assert scores.logps[0, 0] == 0
+    assert scores.entropy[0, 0] == 0
+    expected = jax.nn.log_softmax(logits[0, 3])[batch["tokens"][0, 4]]
+    np.testing.assert_allclose(scores.logps[0, 4], expected, rtol=1e-5)
+
+
+def test_packed_rows_score_as_alone(variables):
+    some = rows([9, 14, 5, 20, 7])
+    alone, together = score(MODEL, variables, padded(some)), packed(some, 32)
+    scores = score(MODEL, variables, together)
+    segments = [(row, segment) for row in range(len(together["tokens"]))
+                for segment in range(1, together["segment_ids"][row].max() + 1)]
+    matched = 0
+    for row, segment in segments:
+        at = together["segment_ids"][row] == segment
+        tokens = together["tokens"][row, at]
+        index = next(i for i, each in enumerate(some) if np.array_equal(each.tokens, tokens))
+        np.testing.assert_allclose(scores.logps[row, at], alone.logps[index, : at.sum()], atol=1e-5)
+        np.testing.assert_allclose(scores.entropy[row, at], alone.entropy[index, : at.sum()], atol=1e-5)
+        matched += 1
+    assert matched == len(some)
+    assert not np.any(np.asarray(scores.logps)[together["segment_ids"] == 0])
+
+
+def test_no_array_of_all_logits_exists(monkeypatch):
+    monkeypatch.setattr(scoring, "LOGITS_AT_A_TIME", 2**14)
+    batch, length, vocab = 2, 64, 1024
+    shapes = [jax.ShapeDtypeStruct((batch, length, 16), "float32"), jax.ShapeDtypeStruct((16, vocab), "float32"),
+              jax.ShapeDtypeStruct((batch, length), "int32")]
+
+    def total(hidden, kernel, tokens):
+        return jnp.sum(score_hidden(hidden, kernel, tokens).logps)
+
+    text = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shapes).compile().as_text()
+    sizes = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w\[([\d,]+)\]", text)]
+    assert max(sizes) < batch * length * vocab / 2

@@ -1,0 +1,188 @@
+"""Weights in and out: round trips, and every damage named."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny import CONFIG, LORA, one_device, random_variables
+
+from errors import InputError
+from models.config import PRESETS, from_hf, to_hf
+from models.gguf_weights import GGUFWeights
+from models.lora import LoRAConfig
+from models.peft import read_adapter, read_adapter_config, write_adapter
+from models.pretrained import open_pretrained
+from models.safetensors_weights import write_hf_folder
+
+FAMILIES = Path(__file__).parents[1] / "fixtures" / "families"
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A copy of a tiny model that a test may damage."""
+    shutil.copytree(FAMILIES / "llama2", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def rewrite(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def load(folder):
+    return open_pretrained(str(folder)).load(one_device())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_survive_the_hugging_face_spelling(preset):
+    config = PRESETS[preset]
+    assert from_hf(json.loads(json.dumps(to_hf(config, "float32"))), preset) == config
+
+
+@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("shard_bytes", [2**40, 20_000])
+def test_export_reads_back_bit_for_bit(family, shard_bytes, tmp_path):
+    config, params = load(FAMILIES / family)
+    write_hf_folder(tmp_path, params, config, "float32", shard_bytes)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard_bytes == 20_000)
+    again_config, again = load(tmp_path)
+    assert again_config == config
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_an_adapter_reads_back_bit_for_bit(tmp_path):
+    lora = random_variables(LORA)["lora"]
+    write_adapter(tmp_path, lora, LORA, "base")
+    config, base = read_adapter_config(tmp_path)
+    assert (config, base) == (LORA, "base")
+    jax.tree.map(np.testing.assert_array_equal, lora, read_adapter(tmp_path, config, CONFIG))
+
+
+def test_rslora_becomes_a_plain_scale(tmp_path):
+    write_adapter(tmp_path, random_variables(LORA)["lora"], LORA, "base")
+    settings = json.loads((tmp_path / "adapter_config.json").read_text()) | {"use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert read_adapter_config(tmp_path)[0].scale == pytest.approx(LORA.alpha / LORA.rank**0.5)
+
+
+@pytest.mark.parametrize(("key", "value"), [("use_dora", True), ("bias", "all"), ("peft_type", "IA3"),
+                                            ("target_modules", ["embed_tokens"]), ("target_modules", "all-linear")])
+def test_adapters_of_other_kinds_are_refused(key, value, tmp_path):
+    write_adapter(tmp_path, random_variables(LORA)["lora"], LORA, "base")
+    settings = json.loads((tmp_path / "adapter_config.json").read_text()) | {key: value}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="not supported"):
+        read_adapter_config(tmp_path)
+
+
+def test_an_adapter_on_the_wrong_base_is_refused(tmp_path, llama):
+    wide = dataclasses.replace(CONFIG, embed_dim=64)
+    write_adapter(tmp_path / "adapter", random_variables(LORA, config=wide)["lora"], LORA, str(llama))
+    with pytest.raises(InputError, match="do not belong together"):
+        load(tmp_path / "adapter")
+
+
+def test_missing_weight(llama):
+    rewrite(llama, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj\.weight \(64, 32\) is missing"):
+        load(llama)
+
+
+def test_weight_of_the_wrong_shape(llama):
+    name = "model.layers.0.self_attn.k_proj.weight"
+    rewrite(llama, lambda tensors: tensors.update({name: tensors[name][:-1].copy()}))
+    with pytest.raises(InputError, match=r"k_proj\.weight has shape \(15, 32\), the configuration needs \(16, 32\)"):
+        load(llama)
+
+
+def test_weight_without_a_place(llama):
+    rewrite(llama, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": np.ones(32, "f")}))
+    with pytest.raises(InputError, match=r"q_proj\.bias .* no place"):
+        load(llama)
+
+
+def test_nan_in_the_weights(llama):
+    def spoil(tensors):
+        tensors["model.norm.weight"][3] = np.nan
+
+    rewrite(llama, spoil)
+    with pytest.raises(InputError, match=r"model\.norm\.weight holds NaN"):
+        load(llama)
+
+
+def test_truncated_file(llama):
+    data = (llama / "model.safetensors").read_bytes()
+    (llama / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        load(llama)
+
+
+def test_pickles_are_never_loaded(llama):
+    (llama / "model.safetensors").rename(llama / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickles, which are never loaded"):
+        load(llama)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("model_type", "mamba", "unknown architecture 'mamba'"), ("hidden_act", "gelu", "hidden_act='gelu'"),
+    ("rope_parameters", {"rope_type": "yarn", "factor": 4.0}, "rope scaling 'yarn'"),
+    ("attention_bias", True, "attention_bias=True")])
+def test_unknown_architectures_are_named(llama, key, value, message):
+    config = json.loads((llama / "config.json").read_text()) | {key: value}
+    (llama / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=message):
+        open_pretrained(str(llama))
+
+
+def test_what_names_no_model(tmp_path):
+    with pytest.raises(InputError, match="no such file or folder, and no known name; known are smollm2-135m-instruct"):
+        open_pretrained("no-such-model")
+    with pytest.raises(InputError, match="is it a model"):
+        open_pretrained(str(tmp_path))
+
+
+def test_a_hub_id_is_fetched_without_pickles(monkeypatch, llama):
+    import huggingface_hub
+
+    asked = {}
+
+    def snapshot_download(repo_id, allow_patterns):
+        asked.update(repo=repo_id, patterns=allow_patterns)
+        return str(llama)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert open_pretrained("owner/some-model").config.family == "llama"
+    assert asked["repo"] == "owner/some-model"
+    assert not any("bin" in pattern or pattern == "*" for pattern in asked["patterns"])
+    open_pretrained("qwen3-0.6b")
+    assert asked["repo"] == "Qwen/Qwen3-0.6B-Base"
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
+    import huggingface_hub
+
+    def snapshot_download(*_, **__):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(InputError, match=r"could not be fetched from the Hub \(no route\)") as caught:
+        open_pretrained("owner/some-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_gguf(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 20)
+    with pytest.raises(InputError, match="not a readable GGUF file"):
+        GGUFWeights(tmp_path / "model.gguf")
+
+
+def test_lora_config_of_an_adapter_keeps_its_targets(tmp_path):
+    few = LoRAConfig(rank=2, alpha=4.0, targets=("q", "down"))
+    write_adapter(tmp_path, random_variables(few)["lora"], few, "base")
+    assert read_adapter_config(tmp_path)[0] == few

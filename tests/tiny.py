@@ -1,0 +1,72 @@
+"""A tiny model, rows and batches that the tests share."""
+
+import jax
+import numpy as np
+
+from data.batches import pad
+from data.encode import Row
+from models.config import ModelConfig
+from models.lora import LoRAConfig
+from models.transformer import Transformer, init_variables
+from sharding.mesh import MeshConfig, make_mesh
+
+CONFIG = ModelConfig(vocab_size=64, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=8,
+                     max_length=256, qk_norm=True, qkv_bias=True, family="qwen3")
+LORA = LoRAConfig(rank=4, alpha=8.0)
+
+
+def one_device():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def random_variables(lora=None, seed=0, config=CONFIG):
+    """Unboxed variables with every entry random, LoRA's B too, and large enough that nothing is flat."""
+    import flax.linen as nn
+
+    variables = nn.meta.unbox(init_variables(Transformer(config, lora), jax.random.key(seed)))
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return jax.tree.unflatten(tree, [leaf + 0.1 * jax.random.normal(key, leaf.shape)
+                                     for leaf, key in zip(leaves, keys, strict=True)])
+
+
+def rows(lengths, seed=0, vocab=64):
+    """Random rows; about half of the tokens are targets, never the first."""
+    random = np.random.default_rng(seed)
+    made = []
+    for length in lengths:
+        mask = (random.random(length) < 0.5).astype(np.float32)
+        mask[0], mask[-1] = 0.0, 1.0
+        made.append(Row(random.integers(0, vocab, length).astype(np.int32), mask))
+    return made
+
+
+def padded(some_rows, length=None):
+    """One [B, T] batch."""
+    longest = max(len(row.tokens) for row in some_rows)
+    return on_device(pad([row._asdict() for row in some_rows], [length or longest]))
+
+
+def on_device(batch):
+    return jax.tree.map(jax.numpy.asarray, batch)
+
+
+def packed(some_rows, length):
+    """The same rows, first-fit into rows of `length`, as one [B, T] batch."""
+    bins = []
+    for row in some_rows:
+        place = next((each for each in bins if sum(len(r.tokens) for r in each) + len(row.tokens) <= length), None)
+        if place is None:
+            bins.append(place := [])
+        place.append(row)
+    batch = {name: np.zeros((len(bins), length), np.int32) for name in ("tokens", "positions", "segment_ids")}
+    batch["loss_mask"] = np.zeros((len(bins), length), np.float32)
+    for at, members in enumerate(bins):
+        start = 0
+        for segment, row in enumerate(members, 1):
+            stop = start + len(row.tokens)
+            batch["tokens"][at, start:stop], batch["loss_mask"][at, start:stop] = row
+            batch["positions"][at, start:stop] = np.arange(stop - start)
+            batch["segment_ids"][at, start:stop] = segment
+            start = stop
+    return on_device(batch)

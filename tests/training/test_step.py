@@ -1,0 +1,201 @@
+"""The train step: the same loss and gradient however rows are split, laid over devices, packed or padded."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import CONFIG, LORA, one_device, packed, padded, random_variables, rows
+
+from models.scoring import score
+from models.transformer import Transformer
+from objectives.next_token import next_token
+from objectives.sft import sft
+from sharding.mesh import MeshConfig, make_mesh
+from training.loop import put_batch
+from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from training.state import init_state
+from training.step import accumulate, make_eval_step, make_train_step
+
+ROWS = rows([12, 30, 7, 21, 16, 9, 25, 11])
+OPTIMIZER = optax.sgd(0.1)
+MESHES = [(data, fsdp, tensor) for data, fsdp, tensor in itertools.product([1, 2, 4, 8], repeat=3)
+          if data * fsdp * tensor == 8]
+
+
+def new_state(lora, mesh, model=None):
+    """A state with every weight random, laid over the mesh."""
+    model = model or Transformer(CONFIG, lora)
+    variables = random_variables(lora)
+    state = init_state(model, variables["params"], OPTIMIZER, jax.random.key(0), mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state.lora, layout(model, mesh)))
+    params = jax.device_put(variables["params"], shardings[1])
+    trained = params if lora is None else jax.device_put(variables["lora"], shardings[0])
+    return state.replace(params=params).with_trainable(trained)
+
+
+def layout(model, mesh):
+    """The parameters, laid over the mesh as loading lays them."""
+    from flax.linen import meta
+
+    from models.weights import abstract_params
+    from sharding.rules import tree_shardings
+
+    boxed = abstract_params(model.config)
+    make = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), meta.unbox(boxed)),
+                   out_shardings=tree_shardings(boxed, mesh))
+    return make()
+
+
+def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sft):
+    """Loss, metrics and gradient as the step divides them."""
+    mesh = mesh or one_device()
+    model = Transformer(CONFIG, lora)
+    with jax.set_mesh(mesh):
+        state = new_state(lora, mesh)
+        on_device = put_batch(jax.device_get(batch), mesh, num_microbatches)
+        (total, weight, metrics), grads = jax.jit(
+            lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
+    return float(total / weight), jax.device_get(jax.tree.map(lambda grad: grad / weight, grads))
+
+
+def assert_same(one, other, tolerance=1e-5):
+    """Loss and every gradient within a relative tolerance of the gradient's norm."""
+    assert one[0] == pytest.approx(other[0], rel=tolerance)
+    for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
+        assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def lora(request):
+    return LORA if request.param == "lora" else None
+
+
+@pytest.fixture(scope="module")
+def reference(lora):
+    return loss_and_grads(padded(ROWS), lora)
+
+
+@pytest.mark.parametrize("num_microbatches", [2, 4, 3])
+def test_micro_batches(lora, reference, num_microbatches):
+    assert_same(loss_and_grads(padded(ROWS), lora, num_microbatches=num_microbatches), reference)
+
+
+def test_padding(lora, reference):
+    assert_same(loss_and_grads(padded(ROWS, 48), lora), reference)
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_packing(lora, reference, num_microbatches):
+    assert_same(loss_and_grads(packed(ROWS, 40), lora, num_microbatches=num_microbatches), reference)
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
+def test_meshes(lora, reference, sizes):
+    assert_same(loss_and_grads(padded(ROWS), lora, make_mesh(MeshConfig(*sizes))), reference)
+
+
+def test_mesh_micro_batches_and_packing_at_once(lora, reference):
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    assert_same(loss_and_grads(packed(ROWS, 40), lora, mesh, num_microbatches=2), reference)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_rematerialisation(reference, lora, remat, monkeypatch):
+    monkeypatch.setitem(globals(), "CONFIG", dataclasses.replace(CONFIG, remat=remat))
+    assert_same(loss_and_grads(padded(ROWS), lora), reference)
+
+
+def test_the_gradient_is_that_of_the_plain_mean(lora, reference):
+    """An independent path: no scan, no accumulation, one division."""
+    batch, variables = padded(ROWS), random_variables(lora)
+    name = "params" if lora is None else "lora"
+
+    def mean_loss(trainable):
+        scores = score(Transformer(CONFIG, lora), variables | {name: trainable}, batch)
+        return -jnp.sum(scores.logps * batch["loss_mask"]) / jnp.sum(batch["loss_mask"])
+
+    value, grads = jax.jit(jax.value_and_grad(mean_loss))(variables[name])
+    assert_same((float(value), grads), reference)
+
+
+def test_objectives_differ():
+    assert loss_and_grads(padded(ROWS), objective=next_token)[0] != loss_and_grads(padded(ROWS))[0]
+
+
+def run_steps(lora, count, change=lambda state, batch: (state, batch)):
+    mesh, model = one_device(), Transformer(CONFIG, lora)
+    schedule = make_schedule(OptimizerConfig(), 1e-2, 10)
+    optimizer = make_optimizer(OptimizerConfig(), schedule)
+    state = init_state(model, random_variables(lora)["params"], optimizer, jax.random.key(0), mesh)
+    step = make_train_step(model, sft, optimizer, schedule)
+    history = []
+    for _ in range(count):
+        state, batch = change(state, put_batch(jax.device_get(padded(ROWS)), mesh, 2))
+        state, metrics = step(state, batch)
+        history.append(jax.device_get(metrics))
+    return state, history, step
+
+
+def test_training_lowers_the_loss_and_touches_the_trainable_part_only(lora):
+    before = random_variables(lora)["params"]
+    state, history, step = run_steps(lora, 5)
+    assert history[-1]["loss"] < history[0]["loss"] - 0.05
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), before, state.params)
+    assert all(jax.tree.leaves(same)) == (lora is not None)
+    assert int(state.step) == 5
+    assert step._cache_size() == 1  # nothing recompiles in the loop
+
+
+def test_the_reported_learning_rate_is_the_schedules(lora):
+    _, history, _ = run_steps(lora, 3)
+    schedule = make_schedule(OptimizerConfig(), 1e-2, 10)
+    np.testing.assert_allclose([each["learning_rate"] for each in history], [schedule(step) for step in range(3)])
+
+
+def test_non_finite_gradients_skip_the_update_and_are_counted(lora):
+    def spoil(state, batch):
+        if int(state.step) != 1:
+            return state, batch
+        return state, batch | {"loss_mask": batch["loss_mask"].at[0, 0, 3].set(jnp.inf)}
+
+    state, history, _ = run_steps(lora, 2, spoil)
+    clean, _, _ = run_steps(lora, 1)
+    assert [int(each["skipped_updates"]) for each in history] == [0, 1]
+    assert int(state.step) == 2
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.trainable), jax.device_get(clean.trainable))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.opt_state), jax.device_get(clean.opt_state))
+
+
+def test_a_batch_without_targets_is_loss_zero_and_no_step(lora):
+    def empty(state, batch):
+        return state, batch | {"loss_mask": jnp.zeros_like(batch["loss_mask"])}
+
+    _, history, _ = run_steps(lora, 1, empty)
+    assert history[0]["loss"] == 0
+    assert history[0]["grad_norm"] == 0
+    assert history[0]["skipped_updates"] == 0
+
+
+def test_lora_optimiser_state_is_for_lora_alone():
+    state = init_state(Transformer(CONFIG, LORA), random_variables(LORA)["params"], optax.adam(1e-3),
+                       jax.random.key(0), one_device())
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
+    assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(state.lora))
+
+
+def test_optimiser_state_is_split_as_its_parameters_are():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        params = layout(Transformer(CONFIG), mesh)
+        state = init_state(Transformer(CONFIG), params, optax.adam(1e-3), jax.random.key(0), mesh)
+    moment = state.opt_state[0].mu["layers"]["mlp"]["gate"]["kernel"]
+    assert moment.sharding.shard_shape(moment.shape) == (2, 16, 32)
+
+
+def test_evaluation_equals_the_training_loss(lora, reference):
+    sums = make_eval_step(Transformer(CONFIG, lora), sft)(random_variables(lora), padded(ROWS))
+    assert float(sums[0] / sums[1]) == pytest.approx(reference[0], rel=1e-5)
