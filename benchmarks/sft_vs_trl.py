@@ -170,26 +170,30 @@ def summary(config: Config, turn: Turn) -> str:
 
 def show(console: Console, config: Config, turns: dict[str, list[Turn]]) -> None:
     """The table, the ratio, and what each side used."""
-    table = Table(title=f"LoRA SFT, {config.model}, {config.batch_size} x {config.length} tokens a step, CPU")
-    for column in ("", "tokens/s", "min", "max", "s/step", "first step s", "peak RSS GiB", "first loss", "last loss"):
-        table.add_column(column, justify="right")
-    for side, done in turns.items():
-        table.add_row(side, *figures(config, done))
+    table = Table("", *turns, title=f"LoRA fine-tuning, {config.model}, {config.batch_size} x {config.length} tokens")
+    columns = [figures(config, done) for done in turns.values()]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     console.print(table)
     by_round = ", ".join(f"{ratio(config, [ours], [theirs]):.2f}" for ours, theirs in zip(*turns.values()))
     console.print(f"Temper / TRL: {ratio(config, *turns.values()):.2f} (by round: {by_round})")
     for side, done in turns.items():
-        console.print(f"{side}: {describe(done[0].facts)}", highlight=False)
+        console.print(f"{side}: {describe(done[0].facts)}", highlight=False, soft_wrap=True)
 
 
-def figures(config: Config, turns: list[Turn]) -> list[str]:
-    """One side's row of the table."""
+def figures(config: Config, turns: list[Turn]) -> dict[str, str]:
+    """One side's column of the table."""
     each = speeds(config, *turns)
     step = statistics.median(seconds for turn in turns for seconds in turn.seconds[1:])
-    first = statistics.median(turn.seconds[0] for turn in turns)
-    numbers = [f"{number:,.1f}" for number in (statistics.median(each), min(each), max(each))]
-    return [*numbers, f"{step:.2f}", f"{first:.2f}", f"{max(turn.peak_gib for turn in turns):.2f}",
-            f"{turns[0].losses[0]:.4f}", f"{turns[0].losses[-1]:.4f}"]
+    return {
+        "tokens/s, median": f"{statistics.median(each):,.1f}",
+        "tokens/s, min to max": f"{min(each):,.1f} to {max(each):,.1f}",
+        "seconds a step, median": f"{step:.2f}",
+        "first step, seconds": f"{statistics.median(turn.seconds[0] for turn in turns):.2f}",
+        "peak RSS, GiB": f"{max(turn.peak_gib for turn in turns):.2f}",
+        "loss, first step": f"{turns[0].losses[0]:.4f}",
+        f"loss, step {config.steps}": f"{turns[0].losses[-1]:.4f}",
+    }
 
 
 def ratio(config: Config, ours: list[Turn], theirs: list[Turn]) -> float:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from errors import InputError
@@ -18,6 +19,12 @@ from sharding.rules import mesh_axes, ways
 
 QUERY_BLOCK = 512
 """queries whose scores the xla kernel holds at a time"""
+
+FLASH_BLOCK = 512
+"""queries, and keys, that the flash kernel holds at a time, at most; a multiple of LANES"""
+
+LANES = 128
+"""what the TPU's registers hold side by side: blocks are multiples of it"""
 
 
 class Places(NamedTuple):
@@ -31,8 +38,9 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
            keys: Places, window: int | None, implementation: str) -> Float[Array, "B T N H"]:
     """Attention with N query heads in K groups; a padding query (segment 0) gets finite values of no meaning.
 
-    `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. The latter two
-    serve whole rows, where positions rise along each segment; decoding with a cache (T != S) takes xla.
+    `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. Cudnn and flash
+    serve whole rows, whose positions count up by 1 along each segment; decoding with a cache (T != S) takes xla.
+    Raises InputError for an unknown kernel, and where cudnn is asked for what it cannot do.
     """
     kernel = _pick(implementation, q, k)
     return {"xla": xla_attention, "cudnn": cudnn_attention, "flash": flash_attention}[kernel](
@@ -42,14 +50,34 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
 def _pick(implementation: str, q: jax.Array, k: jax.Array) -> str:
     if implementation not in ("auto", "xla", "cudnn", "flash"):
         raise InputError(f"unknown attention {implementation!r}; there are auto, xla, cudnn, flash")
-    whole_rows = q.shape[1] == k.shape[1]
-    if implementation != "auto":
-        return implementation if whole_rows else "xla"
-    if jax.default_backend() == "tpu" and whole_rows and q.shape[1] % 128 == 0:
+    if q.shape[1] != k.shape[1] or q.shape[1] == 1:
+        return "xla"
+    if implementation == "cudnn" and not _cudnn_takes(q):
+        raise InputError(f"attention 'cudnn' takes bfloat16 or float16, an even number of positions, and a head_dim "
+                         f"of at most 128 that is a multiple of 8; not {q.dtype}, {q.shape[1]} and {q.shape[3]}: "
+                         f"choose 'auto' or 'xla'")
+    return implementation if implementation != "auto" else _fastest(q)
+
+
+def _fastest(q: jax.Array) -> str:
+    backend = jax.default_backend()
+    if backend == "tpu" and q.shape[1] >= LANES:
         return "flash"
-    if jax.default_backend() == "gpu" and whole_rows and q.dtype == jnp.bfloat16 and q.shape[-1] <= 128:
+    if backend == "gpu" and _cudnn_takes(q) and _is_ampere(jax.local_devices()[0].compute_capability):
         return "cudnn"
     return "xla"
+
+
+def _cudnn_takes(q: jax.Array) -> bool:
+    """What cuDNN's attention with a mask asks of its inputs, in the backward pass too."""
+    return (q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[1] % 2 == 0
+            and q.shape[3] % 8 == 0 and q.shape[3] <= 128)
+
+
+def _is_ampere(compute_capability: str) -> bool:
+    """From NVIDIA's "8.0" on; AMD's GPUs call theirs "gfx942" and the like."""
+    major = compute_capability.split(".")[0]
+    return major.isdigit() and int(major) >= 8
 
 
 def visible(queries: Places, keys: Places, window: int | None) -> Bool[Array, "B T S"]:
@@ -73,9 +101,13 @@ def xla_attention(q, k, v, queries: Places, keys: Places, window):
 
 def _split_queries(x: Array, blocks: int) -> Array:
     """[B, T, ...] -> [blocks, B, QUERY_BLOCK, ...]; the last block is filled up with zeros (segment 0)."""
-    fill = blocks * QUERY_BLOCK - x.shape[1]
-    x = jnp.pad(x, [(0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 2))
+    x = _fill(x, blocks * QUERY_BLOCK)
     return jnp.moveaxis(x.reshape(x.shape[0], blocks, QUERY_BLOCK, *x.shape[2:]), 1, 0)
+
+
+def _fill(x: Array, length: int) -> Array:
+    """[B, T, ...] -> [B, length, ...], with zeros at the end."""
+    return jnp.pad(x, [(0, 0), (0, length - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
 
 def _attend_block(q, k, v, queries: Places, keys: Places, *, window):
@@ -91,39 +123,65 @@ def _attend_block(q, k, v, queries: Places, keys: Places, *, window):
 
 
 def cudnn_attention(q, k, v, queries: Places, keys: Places, window):
-    """cuDNN's flash attention (NVIDIA, bfloat16 or float16, H <= 128), through jax.nn."""
-    mask = visible(queries, keys, window)
-    mask = mask | (queries.segment_ids == 0)[:, :, None]  # padding sees everything: no empty softmax
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation="cudnn")
+    """cuDNN's flash attention (NVIDIA), through jax.nn; see _cudnn_takes. Its mask is a [B, 1, T, T] array."""
+    return _on_shards(functools.partial(_cudnn, window=window), q, k, v, queries)
+
+
+def _cudnn(q, k, v, places: Places, *, window):
+    mask = visible(places, places, window)
+    mask = mask | (places.segment_ids == 0)[:, :, None]  # padding sees something: no empty softmax
+    # is_causal adds nothing to the mask, but lets cuDNN skip the blocks above the diagonal
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, implementation="cudnn")
 
 
 def flash_attention(q, k, v, queries: Places, keys: Places, window):
-    """JAX's Pallas splash attention (TPU), one shard of rows and heads a device; T a multiple of 128."""
-    kernel = functools.partial(_splash, window=window)
-    segments = queries.segment_ids
+    """JAX's Pallas splash attention (TPU). Padding attends to padding."""
+    return _on_shards(functools.partial(_splash, window=window), q, k, v, queries)
+
+
+def _on_shards(kernel, q, k, v, places: Places):
+    """kernel(q, k, v, places), on every device for its own rows and heads; the compiler cannot split a kernel.
+
+    With more devices than kv heads, k and v are repeated so that each device has the one that its queries need.
+    Rows or heads that do not divide are computed on every device.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return kernel(q, k, v, segments)
+        return kernel(q, k, v, places)
     rows, heads = mesh_axes(("batch", "kv_heads"))
-    heads = heads if k.shape[2] % ways(heads, mesh) == 0 else None
-    wide = jax.sharding.PartitionSpec(rows, None, heads, None)
-    narrow = jax.sharding.PartitionSpec(rows, None)
+    rows = rows if q.shape[0] % ways(rows, mesh) == 0 else None
+    kv_heads = math.lcm(k.shape[2], ways(heads, mesh))
+    if q.shape[2] % kv_heads == 0:
+        k, v = (jnp.repeat(x, kv_heads // x.shape[2], axis=2) for x in (k, v))
+    else:
+        heads = None
+    wide, narrow = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
     return jax.shard_map(kernel, mesh=mesh, in_specs=(wide, wide, wide, narrow), out_specs=wide,
-                         check_vma=False)(q, k, v, segments)
+                         check_vma=False)(q, k, v, places)
 
 
-def _splash(q, k, v, segment_ids, *, window):
+def _splash(q, k, v, places: Places, *, window):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
+    (batch, length, heads, head_dim), kv_heads = q.shape, k.shape[2]
+    blocks = -(-length // FLASH_BLOCK)
+    block = -(-length // (blocks * LANES)) * LANES  # blocks of even size, so that little is filled up
+    q, k, v, segment_ids = (_fill(x, blocks * block) for x in (q, k, v, places.segment_ids))
+    q = q.reshape(batch, -1, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4) / math.sqrt(head_dim)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    kernel = _splash_kernel(blocks, block, heads // kv_heads, window)
+    out = kernel(q, k, v, splash.SegmentIds(segment_ids, segment_ids))
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, -1, heads, head_dim)[:, :length]
+
+
+def _splash_kernel(blocks: int, block: int, groups: int, window: int | None):
+    """A function of q [B, K, G, T, H], k and v [B, K, T, H] and segment ids [B, T], T = blocks * block."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    (batch, length, heads, head_dim), kv_heads = q.shape, k.shape[2]
-    groups = heads // kv_heads
-    shape = (length, length)
+    shape = (blocks * block, blocks * block)
     mask = masks.CausalMask(shape) if window is None else masks.LocalMask(shape, (window - 1, 0), 0)
-    kernel = splash.make_splash_mqa_single_device(masks.MultiHeadMask([mask] * groups))
+    kernel = splash.make_splash_mqa_single_device(masks.MultiHeadMask([mask] * groups),
+                                                  block_sizes=splash.BlockSizes(*[block] * 8))
     kernel = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # over kv heads
-    kernel = jax.vmap(kernel, in_axes=(0, 0, 0, 0))  # over rows
-    q = q.reshape(batch, length, kv_heads, groups, head_dim).transpose(0, 2, 3, 1, 4) / math.sqrt(head_dim)
-    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    out = kernel(q, k, v, splash.SegmentIds(segment_ids, segment_ids))
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head_dim)
+    return jax.vmap(kernel)  # over rows

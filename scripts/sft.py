@@ -111,7 +111,7 @@ def main(config: Config) -> None:
     optimizer = make_optimizer(config.optimizer, schedule)
     model = Transformer(model_config, lora)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
-    train_step = make_train_step(model.clone(training=True), objective, optimizer, schedule)
+    train_step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, held_out, config.batch_size, mesh) if held_out else None
     loop = LoopConfig(config.max_steps, config.num_microbatches, config.save_every, config.eval_every)
     train(state, train_step, batches, run, mesh, loop, evaluate)

@@ -7,4 +7,4 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["models", "objectives", "training", "rollouts"], "beartype.beartype")
+install_import_hook(["models", "objectives", "rollouts"], "beartype.beartype")

@@ -1,5 +1,8 @@
 """A tiny model, rows and batches that the tests share."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -7,8 +10,10 @@ from data.batches import pad
 from data.encode import Row
 from models.config import ModelConfig
 from models.lora import LoRAConfig
+from models.scoring import score
 from models.transformer import Transformer, init_variables
 from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import tree_shardings
 
 CONFIG = ModelConfig(vocab_size=64, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=8,
                      max_length=256, qk_norm=True, qkv_bias=True, family="qwen3")
@@ -19,15 +24,29 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
+@functools.cache
 def random_variables(lora=None, seed=0, config=CONFIG):
     """Unboxed variables with every entry random, LoRA's B too, and large enough that nothing is flat."""
-    import flax.linen as nn
-
-    variables = nn.meta.unbox(init_variables(Transformer(config, lora), jax.random.key(seed)))
+    variables = nn.meta.unbox(jax.jit(lambda key: init_variables(Transformer(config, lora), key))(jax.random.key(seed)))
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     return jax.tree.unflatten(tree, [leaf + 0.1 * jax.random.normal(key, leaf.shape)
                                      for leaf, key in zip(leaves, keys, strict=True)])
+
+
+@functools.cache
+def boxed_variables(lora=None, config=CONFIG):
+    """Shapes and axis names of the variables."""
+    return jax.eval_shape(lambda: init_variables(Transformer(config, lora), jax.random.key(0)))
+
+
+def variables_on(mesh, lora=None):
+    """random_variables, laid over the mesh as loading lays them."""
+    copies = jax.tree.map(np.array, random_variables(lora))  # a train step may donate what it is given
+    return jax.device_put(copies, tree_shardings(boxed_variables(lora), mesh))
+
+
+jitted_score = jax.jit(score, static_argnums=0)
 
 
 def rows(lengths, seed=0, vocab=64):

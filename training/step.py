@@ -17,8 +17,11 @@ Sums = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
 
 
 def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
-                    schedule: optax.Schedule) -> Callable[[TrainState, dict[str, jax.Array]], Any]:
+                    schedule: optax.Schedule, state: TrainState) -> Callable[[TrainState, dict[str, jax.Array]], Any]:
     """The jitted step: (state, batch of [K, B, T] arrays) -> (state, metrics); the state is donated.
+
+    The new state lies on the devices as `state` does; left to the compiler, it could lie otherwise, and the second step
+    would compile anew.
 
     Loss and gradient are sum over micro-batches of `total` / sum of `weight`; every metric is its sum over its weight.
     An update whose gradient norm is not finite is skipped and counted in `skipped_updates`.
@@ -28,7 +31,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
         (total, weight, sums), grads = accumulate(model, objective, state, batch)
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(total)
         updated = _update(state, grads, optimizer)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
@@ -40,7 +43,8 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
                     "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
         return state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None))
 
 
 def optimizer_steps(opt_state: Any) -> jax.Array:

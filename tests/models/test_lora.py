@@ -4,11 +4,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG, LORA, padded, random_variables, rows
+from tiny import CONFIG, LORA, jitted_score, padded, random_variables, rows
 
 from errors import InputError
 from models.lora import LoRAConfig, merge
-from models.scoring import score
 from models.transformer import Transformer, init_variables
 
 BATCH = padded(rows([12, 9]))
@@ -16,8 +15,8 @@ BATCH = padded(rows([12, 9]))
 
 def test_fresh_adapters_change_nothing():
     variables = nn.meta.unbox(init_variables(Transformer(CONFIG, LORA), jax.random.key(0)))
-    adapted = score(Transformer(CONFIG, LORA), variables, BATCH)
-    base = score(Transformer(CONFIG), {"params": variables["params"]}, BATCH)
+    adapted = jitted_score(Transformer(CONFIG, LORA), variables, BATCH)
+    base = jitted_score(Transformer(CONFIG), {"params": variables["params"]}, BATCH)
     np.testing.assert_array_equal(adapted.logps, base.logps)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(variables["lora"]))  # A is not zero
 
@@ -25,9 +24,9 @@ def test_fresh_adapters_change_nothing():
 def test_the_reference_is_the_same_model_without_the_collection():
     variables = random_variables(LORA)
     model = Transformer(CONFIG, LORA)
-    base = score(model, {"params": variables["params"]}, BATCH)
-    np.testing.assert_array_equal(base.logps, score(Transformer(CONFIG), {"params": variables["params"]}, BATCH).logps)
-    assert np.abs(score(model, variables, BATCH).logps - base.logps).max() > 0.01
+    base = jitted_score(model, {"params": variables["params"]}, BATCH)
+    np.testing.assert_array_equal(base.logps, jitted_score(Transformer(CONFIG), {"params": variables["params"]}, BATCH).logps)
+    assert np.abs(jitted_score(model, variables, BATCH).logps - base.logps).max() > 0.01
 
 
 @pytest.mark.parametrize("targets", [("q", "v"), ("down",), LORA.targets])
@@ -35,8 +34,8 @@ def test_merging_equals_applying(targets):
     lora = LoRAConfig(rank=4, alpha=8.0, targets=targets)
     variables = random_variables(lora)
     merged = merge(variables["params"], variables["lora"], lora.scale)
-    applied = score(Transformer(CONFIG, lora), variables, BATCH)
-    np.testing.assert_allclose(score(Transformer(CONFIG), {"params": merged}, BATCH).logps, applied.logps, atol=2e-5)
+    applied = jitted_score(Transformer(CONFIG, lora), variables, BATCH)
+    np.testing.assert_allclose(jitted_score(Transformer(CONFIG), {"params": merged}, BATCH).logps, applied.logps, atol=2e-5)
     layers = variables["lora"]["layers"]
     assert {name for part in layers.values() for name in part} == set(targets)
 
@@ -46,11 +45,11 @@ def test_dropout_acts_in_training_only():
     variables = random_variables(lora)
     model = Transformer(CONFIG, lora)
     keys = [{"dropout": jax.random.key(seed)} for seed in (0, 0, 1)]
-    one, same, other = (score(model.clone(training=True), variables, BATCH, rngs=key).logps for key in keys)
+    one, same, other = (jitted_score(model.clone(training=True), variables, BATCH, rngs=key).logps for key in keys)
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 1e-3
-    np.testing.assert_array_equal(score(model, variables, BATCH, rngs=keys[0]).logps,
-                                  score(model, variables, BATCH).logps)
+    np.testing.assert_array_equal(jitted_score(model, variables, BATCH, rngs=keys[0]).logps,
+                                  jitted_score(model, variables, BATCH).logps)
 
 
 @pytest.mark.parametrize("bad", [{"targets": ("queue",)}, {"targets": ()}, {"rank": -1}, {"dropout": 1.0}])

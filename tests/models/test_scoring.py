@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CONFIG, packed, padded, random_variables, rows
+from tiny import CONFIG, jitted_score, packed, padded, random_variables, rows
 
 from models import scoring
-from models.scoring import score, score_hidden
+from models.scoring import score_hidden
 from models.transformer import Transformer, output_kernel
 
 MODEL = Transformer(CONFIG)
@@ -68,7 +68,7 @@ def test_index_t_speaks_of_token_t(variables):
     batch = padded(rows([9]))
     hidden = MODEL.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"])
     logits = hidden @ output_kernel(CONFIG, variables["params"])
-    scores = score(MODEL, variables, batch)
+    scores = jitted_score(MODEL, variables, batch)
     assert scores.logps[0, 0] == 0
     assert scores.entropy[0, 0] == 0
     expected = jax.nn.log_softmax(logits[0, 3])[batch["tokens"][0, 4]]
@@ -77,8 +77,8 @@ def test_index_t_speaks_of_token_t(variables):
 
 def test_packed_rows_score_as_alone(variables):
     some = rows([9, 14, 5, 20, 7])
-    alone, together = score(MODEL, variables, padded(some)), packed(some, 32)
-    scores = score(MODEL, variables, together)
+    alone, together = jitted_score(MODEL, variables, padded(some)), packed(some, 32)
+    scores = jitted_score(MODEL, variables, together)
     segments = [(row, segment) for row in range(len(together["tokens"]))
                 for segment in range(1, together["segment_ids"][row].max() + 1)]
     matched = 0

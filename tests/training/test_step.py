@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import CONFIG, LORA, one_device, packed, padded, random_variables, rows
+from tiny import CONFIG, LORA, one_device, packed, padded, random_variables, rows, variables_on
 
 from models.scoring import score
 from models.transformer import Transformer
@@ -17,37 +17,12 @@ from objectives.sft import sft
 from sharding.mesh import MeshConfig, make_mesh
 from training.loop import put_batch
 from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from training.state import init_state
+from training.state import TrainState, init_state
 from training.step import accumulate, make_eval_step, make_train_step
 
 ROWS = rows([12, 30, 7, 21, 16, 9, 25, 11])
-OPTIMIZER = optax.sgd(0.1)
 MESHES = [(data, fsdp, tensor) for data, fsdp, tensor in itertools.product([1, 2, 4, 8], repeat=3)
           if data * fsdp * tensor == 8]
-
-
-def new_state(lora, mesh, model=None):
-    """A state with every weight random, laid over the mesh."""
-    model = model or Transformer(CONFIG, lora)
-    variables = random_variables(lora)
-    state = init_state(model, variables["params"], OPTIMIZER, jax.random.key(0), mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state.lora, layout(model, mesh)))
-    params = jax.device_put(variables["params"], shardings[1])
-    trained = params if lora is None else jax.device_put(variables["lora"], shardings[0])
-    return state.replace(params=params).with_trainable(trained)
-
-
-def layout(model, mesh):
-    """The parameters, laid over the mesh as loading lays them."""
-    from flax.linen import meta
-
-    from models.weights import abstract_params
-    from sharding.rules import tree_shardings
-
-    boxed = abstract_params(model.config)
-    make = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), meta.unbox(boxed)),
-                   out_shardings=tree_shardings(boxed, mesh))
-    return make()
 
 
 def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sft):
@@ -55,7 +30,8 @@ def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sf
     mesh = mesh or one_device()
     model = Transformer(CONFIG, lora)
     with jax.set_mesh(mesh):
-        state = new_state(lora, mesh)
+        variables = variables_on(mesh, lora)
+        state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
         on_device = put_batch(jax.device_get(batch), mesh, num_microbatches)
         (total, weight, metrics), grads = jax.jit(
             lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
@@ -126,28 +102,34 @@ def test_objectives_differ():
     assert loss_and_grads(padded(ROWS), objective=next_token)[0] != loss_and_grads(padded(ROWS))[0]
 
 
-def run_steps(lora, count, change=lambda state, batch: (state, batch)):
-    mesh, model = one_device(), Transformer(CONFIG, lora)
+def run_steps(lora, count, change=lambda state, batch: (state, batch), mesh=None):
+    mesh, model = mesh or one_device(), Transformer(CONFIG, lora)
     schedule = make_schedule(OptimizerConfig(), 1e-2, 10)
     optimizer = make_optimizer(OptimizerConfig(), schedule)
-    state = init_state(model, random_variables(lora)["params"], optimizer, jax.random.key(0), mesh)
-    step = make_train_step(model, sft, optimizer, schedule)
+    state = init_state(model, variables_on(mesh, lora)["params"], optimizer, jax.random.key(0), mesh)
+    step = make_train_step(model, sft, optimizer, schedule, state)
     history = []
     for _ in range(count):
         state, batch = change(state, put_batch(jax.device_get(padded(ROWS)), mesh, 2))
-        state, metrics = step(state, batch)
+        with jax.set_mesh(mesh):
+            state, metrics = step(state, batch)
         history.append(jax.device_get(metrics))
     return state, history, step
 
 
 def test_training_lowers_the_loss_and_touches_the_trainable_part_only(lora):
     before = random_variables(lora)["params"]
-    state, history, step = run_steps(lora, 5)
+    state, history, _ = run_steps(lora, 5)
     assert history[-1]["loss"] < history[0]["loss"] - 0.05
     same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), before, state.params)
     assert all(jax.tree.leaves(same)) == (lora is not None)
     assert int(state.step) == 5
-    assert step._cache_size() == 1  # nothing recompiles in the loop
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_nothing_recompiles_in_the_loop(lora, sizes):
+    _, _, step = run_steps(lora, 3, mesh=make_mesh(MeshConfig(*sizes)))
+    assert step._cache_size() == 1
 
 
 def test_the_reported_learning_rate_is_the_schedules(lora):
@@ -190,8 +172,7 @@ def test_lora_optimiser_state_is_for_lora_alone():
 def test_optimiser_state_is_split_as_its_parameters_are():
     mesh = make_mesh(MeshConfig(2, 2, 2))
     with jax.set_mesh(mesh):
-        params = layout(Transformer(CONFIG), mesh)
-        state = init_state(Transformer(CONFIG), params, optax.adam(1e-3), jax.random.key(0), mesh)
+        state = init_state(Transformer(CONFIG), variables_on(mesh)["params"], optax.adam(1e-3), jax.random.key(0), mesh)
     moment = state.opt_state[0].mu["layers"]["mlp"]["gate"]["kernel"]
     assert moment.sharding.shard_shape(moment.shape) == (2, 16, 32)
 

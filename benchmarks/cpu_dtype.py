@@ -1,0 +1,136 @@
+"""Which compute dtype is faster on this CPU: bfloat16 or float32, by turns; and what Temper would choose.
+
+Two measurements: bare matmuls of the sizes of SmolLM2-135M's mlp, x @ W (forward) and x @ W.T (backward, where the
+frozen W is read the other way), and the LoRA train step of the model cut to a few layers, with random weights.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from data.batches import Batch
+from models.config import PRESETS, ModelConfig, default_dtype
+from models.lora import LoRAConfig
+from models.transformer import Transformer, init_variables
+from objectives.sft import sft
+from scripts import cli
+from sharding.mesh import MeshConfig, make_mesh
+from training.loop import put_batch
+from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from training.state import init_state
+from training.step import make_train_step
+
+DESCRIPTION = """Time matmuls and LoRA train steps in bfloat16 and float32, by turns.
+
+  python -m benchmarks.cpu_dtype --num-layers 4 --rounds 5"""
+
+DTYPES = ("bfloat16", "float32")
+MATMULS = 10
+"""in one call, so that it takes long enough to be timed"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    preset: str = "smollm2-135m"
+    """architecture (models.config.PRESETS); the weights are random"""
+    num_layers: int = 4
+    """layers that are kept of it"""
+    batch_size: int = 8
+    """rows of a step"""
+    length: int = 288
+    """tokens of a row"""
+    rounds: int = 5
+    """turns of each dtype, after one that warms up"""
+    rank: int = 16
+    """of LoRA, on all linear layers"""
+
+
+def main(config: Config) -> None:
+    cli.check_positive(config, "num_layers", "batch_size", "length", "rounds", "rank")
+    model = dataclasses.replace(PRESETS[config.preset], num_layers=config.num_layers)
+    tokens = config.batch_size * config.length
+    table = Table("", *DTYPES, title=f"{config.preset}, {config.num_layers} layers, {tokens} tokens a step")
+    for name, transposed in (("x @ W", False), ("x @ W.T", True)):
+        seconds = measure({dtype: matmul(model, tokens, dtype, transposed) for dtype in DTYPES}, config.rounds)
+        gflop = 2e-9 * tokens * model.embed_dim * model.mlp_dim * MATMULS
+        table.add_row(f"{name}, GFLOP/s", *(spread(gflop, each) for each in seconds.values()))
+    seconds = measure({dtype: train_step(config, model, dtype) for dtype in DTYPES}, config.rounds)
+    table.add_row("LoRA step, tokens/s", *(spread(tokens, each) for each in seconds.values()))
+    show(table, faster=min(DTYPES, key=lambda dtype: statistics.median(seconds[dtype])))
+
+
+def spread(work: float, seconds: list[float]) -> str:
+    """Work a second: median (minimum to maximum)."""
+    speeds = [work / each for each in seconds]
+    return f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
+
+
+def show(table: Table, faster: str) -> None:
+    """The table, and whether default_dtype chose what was faster."""
+    console, chosen = Console(), default_dtype()
+    console.print(table)
+    verdict = "which is the faster one here" if chosen == faster else f"but {faster} is the faster one here"
+    console.print(f"--dtype auto chooses {chosen}, {verdict} (by the LoRA step)", soft_wrap=True)
+    console.print(f"jax {jax.__version__} on {jax.default_backend()}", highlight=False)
+
+
+def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, its results waited for; the calls take turns, and a first turn that warms up is left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(1 + rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: each[1:] for name, each in seconds.items()}
+
+
+def matmul(model: ModelConfig, tokens: int, dtype: str, transposed: bool) -> Callable[[], jax.Array]:
+    """MATMULS products, one after the other, of x [tokens, D] with W [D, F], or with W.T, W stored as [F, D]."""
+    weight_key, x_key = jax.random.split(jax.random.key(0))
+    shape = (model.mlp_dim, model.embed_dim) if transposed else (model.embed_dim, model.mlp_dim)
+    weights = jax.random.normal(weight_key, (MATMULS, *shape), dtype)
+    x = jax.random.normal(x_key, (tokens, model.embed_dim), dtype)
+    product = jax.jit(lambda x, weights: jax.lax.map(lambda w: (x @ (w.T if transposed else w)).sum(), weights))
+    return lambda: product(x, weights)
+
+
+def train_step(config: Config, model: ModelConfig, dtype: str) -> Callable[[], Any]:
+    """The library's own LoRA step, its state kept from call to call; random weights, random tokens."""
+    model = dataclasses.replace(model, dtype=dtype, param_dtype=dtype)
+    lora, mesh = LoRAConfig(rank=config.rank, alpha=2.0 * config.rank), make_mesh(MeshConfig())
+    schedule = make_schedule(OptimizerConfig(schedule="constant"), 2e-4, max_steps=0)
+    optimizer = make_optimizer(OptimizerConfig(), schedule)
+    params = jax.jit(lambda: nn.meta.unbox(init_variables(Transformer(model), jax.random.key(0))["params"]))()
+    state = init_state(Transformer(model, lora), params, optimizer, jax.random.key(0), mesh)
+    step = make_train_step(Transformer(model, lora, training=True), sft, optimizer, schedule)
+    batch = put_batch(random_batch(config, model.vocab_size), mesh, num_microbatches=1)
+
+    def call() -> Any:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = step(state, batch)
+        return metrics
+
+    return call
+
+
+def random_batch(config: Config, vocab_size: int) -> Batch:
+    """Whole rows of random ids, every token but the first a target."""
+    shape = (config.batch_size, config.length)
+    positions = np.broadcast_to(np.arange(config.length, dtype=np.int32), shape)
+    tokens = np.random.default_rng(0).integers(0, vocab_size, shape, dtype=np.int32)
+    return {"tokens": tokens, "positions": positions, "segment_ids": np.ones(shape, np.int32),
+            "loss_mask": (positions > 0).astype(np.float32)}
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, DESCRIPTION)
