@@ -23,6 +23,7 @@ from models.transformer import Transformer, init_variables
 from objectives.sft import sft
 from scripts import cli
 from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import tree_shardings
 from training.loop import put_batch
 from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from training.state import init_state
@@ -83,7 +84,7 @@ def show(table: Table, faster: str) -> None:
 
 
 def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, its results waited for; the calls take turns, and a first turn that warms up is left out."""
+    """Seconds of each call, its results waited for; the calls take turns, and the first, warm-up turn is left out."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(1 + rounds):
         for name, call in calls.items():
@@ -103,24 +104,33 @@ def matmul(model: ModelConfig, tokens: int, dtype: str, transposed: bool) -> Cal
     return lambda: product(x, weights)
 
 
-def train_step(config: Config, model: ModelConfig, dtype: str) -> Callable[[], Any]:
+def train_step(config: Config, model_config: ModelConfig, dtype: str) -> Callable[[], Any]:
     """The library's own LoRA step, its state kept from call to call; random weights, random tokens."""
-    model = dataclasses.replace(model, dtype=dtype, param_dtype=dtype)
-    lora, mesh = LoRAConfig(rank=config.rank, alpha=2.0 * config.rank), make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig())
+    model = Transformer(dataclasses.replace(model_config, dtype=dtype, param_dtype=dtype),
+                        LoRAConfig(rank=config.rank, alpha=2.0 * config.rank))
     schedule = make_schedule(OptimizerConfig(schedule="constant"), 2e-4, max_steps=0)
     optimizer = make_optimizer(OptimizerConfig(), schedule)
-    params = jax.jit(lambda: nn.meta.unbox(init_variables(Transformer(model), jax.random.key(0))["params"]))()
-    state = init_state(Transformer(model, lora), params, optimizer, jax.random.key(0), mesh)
-    step = make_train_step(Transformer(model, lora, training=True), sft, optimizer, schedule)
-    batch = put_batch(random_batch(config, model.vocab_size), mesh, num_microbatches=1)
+    state = init_state(model, random_params(model, mesh), optimizer, jax.random.key(0), mesh)
+    step = make_train_step(model.clone(training=True), sft, optimizer, schedule, state)
+    batch = put_batch(random_batch(config, model_config.vocab_size), mesh, num_microbatches=1)
 
     def call() -> Any:
         nonlocal state
         with jax.set_mesh(mesh):
             state, metrics = step(state, batch)
-        return metrics
+        return state, metrics
 
     return call
+
+
+def random_params(model: Transformer, mesh: jax.sharding.Mesh) -> Any:
+    """The `params` collection as training starts from nothing."""
+    def make() -> Any:
+        return init_variables(model, jax.random.key(0))["params"]
+
+    shardings = tree_shardings(jax.eval_shape(make), mesh)
+    return jax.jit(lambda: nn.meta.unbox(make()), out_shardings=shardings)()
 
 
 def random_batch(config: Config, vocab_size: int) -> Batch:

@@ -113,7 +113,8 @@ def show(config: Config, table: Table) -> None:
              "the kernel": config.embed * config.vocab}
     console = Console()
     console.print(table)
-    console.print("in float32: " + ", ".join(f"{name} {gib(4 * size)} GiB" for name, size in sizes.items()), soft_wrap=True)
+    listed = ", ".join(f"{name} {gib(4 * size)} GiB" for name, size in sizes.items())
+    console.print(f"in float32: {listed}", soft_wrap=True)
     console.print(f"jax {jax.__version__}, compiled for {jax.default_backend()}", highlight=False)
 
 

@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("trl_worker.py")
 LOSS_TOLERANCE = 0.01
 """relative difference of the first step's losses above which the two sides cannot be doing the same work"""
+QUIET = 1.25
+"""a side's fastest step over its slowest, above which something else was running, too"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,7 @@ def main(config: Config) -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        run_child([config.trl_python, "-c", "import datasets, peft, torch, transformers, trl"], work / "imports.log")
         console.print(f"exporting {config.model} for TRL ...")
         export_model(config, work)
         rows = write_rows(config, work)
@@ -179,6 +182,9 @@ def show(console: Console, config: Config, turns: dict[str, list[Turn]]) -> None
     console.print(f"Temper / TRL: {ratio(config, *turns.values()):.2f} (by round: {by_round})")
     for side, done in turns.items():
         console.print(f"{side}: {describe(done[0].facts)}", highlight=False, soft_wrap=True)
+        if max(speeds(config, *done)) > QUIET * min(speeds(config, *done)):
+            console.print(f"{side}'s steps differ too much in speed: the machine was not quiet; do not quote this run",
+                          soft_wrap=True)
 
 
 def figures(config: Config, turns: list[Turn]) -> dict[str, str]:

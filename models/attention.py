@@ -128,9 +128,10 @@ def cudnn_attention(q, k, v, queries: Places, keys: Places, window):
 
 
 def _cudnn(q, k, v, places: Places, *, window):
-    mask = visible(places, places, window)
-    mask = mask | (places.segment_ids == 0)[:, :, None]  # padding sees something: no empty softmax
-    # is_causal adds nothing to the mask, but lets cuDNN skip the blocks above the diagonal
+    padding = places.segment_ids == 0
+    # padding attends to padding: it has no empty softmax, and no say in the gradients of real tokens
+    mask = visible(places, places, window) | (padding[:, :, None] & padding[:, None, :])
+    # is_causal takes nothing from a real query, but lets cuDNN skip the blocks above the diagonal
     return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, implementation="cudnn")
 
 

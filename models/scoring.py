@@ -26,8 +26,8 @@ class TokenScores(NamedTuple):
     """of the distribution that token t is drawn from, in nats"""
 
 
-def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], temperature: float = 1.0,
-          rngs: dict[str, jax.Array] | None = None) -> TokenScores:
+def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
+          temperature: float | Array = 1.0, rngs: dict[str, jax.Array] | None = None) -> TokenScores:
     """Scores of `batch` (tokens, positions, segment_ids, all [B, T]) under softmax(logits / temperature)."""
     hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
     kernel = output_kernel(model.config, variables["params"])

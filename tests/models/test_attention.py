@@ -1,0 +1,268 @@
+"""Every kernel against a plain loop in float64; masks, packing, padding, windows, gradients, meshes.
+
+The TPU's kernel runs interpreted. Of cuDNN, which needs a GPU, the mask is run by XLA and the lowered calls are read.
+"""
+
+import functools
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+
+from errors import InputError
+from models import attention
+from models.attention import Places, attend
+from sharding.mesh import MeshConfig, make_mesh
+
+
+def plain_attention(q, k, v, queries, keys, window):
+    """softmax(q k / sqrt(H)) v, one query of one head at a time; 0 where a query sees nothing."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out, seen = np.zeros(q.shape), plain_mask(queries, keys, window)
+    for row, time, head in np.ndindex(q.shape[:3]):
+        group = head // (q.shape[2] // k.shape[2])
+        weights = np.zeros(k.shape[1])
+        for key in np.flatnonzero(seen[row, time]):
+            weights[key] = np.exp(q[row, time, head] @ k[row, key, group] / np.sqrt(q.shape[3]))
+        if weights.any():
+            out[row, time, head] = weights @ v[row, :, group] / weights.sum()
+    return out
+
+
+def plain_mask(queries, keys, window):
+    """True for keys of the query's segment, at its position or before, fewer than `window` back."""
+    (at_q, segment_q), (at_k, segment_k) = (tuple(np.asarray(x).tolist() for x in side) for side in (queries, keys))
+    mask = np.zeros((len(at_q), len(at_q[0]), len(at_k[0])), bool)
+    for row, query, key in np.ndindex(mask.shape):
+        if segment_q[row][query] == segment_k[row][key] != 0:
+            back = at_q[row][query] - at_k[row][key]
+            mask[row, query, key] = back >= 0 and (window is None or back < window)
+    return mask
+
+
+def packed(length, *rows):
+    """Places of rows that hold segments of the given lengths, then padding."""
+    positions, segment_ids = np.zeros((2, len(rows), length), np.int32)
+    for row, parts in enumerate(rows):
+        ends = np.cumsum(parts)
+        for number, (part, end) in enumerate(zip(parts, ends, strict=True)):
+            segment_ids[row, end - part : end] = number + 1
+            positions[row, end - part : end] = np.arange(part)
+    return Places(jnp.array(positions), jnp.array(segment_ids))
+
+
+def random_qkv(places, heads=4, kv_heads=2, head_dim=8, seed=0):
+    rng, shape = np.random.default_rng(seed), places.positions.shape
+    return tuple(jnp.array(rng.normal(size=(*shape, n, head_dim)), jnp.float32) for n in (heads, kv_heads, kv_heads))
+
+
+def real(places):
+    return (np.asarray(places.segment_ids) != 0)[:, :, None, None]
+
+
+def output_and_grads(kernel, qkv, places, window=None):
+    """Outputs at real tokens, and the gradients of a loss over these."""
+    def loss(q, k, v):
+        out = jnp.where(real(places), kernel(q, k, v, places, places, window), 0.0)
+        return jnp.sum(jnp.sin(out + jnp.arange(out.shape[-1]))), out
+
+    grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*qkv)
+    return out, *grads
+
+
+def assert_close(found, expected, atol=2e-5):
+    for each, other in zip(found, expected, strict=True):
+        assert np.isfinite(each).all()
+        np.testing.assert_allclose(each, other, atol=atol, rtol=1e-4)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Lets flash run on a CPU, in blocks of 128."""
+    make = splash_attention_kernel.make_splash_mqa_single_device
+    monkeypatch.setattr(splash_attention_kernel, "make_splash_mqa_single_device",
+                        functools.partial(make, interpret=True))
+    monkeypatch.setattr(attention, "FLASH_BLOCK", 128)
+
+
+@pytest.fixture
+def cudnn_by_xla(monkeypatch):
+    """Lets XLA compute what cuDNN is asked for."""
+    function = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention",
+                        lambda *args, implementation, **kwargs: function(*args, implementation="xla", **kwargs))
+
+
+@pytest.fixture(params=["xla", "flash", "cudnn"])
+def kernel(request, interpreted, cudnn_by_xla):
+    return getattr(attention, f"{request.param}_attention")
+
+
+PACKED = packed(24, (9, 1, 10), (24,), (5, 12), ())
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, None), (4, 1, 1), (3, 3, 5), (4, 2, 100)])
+def test_kernels_equal_the_plain_loop(kernel, heads, kv_heads, window):
+    qkv = random_qkv(PACKED, heads, kv_heads)
+    out = kernel(*qkv, PACKED, PACKED, window)
+    assert np.isfinite(out).all()  # padding too
+    np.testing.assert_allclose(np.where(real(PACKED), out, 0.0),
+                               plain_attention(*qkv, PACKED, PACKED, window), atol=1e-5)
+
+
+def test_gradients_equal_differences_of_the_plain_loop(kernel):
+    places, window = packed(8, (5, 2)), 3
+    qkv, step = [np.float64(x) for x in random_qkv(places, head_dim=4)], 1e-5
+
+    def plain_loss(*qkv):
+        return np.sum(np.sin(plain_attention(*qkv, places, places, window) + np.arange(4)))
+
+    _, *grads = output_and_grads(kernel, [jnp.float32(x) for x in qkv], places, window)
+    for index, grad in enumerate(grads):
+        change = step * np.random.default_rng(1).normal(size=grad.shape)
+        up, down = ([x + sign * change if n == index else x for n, x in enumerate(qkv)] for sign in (1, -1))
+        np.testing.assert_allclose(np.sum(grad * change), (plain_loss(*up) - plain_loss(*down)) / 2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "xla", "flash", "cudnn"])
+def test_decoding_with_a_cache_takes_xla(implementation):
+    slots = jnp.broadcast_to(jnp.arange(12), (2, 12))
+    keys = Places(slots, jnp.ones_like(slots))
+    queries = Places(jnp.array([[4, 5], [10, 11]]), jnp.array([[1, 1], [1, 0]]))
+    (_, k, v), (q, _, _) = random_qkv(keys), random_qkv(queries, seed=1)
+    out = attend(q, k, v, queries, keys, 4, implementation)
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(jnp.where(real(queries), out, 0.0),
+                               plain_attention(q, k, v, queries, keys, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize(("block", "window"), [(8, None), (10, 7)])
+def test_blocks_of_queries_change_nothing(monkeypatch, block, window):
+    qkv = random_qkv(PACKED)
+    whole = output_and_grads(attention.xla_attention, qkv, PACKED, window)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    assert_close(output_and_grads(attention.xla_attention, qkv, PACKED, window), whole)
+
+
+def test_packed_equals_separate(kernel):
+    lengths = (9, 10)
+    row = packed(24, lengths)
+    qkv = random_qkv(row)
+    together = output_and_grads(kernel, qkv, row)
+    for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+        part = slice(end - length, end)
+        alone = output_and_grads(kernel, [x[:, part] for x in qkv], packed(length, (length,)))
+        assert_close([each[:, part] for each in together], alone)
+
+
+def test_padding_has_no_influence(kernel):
+    places = packed(20, (8, 6), (20,), (3,), ())
+    qkv = random_qkv(places)
+    junk = [jnp.where(real(places), x, 1e3 * noise) for x, noise in zip(qkv, random_qkv(places, seed=1), strict=True)]
+    found = output_and_grads(kernel, junk, places)
+    assert_close(found, output_and_grads(kernel, qkv, places))
+    assert all(np.all(np.where(real(places), 0.0, grad) == 0.0) for grad in found[1:])
+
+
+@pytest.mark.parametrize("window", [None, 1, 128, 129])
+def test_a_query_sees_exactly_its_window(kernel, window):
+    places = packed(160, (150, 10))
+    q = jnp.zeros((1, 160, 1, 160))  # all scores equal: each seen key has the same weight,
+    v = jnp.eye(160)[None, :, None]  # and the output says which
+    weights = kernel(q, q, v, places, places, window)[:, :, 0]
+    np.testing.assert_array_equal(weights > 0, plain_mask(places, places, window))
+
+
+@pytest.mark.parametrize(("length", "window"), [(128, None), (256, 100), (300, 130)])
+def test_flash_equals_xla_over_several_blocks(interpreted, length, window):
+    places = packed(length, (length // 2, length // 3), (length - 7,))
+    qkv = random_qkv(places, head_dim=64)
+    assert_close(output_and_grads(attention.flash_attention, qkv, places, window),
+                 output_and_grads(attention.xla_attention, qkv, places, window))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "rows"), [
+    (8, 4, 4),  # a kv head a device
+    (8, 2, 4),  # kv heads are repeated for the devices
+    (6, 3, 4),  # heads do not divide: all on every device
+    (4, 4, 3),  # rows do not divide
+])
+def test_shards_equal_the_whole(heads, kv_heads, rows):
+    places = packed(12, *[(5 + row, 2) for row in range(rows)])
+    qkv = random_qkv(places, heads, kv_heads)
+
+    def shards(q, k, v, places, _, window):
+        return attention._on_shards(lambda q, k, v, p: attention.xla_attention(q, k, v, p, p, window), q, k, v, places)
+
+    expected = output_and_grads(attention.xla_attention, qkv, places)
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))):
+        assert_close(output_and_grads(shards, qkv, places), expected)
+
+
+def test_flash_on_a_mesh_equals_xla(interpreted):
+    places = packed(40, (30, 4), (40,))
+    qkv = random_qkv(places, head_dim=64)
+    expected = output_and_grads(attention.xla_attention, qkv, places, 9)
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=1, tensor=4))):
+        assert_close(output_and_grads(attention.flash_attention, qkv, places, 9), expected)
+
+
+@pytest.fixture
+def cudnn_calls(monkeypatch):
+    """Finds cuDNN's calls, and the shape of their q, in what a gradient through `attend` lowers to for CUDA."""
+    module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(module, "check_cudnn_version", lambda: 91000)
+
+    def find(places, heads, kv_heads):
+        qkv = [x.astype(jnp.bfloat16) for x in random_qkv(places, heads, kv_heads, head_dim=64)]
+        function = jax.grad(lambda *qkv: attend(*qkv, places, places, 20, "cudnn").astype(jnp.float32).sum(), (0, 1, 2))
+        text = jax.jit(function).trace(*qkv).lower(lowering_platforms=("cuda",)).as_text()
+        return re.findall(r"@__cudnn\$(\w+)\(.*: \(tensor<([\dx]+)xbf16>", text)
+
+    return find
+
+
+def test_cudnn_lowers_to_its_flash_kernels(cudnn_calls):
+    assert cudnn_calls(packed(64, (40, 20), (64,)), 6, 2) == [
+        ("fmhaScaleBiasSoftmax", "2x64x6x64"), ("fmhaScaleBiasSoftmaxBackward", "2x64x6x64")]
+
+
+def test_cudnn_runs_on_shards(cudnn_calls):
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))):
+        calls = cudnn_calls(packed(64, (40, 20), (64,)), 8, 2)
+    assert {shape for _, shape in calls} == {"1x64x2x64"}
+
+
+@pytest.mark.parametrize(("backend", "capability", "dtype", "length", "head_dim", "expected"), [
+    ("cpu", None, "bfloat16", 256, 64, "xla"),
+    ("tpu", None, "bfloat16", 256, 64, "flash"),
+    ("tpu", None, "float32", 1000, 80, "flash"),
+    ("tpu", None, "bfloat16", 64, 64, "xla"),
+    ("gpu", "8.0", "bfloat16", 256, 64, "cudnn"),
+    ("gpu", "12.0", "float16", 130, 128, "cudnn"),
+    ("gpu", "7.5", "bfloat16", 256, 64, "xla"),
+    ("gpu", "gfx942", "bfloat16", 256, 64, "xla"),
+    ("gpu", "9.0", "float32", 256, 64, "xla"),
+    ("gpu", "9.0", "bfloat16", 255, 64, "xla"),
+    ("gpu", "9.0", "bfloat16", 256, 60, "xla"),
+    ("gpu", "9.0", "bfloat16", 256, 256, "xla"),
+    ("gpu", "9.0", "bfloat16", 1, 64, "xla"),
+])
+def test_auto_picks_by_platform(monkeypatch, backend, capability, dtype, length, head_dim, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    q = jnp.zeros((1, length, 2, head_dim), dtype)
+    assert attention._pick("auto", q, q) == expected
+
+
+def test_what_cannot_be_done_is_an_input_error():
+    places = packed(6, (6,))
+    qkv = random_qkv(places)
+    with pytest.raises(InputError, match="unknown attention 'fast'"):
+        attend(*qkv, places, places, None, "fast")
+    with pytest.raises(InputError, match="not float32, 6 and 8"):
+        attend(*qkv, places, places, None, "cudnn")

@@ -1,0 +1,125 @@
+"""Sampling: the cache changes nothing, rows do not touch each other, ends are kept, and seeds are honoured."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import CONFIG, one_device, random_variables, variables_on
+
+from errors import InputError
+from models.pretrained import EMBEDDED, open_pretrained
+from models.transformer import Transformer, output_kernel
+from rollouts import sampler
+from rollouts.sampler import generate, sample
+from sharding.mesh import MeshConfig, make_mesh
+
+MODEL = Transformer(CONFIG)
+PROMPTS = [[3, 14, 15, 9, 2, 6], [5, 3], [58, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2]]
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_variables()["params"]
+
+
+def without_cache(model, params, prompt, count):
+    """Greedy decoding by whole forward passes over a fixed width."""
+    tokens = np.zeros((1, len(prompt) + count), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    positions = np.arange(tokens.shape[1])[None]
+
+    @jax.jit
+    def logits(params, tokens, at):
+        hidden = model.apply({"params": params}, tokens, jnp.asarray(positions), jnp.ones_like(tokens))[0, at]
+        return hidden @ output_kernel(model.config, params)
+
+    for at in range(len(prompt), tokens.shape[1]):
+        tokens[0, at] = np.argmax(logits(params, jnp.asarray(tokens), at - 1))
+    return tokens[0, len(prompt) :].tolist()
+
+
+def greedy(model, params, prompts, count, **rest):
+    return generate(model, params, prompts, KEY, max_new_tokens=count, temperature=0.0, **{"eos_ids": ()} | rest)
+
+
+def test_greedy_with_the_cache_equals_full_passes(params):
+    completions = greedy(MODEL, params, PROMPTS, 64)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        assert completion.tokens == without_cache(MODEL, params, prompt, 64)
+
+
+def test_greedy_with_the_cache_equals_full_passes_on_smollm2():
+    config, params = open_pretrained(EMBEDDED).load(one_device())
+    prompt = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198]
+    [completion] = greedy(Transformer(config), params, [prompt], 64)
+    assert completion.tokens == without_cache(Transformer(config), params, prompt, 64)
+
+
+def test_rows_do_not_touch_each_other(params):
+    def drawn(prompts):
+        return generate(MODEL, params, prompts, KEY, max_new_tokens=12, temperature=1.0, eos_ids=(1, 2))
+
+    assert drawn(PROMPTS)[:2] == drawn([*PROMPTS[:2], [1] * 40])[:2]
+
+
+def test_the_numbers_are_the_same_on_each_mesh(params):
+    alone = greedy(MODEL, params, PROMPTS, 16)
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        split = greedy(MODEL, variables_on(mesh)["params"], PROMPTS, 16)
+    for one, other in zip(alone, split, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.logps, other.logps, atol=1e-4)
+
+
+def test_any_end_token_stops_and_is_kept(params):
+    free = greedy(MODEL, params, PROMPTS, 16)
+    ends = (free[0].tokens[5], free[2].tokens[3])
+    for before, after in zip(free, greedy(MODEL, params, PROMPTS, 16, eos_ids=ends), strict=True):
+        stops = [at for at, token in enumerate(before.tokens) if token in ends]
+        assert after.finish_reason == ("stop" if stops else "length")
+        assert after.tokens == before.tokens[: stops[0] + 1 if stops else None]
+        assert len(after.logps) == len(after.tokens)
+
+
+def test_seeds_repeat_and_differ(params):
+    def drawn(seed):
+        return [each.tokens for each in generate(MODEL, params, PROMPTS, jax.random.key(seed), max_new_tokens=12,
+                                                 temperature=1.0, eos_ids=())]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    same_prompt = generate(MODEL, params, [PROMPTS[0]] * 2, KEY, max_new_tokens=12, temperature=1.0, eos_ids=())
+    assert same_prompt[0].tokens != same_prompt[1].tokens
+
+
+def test_logps_are_those_of_the_tempered_distribution(params):
+    temperature = 0.5
+    [completion] = generate(MODEL, params, PROMPTS[:1], KEY, max_new_tokens=8, temperature=temperature, eos_ids=())
+    tokens = jnp.asarray([PROMPTS[0] + completion.tokens])
+    positions = jnp.arange(tokens.shape[1])[None]
+    hidden = MODEL.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))[0]
+    logps = jax.nn.log_softmax(hidden @ output_kernel(CONFIG, params) / temperature)
+    start = len(PROMPTS[0])
+    expected = [float(logps[start - 1 + i, token]) for i, token in enumerate(completion.tokens)]
+    np.testing.assert_allclose(completion.logps, expected, atol=1e-4)
+
+
+def test_draws_follow_the_distribution():
+    logits = jnp.log(jnp.asarray([0.5, 0.3, 0.2]))
+    keys = jax.random.split(jax.random.key(3), 4000)
+    tokens, _ = sample(jnp.broadcast_to(logits, (4000, 3)), keys, jnp.float32(1.0))
+    np.testing.assert_allclose(np.bincount(tokens, minlength=3) / 4000, [0.5, 0.3, 0.2], atol=0.03)
+
+
+def test_temperature_does_not_recompile(params):
+    greedy(MODEL, params, PROMPTS, 4)
+    compiled = sampler._generate._cache_size()
+    generate(MODEL, params, PROMPTS, KEY, max_new_tokens=4, temperature=0.3, eos_ids=())
+    assert sampler._generate._cache_size() == compiled
+
+
+def test_what_does_not_fit_the_context_is_refused(params):
+    with pytest.raises(InputError, match="do not fit the model's context of 256"):
+        greedy(MODEL, params, [[1] * 200], 57)
