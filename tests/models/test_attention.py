@@ -168,7 +168,7 @@ def test_padding_has_no_influence(kernel):
     assert all(np.all(np.where(real(places), 0.0, grad) == 0.0) for grad in found[1:])
 
 
-@pytest.mark.parametrize("window", [None, 1, 128, 129])
+@pytest.mark.parametrize("window", [1, 128, 129])
 def test_a_query_sees_exactly_its_window(kernel, window):
     places = packed(160, (150, 10))
     q = jnp.zeros((1, 160, 1, 160))  # all scores equal: each seen key has the same weight,
@@ -177,8 +177,9 @@ def test_a_query_sees_exactly_its_window(kernel, window):
     np.testing.assert_array_equal(weights > 0, plain_mask(places, places, window))
 
 
-@pytest.mark.parametrize(("length", "window"), [(128, None), (256, 100), (300, 130)])
-def test_flash_equals_xla_over_several_blocks(interpreted, length, window):
+@pytest.mark.parametrize(("block", "length", "window"), [(128, 300, 130), (384, 400, None)])
+def test_flash_equals_xla_over_several_blocks(monkeypatch, interpreted, block, length, window):
+    monkeypatch.setattr(attention, "FLASH_BLOCK", block)
     places = packed(length, (length // 2, length // 3), (length - 7,))
     qkv = random_qkv(places, head_dim=64)
     assert_close(output_and_grads(attention.flash_attention, qkv, places, window),
@@ -209,6 +210,13 @@ def test_flash_on_a_mesh_equals_xla(interpreted):
     expected = output_and_grads(attention.xla_attention, qkv, places, 9)
     with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=1, tensor=4))):
         assert_close(output_and_grads(attention.flash_attention, qkv, places, 9), expected)
+
+
+def test_cudnn_is_given_a_key_for_every_query(monkeypatch):
+    masks = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, mask, **_: masks.append(mask) or q)
+    attention.cudnn_attention(*random_qkv(PACKED), PACKED, PACKED, 5)
+    assert np.tril(masks[0]).any(axis=-1).all()
 
 
 @pytest.fixture
