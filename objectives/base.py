@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -22,4 +23,5 @@ class Loss(NamedTuple):
 
 def masked_sum(values: Float[ArrayLike, "B T"], mask: Float[ArrayLike, "B T"]) -> Float[Array, ""]:
     """Sum of values where mask is non-zero, weighted by it; what is masked adds exactly 0, even if not finite."""
+    chex.assert_equal_shape([values, mask])  # [B, T] beside [B, 1] would broadcast in silence
     return jnp.sum(jnp.where(mask != 0, values * mask, 0.0))

@@ -51,13 +51,13 @@ def main(config: Config) -> None:
 def complete(config: Config) -> list[dict[str, Any]]:
     """The input rows with their completions."""
     import jax
-    import rich.progress
 
     from data.encode import encode_prompts
     from data.records import JsonlSource
     from models.transformer import Transformer
     from rollouts.sampler import generate
     from sharding.mesh import make_mesh
+    from training.progress import track
     from training.runs import open_model, open_tokenizer
 
     cli.check_positive(config, "max_new_tokens", "batch_size")
@@ -73,7 +73,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
     done: list[dict[str, Any]] = []
     starts = range(0, len(prompts), config.batch_size)
     with jax.set_mesh(mesh):
-        for start in rich.progress.track(starts, "generating", transient=True):
+        for start in track(starts, "generating"):
             key = jax.random.fold_in(jax.random.key(config.seed), start)
             completions = generate(
                 Transformer(model_config), params, prompts[start : start + config.batch_size], key,

@@ -33,13 +33,12 @@ class Config:
 
 
 def main(config: Config) -> None:
-    import rich.progress
-
     from data.encode import encode_all
     from data.records import JsonlSource
     from models.transformer import Transformer
     from sharding.mesh import make_mesh
     from training.evaluation import score_rows
+    from training.progress import track
     from training.runs import open_model, open_tokenizer
 
     cli.check_positive(config, "batch_size", "temperature")
@@ -52,7 +51,7 @@ def main(config: Config) -> None:
     model_config, params = opened.load(mesh, dtype=dtype, param_dtype=dtype)
     scores = score_rows(Transformer(model_config), params, rows, config.batch_size, mesh, config.temperature)
     with cli.output_lines(config.output) as write:
-        for row, score in rich.progress.track(zip(rows, scores, strict=True), "scoring", len(rows), transient=True):
+        for row, score in track(zip(rows, scores, strict=True), "scoring", len(rows)):
             write({"logps": score.logps.tolist(), "entropy": score.entropy.tolist(),
                    "loss_mask": row.loss_mask.tolist()})
     print(f"{len(rows)} rows scored: {config.output}")

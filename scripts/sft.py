@@ -1,6 +1,7 @@
 """Supervised fine-tuning: full or LoRA, on chats, prompt-completion pairs, texts or token ids."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +65,6 @@ MAY_DIFFER = frozenset({"mesh", "save_every", "eval_every"})
 
 def main(config: Config) -> None:
     import jax
-    import rich.progress
 
     from data.batches import training_batches
     from data.encode import encode_all, longest_row
@@ -74,6 +74,7 @@ def main(config: Config) -> None:
     from training.evaluation import make_evaluation
     from training.loop import LoopConfig, train
     from training.optimizer import make_optimizer, make_schedule
+    from training.progress import track
     from training.runs import absolute_reference, check_free, open_model, open_tokenizer, start
     from training.state import init_state
     from training.step import make_train_step
@@ -92,7 +93,7 @@ def main(config: Config) -> None:
 
     def read(path: str) -> list[Any]:
         return encode_all(JsonlSource(path), tokenizer, vocab_size=opened.config.vocab_size, append_eos=True,
-                          max_length=max_length, track=lambda rows: rich.progress.track(rows, "rows", transient=True))
+                          max_length=max_length, track=functools.partial(track, what="reading rows"))
 
     rows = read(config.data)
     held_out = read(config.eval_data) if config.eval_data else None

@@ -1,12 +1,23 @@
-"""The progress bar of a training run: step, loss, tokens/s, time left."""
+"""Progress bars, with the time left: of a training run (step, loss, tokens/s) and of any long work."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_LINES = 20
 """lines that a run prints in all where the output is no terminal"""
+
+
+def track(items: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
+    """`items` with a bar on the terminal that goes when they are done; without one where the output is a file."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return items
+    total = len(items) if isinstance(items, Sequence) else total
+    return rich.progress.track(items, what, total, console=console, transient=True)
 
 
 class TrainingProgress:

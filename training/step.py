@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -66,6 +67,7 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState,
     def micro_sums(trainable: Any, micro: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Sums]:
         scores = score(model, state.with_trainable(trainable).variables(), micro, rngs={"dropout": key})
         loss = objective(scores, micro)
+        chex.assert_shape([loss.total, loss.weight], ())
         return loss.total, tuple(loss)
 
     def body(carry: Any, xs: Any) -> tuple[Any, None]:

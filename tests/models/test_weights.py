@@ -186,3 +186,15 @@ def test_lora_config_of_an_adapter_keeps_its_targets(tmp_path):
     few = LoRAConfig(rank=2, alpha=4.0, targets=("q", "down"))
     write_adapter(tmp_path, random_variables(few)["lora"], few, "base")
     assert read_adapter_config(tmp_path)[0] == few
+
+
+def test_llama3_scaling_is_recognised_in_gguf_factors():
+    from models.gguf_weights import _with_scaling
+    from models.rope import inverse_frequencies
+
+    scaled = PRESETS["llama3.2-1b"]
+    plain = dataclasses.replace(scaled, rope_scaling=None)
+    factors = inverse_frequencies(plain) / inverse_frequencies(scaled)
+    assert _with_scaling(plain, factors, "file") == scaled
+    with pytest.raises(InputError, match=r"file: its rope_freqs\.weight is not Llama 3's scaling"):
+        _with_scaling(plain, factors * np.linspace(1, 2, len(factors)), "file")
