@@ -42,9 +42,13 @@ def follows(segment_ids: Int[ArrayLike, "B T"]) -> Array:
     return (segment_ids == before) & (segment_ids != 0)
 
 
-def score_hidden(hidden: Float[Array, "B T D"], kernel: Float[Array, "D V"], tokens: Int[Array, "B T"],
+def score_hidden(hidden: Float[Array, "B T D"], stored: Float[Array, "D V"], tokens: Int[Array, "B T"],
                  temperature: float | Array = 1.0) -> TokenScores:
-    """Scores of tokens[b, t] under softmax(hidden[b, t] @ kernel / temperature), chunk by chunk of positions."""
+    """Scores of tokens[b, t] under softmax(hidden[b, t] @ stored / temperature), chunk by chunk of positions.
+
+    The matmul is in hidden's dtype, the rest in float32.
+    """
+    kernel = jax.lax.stop_gradient(stored).astype(hidden.dtype)
     batch, length = tokens.shape
     chunk = positions_at_a_time(batch, length, kernel.shape[1])
     fill = -length % chunk
@@ -55,7 +59,7 @@ def score_hidden(hidden: Float[Array, "B T D"], kernel: Float[Array, "D V"], tok
 
     @jax.checkpoint
     def body(carry: None, chunk: tuple[Array, Array]) -> tuple[None, TokenScores]:
-        return carry, _score_chunk(chunk[0], kernel, chunk[1], temperature)
+        return carry, _score_chunk(chunk[0], kernel, stored, chunk[1], temperature)
 
     _, scores = jax.lax.scan(body, None, (chunks(hidden), chunks(tokens)))
     return TokenScores(*(jnp.moveaxis(each, 0, 1).reshape(batch, -1)[:, :length] for each in scores))
@@ -69,9 +73,35 @@ def positions_at_a_time(batch: int, length: int, vocab_size: int) -> int:
     return -(-length // -(-length // wanted))  # chunks of even size
 
 
-def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], tokens: Int[Array, "B C"],
-                 temperature: float | Array) -> TokenScores:
-    logits = jnp.einsum("bcd,dv->bcv", hidden, kernel, preferred_element_type=jnp.float32)
+@jax.custom_vjp
+def project(hidden: Float[Array, "... D"], kernel: Float[Array, "D V"],
+            stored: Float[Array, "D V"]) -> Float[Array, "... V"]:
+    """hidden @ kernel in float32, `kernel` being `stored` in hidden's dtype; the gradient goes to `stored`.
+
+    Backward, the cotangent is cast to hidden's dtype, so that all three matmuls run in it (left to itself, JAX would
+    upcast the kernel instead), and the kernel's gradient has the stored dtype, so that chunks add up in float32.
+    """
+    return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def _project_forward(hidden: Array, kernel: Array, stored: Array) -> tuple[Array, Any]:
+    return project(hidden, kernel, stored), (hidden, kernel, jnp.zeros((), stored.dtype))
+
+
+def _project_backward(saved: Any, cotangent: Array) -> tuple[Array, None, Array]:
+    hidden, kernel, like_stored = saved
+    cotangent = cotangent.astype(hidden.dtype)
+    to_hidden = jnp.einsum("...v,dv->...d", cotangent, kernel)
+    to_stored = jnp.einsum("...d,...v->dv", hidden, cotangent, preferred_element_type=jnp.float32)
+    return to_hidden, None, to_stored.astype(like_stored.dtype)
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], stored: Float[Array, "D V"],
+                 tokens: Int[Array, "B C"], temperature: float | Array) -> TokenScores:
+    logits = project(hidden, kernel, stored)
     logits = constrain(logits / temperature, "batch", "length", "vocab")
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     # a comparison instead of a gather: it fuses, and it needs no exchange over a split vocabulary

@@ -198,9 +198,8 @@ def _stacked_blocks(config: ModelConfig) -> Any:
 
 
 def output_kernel(config: ModelConfig, params: dict[str, Any]) -> Float[Array, "D V"]:
-    """The vocabulary projection, in compute dtype: the lm_head, or the transposed embedding where tied."""
-    kernel = params["embedding"].T if config.tie_embeddings else params["lm_head"]
-    return kernel.astype(config.dtype)
+    """The vocabulary projection, as it is stored: the lm_head, or the transposed embedding where tied."""
+    return params["embedding"].T if config.tie_embeddings else params["lm_head"]
 
 
 def init_variables(model: Transformer, key: jax.Array) -> dict[str, Any]:

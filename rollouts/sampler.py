@@ -75,7 +75,7 @@ def _generate(model: Transformer, max_new_tokens: int, params: Any, tokens: Int[
               num_prompts: Int[Array, ""]) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
     batch, width = tokens.shape
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-    kernel = output_kernel(model.config, params)
+    kernel = output_kernel(model.config, params).astype(model.config.dtype)
     cache = init_cache(model.config, batch, width + max_new_tokens)
     positions = jnp.broadcast_to(jnp.arange(width), tokens.shape)
     hidden, cache = _forward(model, params, cache, tokens, positions)

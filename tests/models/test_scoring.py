@@ -105,3 +105,29 @@ def test_no_array_of_all_logits_exists(monkeypatch):
     text = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shapes).compile().as_text()
     sizes = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w\[([\d,]+)\]", text)]
     assert max(sizes) < batch * length * vocab / 2
+
+
+def test_bfloat16_matmuls_accumulate_their_gradient_in_float32(small_chunks):
+    """Many small chunks add up to what one big chunk gives, to float32's precision and not to bfloat16's."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden = jax.random.normal(keys[0], (2, 65, 8)).astype(jnp.bfloat16)
+    kernel, tokens = jax.random.normal(keys[1], (8, 64)), jax.random.randint(keys[2], (2, 65), 0, 64)
+
+    def gradient(chunk):
+        scoring.LOGITS_AT_A_TIME = chunk * 2 * 64
+        return jax.grad(lambda kernel: jnp.sum(score_hidden(hidden, kernel, tokens).logps))(kernel)
+
+    small, whole = gradient(1), gradient(65)
+    assert small.dtype == jnp.float32
+    np.testing.assert_allclose(small, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_lora_pays_for_no_gradient_of_the_vocabulary(variables):
+    def total(hidden, kernel, tokens):
+        return jnp.sum(score_hidden(hidden, kernel, tokens).logps)
+
+    shapes = [jax.ShapeDtypeStruct((2, 16, 8), "float32"), jax.ShapeDtypeStruct((8, 64), "float32"),
+              jax.ShapeDtypeStruct((2, 16), "int32")]
+    text = [jax.jit(jax.grad(total, wrt)).lower(*shapes).compile().as_text() for wrt in (0, (0, 1))]
+    dots = [each.count(" dot(") + each.count("custom-call(") for each in text]
+    assert dots[0] < dots[1]
