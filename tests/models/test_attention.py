@@ -267,6 +267,12 @@ def test_auto_picks_by_platform(monkeypatch, backend, capability, dtype, length,
     assert attention._pick("auto", q, q) == expected
 
 
+@pytest.mark.parametrize("implementation", ["auto", "xla", "flash", "cudnn"])
+def test_one_position_takes_xla(implementation):
+    q = jnp.zeros((1, 1, 2, 8))  # as in the batch that parameters are initialised with
+    assert attention._pick(implementation, q, q) == "xla"
+
+
 def test_what_cannot_be_done_is_an_input_error():
     places = packed(6, (6,))
     qkv = random_qkv(places)
