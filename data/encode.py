@@ -18,11 +18,11 @@ class Row(NamedTuple):
     loss_mask: np.ndarray
 
 
-def encode_record(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int, append_eos: bool) -> Row:
+def encode_record(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int, training: bool) -> Row:
     """Row of a record with `tokens`, `messages`, `prompt` and `completion`, or `text`.
 
-    Pretokenised rows pass through untouched. `append_eos` ends texts and completions given as strings with the end
-    token (training; scoring takes a string as it is); the end of a chat turn is the template's affair.
+    Pretokenised rows pass through untouched. `training` ends texts and completions given as strings with the end token
+    and asks for a target; scoring takes a row as it is. The end of a chat turn is the template's affair.
     Raises InputError for a record of no known shape, or without any target.
     """
     if "tokens" in record:
@@ -32,19 +32,21 @@ def encode_record(record: Record, tokenizer: Tokenizer | None, *, vocab_size: in
     elif "messages" in record:
         row = encode_chat(tokenizer, record["messages"])
     elif "prompt" in record and "completion" in record:
-        row = _prompt_completion(record["prompt"], record["completion"], tokenizer, append_eos)
+        row = _prompt_completion(record["prompt"], record["completion"], tokenizer, training)
     elif "text" in record:
-        row = _text("", record["text"], tokenizer, append_eos)
+        row = _text("", record["text"], tokenizer, training)
     else:
         raise InputError(f"no known columns among {sorted(record)}; a row has messages, prompt and completion, "
                          f"text, or tokens")
-    return _finish(*row)
+    return _finish(*row, training)
 
 
-def _finish(tokens: list[int], mask: list[float]) -> Row:
+def _finish(tokens: list[int], mask: list[float], training: bool) -> Row:
     row = Row(np.asarray(tokens, np.int32), np.asarray(mask, np.float32))
     row.loss_mask[:1] = 0.0
-    if not row.loss_mask.any():
+    if not len(row.tokens):
+        raise InputError("the row has no tokens")
+    if training and not row.loss_mask.any():
         raise InputError("no token of the row is a target: its loss mask is 0 everywhere but at the first token, "
                          "which nothing predicts")
     return row
@@ -56,32 +58,39 @@ def _pretokenised(record: Record, vocab_size: int) -> tuple[list[int], list[floa
         raise InputError(f"tokens must be a list of ids from 0 to {vocab_size - 1}")
     if mask is None:
         mask = [1.0] * len(tokens)
-    if len(mask) != len(tokens) or any(type(value) not in (int, float, bool) for value in mask):
-        raise InputError(f"loss_mask must hold one number for each of the {len(tokens)} tokens")
+    numbers = isinstance(mask, list) and all(type(value) in (int, float, bool) and 0 <= value < 1e6 for value in mask)
+    if not numbers or len(mask) != len(tokens):
+        raise InputError(f"loss_mask must hold one number from 0 on for each of the {len(tokens)} tokens")
     return tokens, mask
 
 
 def _prompt_completion(prompt: Any, completion: Any, tokenizer: Tokenizer,
-                       append_eos: bool) -> tuple[list[int], list[float]]:
+                       training: bool) -> tuple[list[int], list[float]]:
     if isinstance(prompt, str) and isinstance(completion, str):
-        return _text(prompt, completion, tokenizer, append_eos)
+        return _text(prompt, completion, tokenizer, training)
     if isinstance(prompt, list) and isinstance(completion, list):
         return encode_chat(tokenizer, prompt + completion, first_target=len(prompt))
     raise InputError("prompt and completion must both be strings or both be lists of messages")
 
 
-def _text(prompt: str, text: str, tokenizer: Tokenizer, append_eos: bool) -> tuple[list[int], list[float]]:
+def _text(prompt: str, text: str, tokenizer: Tokenizer, training: bool) -> tuple[list[int], list[float]]:
     """The whole is encoded at once; a token that straddles the border belongs to the prompt."""
     if not isinstance(text, str):
         raise InputError(f"text must be a string, not {type(text).__name__}")
     tokens, offsets = tokenizer.encode_with_offsets(prompt + text)
     mask = [float(start >= len(prompt)) for start, _ in offsets]
-    if tokenizer.encode("", add_special_tokens=True)[:1] == [tokenizer.bos_id]:
-        tokens, mask = [tokenizer.bos_id, *tokens], [0.0, *mask]
-    return (tokens + [tokenizer.eos_id], mask + [1.0]) if append_eos else (tokens, mask)
+    bos = start_tokens(tokenizer)
+    tokens, mask = bos + tokens, [0.0] * len(bos) + mask
+    return (tokens + [tokenizer.eos_id], mask + [1.0]) if training else (tokens, mask)
 
 
-def encode_all(source: JsonlSource, tokenizer: Tokenizer | None, *, vocab_size: int, append_eos: bool, max_length: int,
+def start_tokens(tokenizer: Tokenizer) -> list[int]:
+    """[BOS] where the tokenizer begins a text with one by itself, else []."""
+    first = tokenizer.encode("", add_special_tokens=True)[:1]
+    return first if first == [tokenizer.bos_id] else []
+
+
+def encode_all(source: JsonlSource, tokenizer: Tokenizer | None, *, vocab_size: int, training: bool, max_length: int,
                track: Callable[[Any], Any] = iter) -> list[Row]:
     """All rows of a source, so that a bad one is known before the first step. `track` may draw a progress bar.
 
@@ -91,7 +100,7 @@ def encode_all(source: JsonlSource, tokenizer: Tokenizer | None, *, vocab_size: 
     for index in track(range(len(source))):
         record = source[index]
         try:
-            row = encode_record(record, tokenizer, vocab_size=vocab_size, append_eos=append_eos)
+            row = encode_record(record, tokenizer, vocab_size=vocab_size, training=training)
         except InputError as error:
             raise InputError(f"{source.place(index)}: {error}") from None
         if len(row.tokens) > max_length:
@@ -106,16 +115,21 @@ def longest_row(rows: list[Row]) -> int:
     return max(len(row.tokens) for row in rows)
 
 
-def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int) -> list[list[int]]:
+def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
+                   max_length: int) -> list[list[int]]:
     """Token ids of prompts to be answered: of `tokens`, `messages`, or `prompt` (a string or messages).
 
-    A string is a user's message where the tokenizer has a chat template, and is continued as it is otherwise.
+    A string is a user's message where the tokenizer has a chat template, and is continued as it is otherwise, or where
+    the row has a completion beside it (such rows are trained on as plain text).
     Messages that end with the assistant's are cut before it. Raises InputError, naming file and line, for a bad row.
     """
     prompts = []
     for index in range(len(source)):
         try:
             prompts.append(_encode_prompt(source[index], tokenizer, vocab_size))
+            if not 0 < len(prompts[-1]) <= max_length:
+                raise InputError(f"a prompt of {len(prompts[-1])} tokens, where 1 to {max_length} fit the model's "
+                                 f"context beside the new ones; change the prompt or lower --max-new-tokens")
         except InputError as error:
             where = source.place(index) if isinstance(source, JsonlSource) else "--prompt"
             raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
@@ -128,10 +142,10 @@ def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int)
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
     prompt = record.get("messages", record.get("prompt"))
-    if isinstance(prompt, str) and tokenizer.chat_template:
+    if isinstance(prompt, str) and tokenizer.chat_template and "completion" not in record:
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
-        return tokenizer.encode(prompt, add_special_tokens=True)
+        return start_tokens(tokenizer) + tokenizer.encode(prompt)
     if not isinstance(prompt, list):
         raise InputError(f"no known columns among {sorted(record)}; a row has prompt, messages or tokens")
     if prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") == "assistant":

@@ -20,6 +20,9 @@ from sharding.rules import mesh_axes, ways
 QUERY_BLOCK = 512
 """queries whose scores the xla kernel holds at a time"""
 
+KEPT_SCORES = 2**23
+"""scores of a layer (32 MiB in float32) up to which the xla kernel keeps them for the backward pass"""
+
 FLASH_BLOCK = 512
 """queries, and keys, that the flash kernel holds at a time, at most; a multiple of LANES"""
 
@@ -89,11 +92,13 @@ def visible(queries: Places, keys: Places, window: int | None) -> Bool[Array, "B
 
 
 def xla_attention(q, k, v, queries: Places, keys: Places, window):
-    """Plain XLA. Longer rows hold the scores of QUERY_BLOCK queries at a time, recomputed in the backward pass."""
+    """Plain XLA, the scores of QUERY_BLOCK queries at a time. Those of a small batch are kept for the backward pass,
+    more than KEPT_SCORES of them recomputed there."""
     block = functools.partial(_attend_block, window=window)
     length = q.shape[1]
     if length <= QUERY_BLOCK:
-        return block(q, k, v, queries, keys)
+        few = q.shape[0] * length * q.shape[2] * k.shape[1] <= KEPT_SCORES
+        return (block if few else jax.checkpoint(block))(q, k, v, queries, keys)
     split = functools.partial(_split_queries, blocks=-(-length // QUERY_BLOCK))
     out = jax.lax.map(lambda xs: jax.checkpoint(block)(xs[0], k, v, xs[1], keys), jax.tree.map(split, (q, queries)))
     return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :length]

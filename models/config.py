@@ -126,6 +126,8 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
             rope_scaling=_rope_scaling(rope, where), norm_eps=config.get("rms_norm_eps", 1e-6),
             tie_embeddings=config.get("tie_word_embeddings", False), qkv_bias=family == "qwen2",
             qk_norm=family == "qwen3", sliding_window=_sliding_window(config, family, where), family=family)
+    except TypeError as error:
+        raise InputError(f"{where}: a value has the wrong type ({error})") from None
     except KeyError as error:
         raise InputError(f"{where}: key {error} is missing; is it a language model's?") from None
 

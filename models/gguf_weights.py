@@ -84,6 +84,9 @@ def read_config(reader: Any, where: str) -> ModelConfig:
     def get(key: str, default: Any = None) -> Any:
         return _field(reader, f"{family}.{key}", where, default)
 
+    scaling = get("rope.scaling.type", "none")
+    if scaling != "none":
+        raise InputError(f"{where}: rope scaling {scaling!r} is not supported; only Llama 3's is")
     heads, embed = get("attention.head_count"), get("embedding_length")
     names = {tensor.name for tensor in reader.tensors}
     vocab = next((int(t.shape[1]) for t in reader.tensors if t.name == "token_embd.weight"), 0)
@@ -94,6 +97,8 @@ def read_config(reader: Any, where: str) -> ModelConfig:
         rope_theta=float(get("rope.freq_base", 10_000.0)), norm_eps=round(get("attention.layer_norm_rms_epsilon"), 12),
         tie_embeddings="output.weight" not in names, qkv_bias=family == "qwen2", qk_norm=family == "qwen3",
         sliding_window=get("attention.sliding_window", 0) or None, family=family)
+    if get("rope.dimension_count", config.head_dim) != config.head_dim:
+        raise InputError(f"{where}: rotary positions on part of a head are not supported")
     factors = [t.data for t in reader.tensors if t.name == _ROPE_FACTORS]
     return _with_scaling(config, np.asarray(factors[0]), where) if factors else config
 

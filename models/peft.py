@@ -58,6 +58,9 @@ def read_adapter_config(folder: Path) -> tuple[LoRAConfig, str]:
     unknown = [name for name in targets if name not in _OURS] if isinstance(targets, list) else [targets]
     if unknown:
         raise InputError(f"{where}: target module {unknown[0]!r} is not supported; only {', '.join(_OURS)} are")
+    missing = [key for key in ("r", "lora_alpha", "base_model_name_or_path") if not found.get(key)]
+    if missing:
+        raise InputError(f"{where}: {missing[0]} is missing; add it")
     rank = found["r"]
     alpha = found["lora_alpha"] * (rank**0.5 if found.get("use_rslora") else 1.0)
     names = tuple(name for name in LINEAR_NAMES if LINEAR_NAMES[name].split(".")[1] in targets)
@@ -66,11 +69,19 @@ def read_adapter_config(folder: Path) -> tuple[LoRAConfig, str]:
 
 def read_adapter(folder: Path, config: LoRAConfig, model: ModelConfig) -> dict[str, Any]:
     """The adapter's matrices as a `lora` collection of numpy arrays, A [L, in, R] and B [L, R, out]."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not (folder / _WEIGHTS).exists():
         raise InputError(f"{folder}: {_WEIGHTS} is missing (pickled adapters are never loaded)")
-    tensors = load_file(folder / _WEIGHTS)
+    try:
+        tensors = load_file(folder / _WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / _WEIGHTS}: not a readable safetensors file ({error}); fetch it again") from None
+    used = {_tensor_name(layer, module, kind) for module in config.targets for kind in "ab"
+            for layer in range(model.num_layers)}
+    if rest := sorted(tensors.keys() - used):
+        raise InputError(f"{folder / _WEIGHTS}: weight {rest[0]} (one of {len(rest)}) has no place in this model")
     parts: dict[str, Any] = {"attn": {}, "mlp": {}}
     for module in config.targets:
         part = "attn" if LINEAR_NAMES[module].startswith("self_attn") else "mlp"

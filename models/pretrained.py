@@ -34,15 +34,23 @@ class Pretrained:
     """what data.tokenizer.load_tokenizer takes"""
     adapter: tuple[LoRAConfig, dict[str, Any]] | None = None
 
-    def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[ModelConfig, dict[str, Any]]:
-        """(configuration, `params`) on `mesh`, an adapter merged in; `compute` overrides dtype, remat, ..."""
+    def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
+        """(model, variables) on `mesh`: `params`, and `lora` if there is an adapter; `compute` overrides dtype, ..."""
         config = dataclasses.replace(self.config, **compute)
         params = load_params(self.weights, config, mesh)
-        if self.adapter is not None:
-            lora_config, lora = self.adapter
-            lora = place_lora(lora, config, lora_config, mesh)
-            params = jax.jit(merge, donate_argnums=0)(params, lora, lora_config.scale)
-        return config, params
+        if self.adapter is None:
+            return Transformer(config), {"params": params}
+        lora_config, lora = self.adapter
+        return Transformer(config, lora_config), {"params": params, "lora": place_lora(lora, config, lora_config, mesh)}
+
+
+def load_merged(opened: Any, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[ModelConfig, dict[str, Any]]:
+    """(configuration, `params`) of anything with `load`, LoRA merged in; what is merged is rounded to param_dtype."""
+    model, variables = opened.load(mesh, **compute)
+    if "lora" not in variables:
+        return model.config, variables["params"]
+    merged = jax.jit(merge, donate_argnums=0)(variables["params"], variables["lora"], model.lora.scale)
+    return model.config, merged
 
 
 def open_pretrained(reference: str) -> Pretrained:

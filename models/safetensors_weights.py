@@ -44,7 +44,11 @@ class SafetensorsWeights:
 
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
-    names = set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    names = {"model.safetensors"}
+    if index.exists():
+        names = set(read_json(index).get("weight_map", {}).values())
+        if not names:
+            raise InputError(f"{index}: has no weight_map; fetch it again")
     files = sorted(folder / name for name in names)
     missing = [file.name for file in files if not file.exists()]
     if not missing:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from models.transformer import Transformer, output_kernel
+from objectives.base import follows
 from sharding.rules import RULES, constrain, ways
 
 LOGITS_AT_A_TIME = 2**25
@@ -34,12 +35,6 @@ def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayL
     scores = score_hidden(hidden[:, :-1], kernel, batch["tokens"][:, 1:], temperature)
     counted = follows(batch["segment_ids"])
     return TokenScores(*(jnp.where(counted, jnp.pad(each, ((0, 0), (1, 0))), 0.0) for each in scores))
-
-
-def follows(segment_ids: Int[ArrayLike, "B T"]) -> Array:
-    """True where token t has a predecessor in its own segment: only there is a token predicted."""
-    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
-    return (segment_ids == before) & (segment_ids != 0)
 
 
 def score_hidden(hidden: Float[Array, "B T D"], stored: Float[Array, "D V"], tokens: Int[Array, "B T"],
@@ -103,9 +98,10 @@ def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], sto
                  tokens: Int[Array, "B C"], temperature: float | Array) -> TokenScores:
     logits = project(hidden, kernel, stored)
     logits = constrain(logits / temperature, "batch", "length", "vocab")
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    masses = jnp.exp(shifted)  # the one exponential that both scores share
+    total = jnp.sum(masses, axis=-1)
     # a comparison instead of a gather: it fuses, and it needs no exchange over a split vocabulary
     chosen = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == tokens[..., None]
-    logps = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1) - normalizer
-    normalized = logits - normalizer[..., None]
-    return TokenScores(logps, -jnp.sum(jnp.exp(normalized) * normalized, axis=-1))
+    logps = jnp.sum(jnp.where(chosen, shifted, 0.0), axis=-1) - jnp.log(total)
+    return TokenScores(logps, jnp.log(total) - jnp.sum(masses * shifted, axis=-1) / total)

@@ -77,14 +77,15 @@ def load_params(weights: Weights, config: ModelConfig, mesh: jax.sharding.Mesh) 
 
 
 def _load_one(weights: Weights, path: str, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
-    done: dict[str, np.ndarray] = {}  # devices that hold the same slice share one reading
-
-    def shard(index: Index) -> np.ndarray:
-        if str(index) not in done:
-            done[str(index)] = read_param(weights, path, leaf, index)
-        return done[str(index)]
-
-    return jax.make_array_from_callback(leaf.shape, sharding, shard)
+    """Reads one slice at a time, for all the devices that hold it, so that the host never holds the whole."""
+    holders: dict[str, tuple[Index, list[jax.Device]]] = {}
+    for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
+        holders.setdefault(str(index), (index, []))[1].append(device)
+    shards = []
+    for index, devices in holders.values():
+        value = read_param(weights, path, leaf, index)
+        shards += [jax.block_until_ready(jax.device_put(value, device)) for device in devices]
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
 
 
 def read_param(weights: Weights, path: str, leaf: jax.ShapeDtypeStruct, index: Index) -> np.ndarray:

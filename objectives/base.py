@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import chex
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 
 class Loss(NamedTuple):
@@ -19,6 +19,12 @@ class Loss(NamedTuple):
     """number of units: tokens, sequences or pairs, as the objective's docstring says"""
     metrics: dict[str, tuple[Array, Array]]
     """name -> (sum, weight)"""
+
+
+def follows(segment_ids: Int[ArrayLike, "B T"]) -> Bool[Array, "B T"]:
+    """True where token t has a predecessor in its own segment: only there is a token predicted."""
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
+    return (segment_ids == before) & (segment_ids != 0)
 
 
 def masked_sum(values: Float[ArrayLike, "B T"], mask: Float[ArrayLike, "B T"]) -> Float[Array, ""]:

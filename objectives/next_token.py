@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from objectives.base import Loss
+from objectives.base import Loss, follows
 from objectives.sft import sft
 
 
@@ -14,7 +14,4 @@ def next_token(scores: Any, batch: dict[str, ArrayLike]) -> Loss:
 
     The loss mask is not asked: prompts and headers count as well.
     """
-    segments = batch["segment_ids"]
-    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
-    predicted = (segments == before) & (segments != 0)
-    return sft(scores, batch | {"loss_mask": predicted.astype(jnp.float32)})
+    return sft(scores, batch | {"loss_mask": follows(batch["segment_ids"]).astype(jnp.float32)})

@@ -41,14 +41,16 @@ class _Decoding(NamedTuple):
     logps: Float[Array, "B T"]
 
 
-def generate(model: Transformer, params: Any, prompts: Sequence[Sequence[int]], key: Key[Array, ""], *,
-             max_new_tokens: int, temperature: float, eos_ids: Sequence[int]) -> list[Completion]:
+def generate(model: Transformer, variables: dict[str, Any], prompts: Sequence[Sequence[int]], key: Key[Array, ""], *,
+             max_new_tokens: int, temperature: float, eos_ids: Sequence[int], first_row: int = 0) -> list[Completion]:
     """One completion a prompt. temperature 0 takes the likeliest token; changing it does not recompile.
 
-    Row i draws with fold_in(key, i), so a row's completion does not depend on its neighbours.
+    Row i draws with fold_in(key, first_row + i), so a row's completion does not depend on its neighbours or its batch.
     """
     longest = max(map(len, prompts))
-    if longest == 0 or longest + max_new_tokens > model.config.max_length:
+    if min(map(len, prompts)) == 0:
+        raise InputError("a prompt has no tokens; give at least one")
+    if longest + max_new_tokens > model.config.max_length:
         raise InputError(f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit the model's context "
                          f"of {model.config.max_length}; shorten the prompt or lower --max-new-tokens")
     mesh = jax.sharding.get_abstract_mesh()
@@ -58,7 +60,8 @@ def generate(model: Transformer, params: Any, prompts: Sequence[Sequence[int]], 
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], lengths[row] = prompt, len(prompt)
     ends = np.asarray(sorted(eos_ids) or [-1], np.int32)
-    out, logps = jax.device_get(_generate(model, max_new_tokens, params, tokens, lengths, key,
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first_row + np.arange(rows))
+    out, logps = jax.device_get(_generate(model, max_new_tokens, variables, tokens, lengths, keys,
                                           np.float32(temperature), ends, np.int32(len(prompts))))
     return [_completion(out[row], logps[row], ends) for row in range(len(prompts))]
 
@@ -70,15 +73,14 @@ def _completion(tokens: np.ndarray, logps: np.ndarray, ends: np.ndarray) -> Comp
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _generate(model: Transformer, max_new_tokens: int, params: Any, tokens: Int[Array, "B P"], lengths: Int[Array, "B"],
-              key: Key[Array, ""], temperature: Float[Array, ""], ends: Int[Array, "E"],
+def _generate(model: Transformer, max_new_tokens: int, variables: Any, tokens: Int[Array, "B P"],
+              lengths: Int[Array, "B"], keys: Key[Array, "B"], temperature: Float[Array, ""], ends: Int[Array, "E"],
               num_prompts: Int[Array, ""]) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
     batch, width = tokens.shape
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-    kernel = output_kernel(model.config, params).astype(model.config.dtype)
+    kernel = output_kernel(model.config, variables["params"]).astype(model.config.dtype)
     cache = init_cache(model.config, batch, width + max_new_tokens)
     positions = jnp.broadcast_to(jnp.arange(width), tokens.shape)
-    hidden, cache = _forward(model, params, cache, tokens, positions)
+    hidden, cache = _forward(model, variables, cache, tokens, positions)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
     def draw(hidden: Float[Array, "B D"], step: Array) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
@@ -88,7 +90,7 @@ def _generate(model: Transformer, max_new_tokens: int, params: Any, tokens: Int[
     def body(at: _Decoding) -> _Decoding:
         tokens, logps = at.tokens.at[:, at.step].set(at.token), at.logps.at[:, at.step].set(at.logp)
         done = at.done | jnp.isin(at.token, ends)
-        hidden, cache = _forward(model, params, at.cache, at.token[:, None], (lengths + at.step)[:, None])
+        hidden, cache = _forward(model, variables, at.cache, at.token[:, None], (lengths + at.step)[:, None])
         token, logp = draw(hidden[:, 0], at.step + 1)
         return _Decoding(at.step + 1, token, logp, done, cache, tokens, logps)
 
@@ -99,9 +101,9 @@ def _generate(model: Transformer, max_new_tokens: int, params: Any, tokens: Int[
     return end.tokens, end.logps
 
 
-def _forward(model: Transformer, params: Any, cache: Any, tokens: Int[Array, "B T"],
+def _forward(model: Transformer, variables: Any, cache: Any, tokens: Int[Array, "B T"],
              positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Any]:
-    hidden, updated = model.apply({"params": params, "cache": cache}, tokens, positions, jnp.ones_like(tokens),
+    hidden, updated = model.apply(variables | {"cache": cache}, tokens, positions, jnp.ones_like(tokens),
                                   mutable=["cache"])
     return hidden, updated["cache"]
 

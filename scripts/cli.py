@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -87,10 +88,16 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             raise InputError(f"{where}: {value!r} is no number") from None
-    if isinstance(value, list):
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise InputError(f"{where}: {value!r} is none of {', '.join(get_args(kind))}")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise InputError(f"{where}: a list expected, not {value!r}")
         return tuple(value)
-    if kind in (int, str, bool, float) and type(value) is not kind:
-        raise InputError(f"{where}: {kind.__name__} expected, not {value!r}")
+    allowed = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    if get_origin(kind) is not Literal and type(value) not in allowed:
+        names = " or ".join("nothing" if each is type(None) else each.__name__ for each in allowed)
+        raise InputError(f"{where}: {names} expected, not {value!r}")
     return value
 
 
@@ -124,6 +131,12 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError for what no random generator takes."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {seed}")
 
 
 def row_length(asked: int | None, context: int) -> int:

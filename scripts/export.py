@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,27 +36,30 @@ def main(config: Config) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--output {folder} exists and is not empty; name a new folder")
     opened = open_model(config.run)
+    if config.format == "adapter" and getattr(opened, "lora", None) is None:
+        raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
     export(opened, folder, config.format, config.dtype)
     print(f"exported: {folder}")
 
 
 def export(opened: Any, folder: Path, form: str, dtype: str) -> None:
     """Writes into a folder beside `folder` that takes its name when it is complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    {"merged": write_merged, "adapter": write_lora}[form](opened, partial, dtype)
-    if folder.exists():
-        folder.rmdir()  # empty, as checked
-    os.replace(partial, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=folder.name, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        partial = Path(scratch) / "export"
+        {"merged": write_merged, "adapter": write_lora}[form](opened, partial, dtype)
+        if folder.exists():
+            folder.rmdir()  # empty, as checked
+        os.replace(partial, folder)
 
 
 def write_merged(opened: Any, folder: Path, dtype: str) -> None:
+    from models.pretrained import load_merged
     from models.safetensors_weights import write_hf_folder
     from sharding.mesh import MeshConfig, make_mesh
     from training.runs import open_tokenizer
 
-    model_config, params = opened.load(make_mesh(MeshConfig(fsdp=-1, data=1)), param_dtype="float32")
+    model_config, params = load_merged(opened, make_mesh(MeshConfig(fsdp=-1, data=1)), param_dtype="float32")
     write_hf_folder(folder, params, model_config, dtype)
     tokenizer = open_tokenizer(opened.tokenizer)
     if tokenizer is not None:
@@ -64,14 +67,14 @@ def write_merged(opened: Any, folder: Path, dtype: str) -> None:
 
 
 def write_lora(opened: Any, folder: Path, _: str) -> None:
+    from models.config import HUB_IDS
     from models.peft import write_adapter
     from sharding.mesh import MeshConfig, make_mesh
-    from training.runs import TrainedRun, read_config
+    from training.runs import read_config
 
-    if not isinstance(opened, TrainedRun) or opened.lora is None:
-        raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
     lora = opened.load_lora(make_mesh(MeshConfig()))
-    write_adapter(folder, lora, opened.lora, read_config(opened.path)["model"])
+    base = read_config(opened.path)["model"]
+    write_adapter(folder, lora, opened.lora, HUB_IDS.get(base, base))
 
 
 if __name__ == "__main__":

@@ -54,31 +54,31 @@ def complete(config: Config) -> list[dict[str, Any]]:
 
     from data.encode import encode_prompts
     from data.records import JsonlSource
-    from models.transformer import Transformer
     from rollouts.sampler import generate
     from sharding.mesh import make_mesh
     from training.progress import track
     from training.runs import open_model, open_tokenizer
 
     cli.check_positive(config, "max_new_tokens", "batch_size")
+    cli.check_seed(config.seed)
     check(config)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
     source = JsonlSource(config.data) if config.data else [{"prompt": config.prompt}]
-    prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size)
+    prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size,
+                             max_length=opened.config.max_length - config.max_new_tokens)
     dtype = cli.resolve_dtype(config.dtype)
-    model_config, params = opened.load(mesh, dtype=dtype, param_dtype=dtype)
+    model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
 
     done: list[dict[str, Any]] = []
     starts = range(0, len(prompts), config.batch_size)
     with jax.set_mesh(mesh):
         for start in track(starts, "generating"):
-            key = jax.random.fold_in(jax.random.key(config.seed), start)
             completions = generate(
-                Transformer(model_config), params, prompts[start : start + config.batch_size], key,
+                model, variables, prompts[start : start + config.batch_size], jax.random.key(config.seed),
                 max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-                eos_ids=tokenizer.eos_ids if tokenizer else ())
+                eos_ids=tokenizer.eos_ids if tokenizer else (), first_row=start)
             done += [{"completion": tokenizer.decode(each.tokens) if tokenizer else None,
                       "completion_tokens": each.tokens, "completion_logps": each.logps,
                       "finish_reason": each.finish_reason} for each in completions]

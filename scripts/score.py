@@ -1,6 +1,7 @@
 """Log-probability and entropy of every token of given rows."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 from scripts import cli
@@ -35,7 +36,6 @@ class Config:
 def main(config: Config) -> None:
     from data.encode import encode_all
     from data.records import JsonlSource
-    from models.transformer import Transformer
     from sharding.mesh import make_mesh
     from training.evaluation import score_rows
     from training.progress import track
@@ -45,13 +45,14 @@ def main(config: Config) -> None:
     cli.check_output(config.output)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
-    rows = encode_all(JsonlSource(config.data), open_tokenizer(opened.tokenizer), append_eos=False,
+    rows = encode_all(JsonlSource(config.data), open_tokenizer(opened.tokenizer), training=False,
                       vocab_size=opened.config.vocab_size, max_length=opened.config.max_length)
     dtype = cli.resolve_dtype(config.dtype)
-    model_config, params = opened.load(mesh, dtype=dtype, param_dtype=dtype)
-    scores = score_rows(Transformer(model_config), params, rows, config.batch_size, mesh, config.temperature)
+    model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
+    scores = score_rows(model, variables, rows, config.batch_size, mesh, config.temperature,
+                        functools.partial(track, what="scoring"))
     with cli.output_lines(config.output) as write:
-        for row, score in track(zip(rows, scores, strict=True), "scoring", len(rows)):
+        for row, score in zip(rows, scores, strict=True):
             write({"logps": score.logps.tolist(), "entropy": score.entropy.tolist(),
                    "loss_mask": row.loss_mask.tolist()})
     print(f"{len(rows)} rows scored: {config.output}")

@@ -69,22 +69,23 @@ def main(config: Config) -> None:
     from data.batches import training_batches
     from data.encode import encode_all, longest_row
     from data.records import JsonlSource
+    from models.pretrained import load_merged
     from models.transformer import Transformer
     from sharding.mesh import make_mesh
     from training.evaluation import make_evaluation
     from training.loop import LoopConfig, train
     from training.optimizer import make_optimizer, make_schedule
     from training.progress import track
-    from training.runs import absolute_reference, check_free, open_model, open_tokenizer, start
+    from training.runs import absolute_reference, check_free, fingerprint, open_model, open_tokenizer, start
     from training.state import init_state
     from training.step import make_train_step
 
     cli.check_positive(config, "max_steps", "batch_size", "num_microbatches", "learning_rate")
+    cli.check_seed(config.seed)
     config = dataclasses.replace(config, model=absolute_reference(config.model), dtype=cli.resolve_dtype(config.dtype))
     objective = cli.load_function(config.objective)
     mesh = make_mesh(config.mesh)
-    run, recorded = Path(config.output_dir), dataclasses.asdict(config)
-    check_free(run, recorded, MAY_DIFFER)
+    run = Path(config.output_dir)
 
     # the model, not read yet, and the rows
     opened = open_model(config.model)
@@ -92,9 +93,11 @@ def main(config: Config) -> None:
     max_length = cli.row_length(config.max_length, opened.config.max_length)
 
     def read(path: str) -> list[Any]:
-        return encode_all(JsonlSource(path), tokenizer, vocab_size=opened.config.vocab_size, append_eos=True,
+        return encode_all(JsonlSource(path), tokenizer, vocab_size=opened.config.vocab_size, training=True,
                           max_length=max_length, track=functools.partial(track, what="reading rows"))
 
+    recorded = dataclasses.asdict(config) | {"sha256": fingerprint(config.data, config.eval_data)}
+    check_free(run, recorded, MAY_DIFFER)
     rows = read(config.data)
     held_out = read(config.eval_data) if config.eval_data else None
     length = max_length if config.packing and config.max_length else longest_row(rows)
@@ -103,9 +106,8 @@ def main(config: Config) -> None:
 
     # the weights, straight to their shards
     lora = config.lora if config.lora.rank else None
-    model_config, params = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype if lora else "float32",
-                                       remat=config.remat, attention=config.attention)
-    start(run, recorded, model_config, tokenizer)
+    model_config, params = load_merged(opened, mesh, dtype=config.dtype, remat=config.remat, attention=config.attention,
+                                       param_dtype=config.dtype if lora else "float32")
 
     # the experiment
     schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
@@ -115,6 +117,7 @@ def main(config: Config) -> None:
     train_step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, held_out, config.batch_size, mesh) if held_out else None
     loop = LoopConfig(config.max_steps, config.num_microbatches, config.save_every, config.eval_every)
+    start(run, recorded, model_config, tokenizer)
     train(state, train_step, batches, run, mesh, loop, evaluate)
     print(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output out.jsonl)")
 

@@ -33,7 +33,7 @@ RULES: dict[str, MeshAxes] = {
 }
 
 LARGE = 2**22
-"""elements from which a parameter may not be replicated on a mesh that could split it"""
+"""elements from which a parameter may not be replicated on a mesh that could split it; LoRA's thin ones may"""
 
 
 def mesh_axes(axes: Sequence[str | None], rules: Mapping[str, MeshAxes] = RULES) -> tuple[MeshAxes, ...]:
@@ -72,7 +72,8 @@ def param_spec(name: str, shape: Sequence[int], axes: Sequence[str | None], mesh
             raise InputError(f"{name}: axis {axis!r} of size {size} does not divide over {ways(entry, mesh)} devices "
                              f"(mesh axis {entry}); change --mesh.{names_of(entry)[0]}")
     pieces = math.prod(ways(entry, mesh) for entry in entries)
-    if pieces == 1 and math.prod(shape) >= LARGE and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
+    could_split = "rank" not in axes and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+    if pieces == 1 and math.prod(shape) >= LARGE and could_split:
         raise InputError(f"{name} {tuple(shape)} would be replicated on mesh {dict(mesh.shape)}: "
                          f"give one of its axes {tuple(axes)} a mesh axis in RULES in sharding/rules.py, "
                          f"or set --mesh.fsdp 1 --mesh.tensor 1")

@@ -15,8 +15,8 @@ from models.transformer import Transformer, init_variables
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import tree_shardings
 
-CONFIG = ModelConfig(vocab_size=64, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=8,
-                     max_length=256, qk_norm=True, qkv_bias=True, family="qwen3")
+CONFIG = ModelConfig(vocab_size=64, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=8, num_kv_heads=2, head_dim=8,
+                     max_length=256, qk_norm=True, qkv_bias=True, tie_embeddings=True, family="qwen3")
 LORA = LoRAConfig(rank=4, alpha=8.0)
 
 

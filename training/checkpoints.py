@@ -13,9 +13,10 @@ from errors import InputError
 from training.state import TrainState
 
 
-def open_manager(run: Path, keep: int = 2) -> ocp.CheckpointManager:
-    """The manager of a run directory's checkpoints/."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+def open_manager(run: Path, read_only: bool = False) -> ocp.CheckpointManager:
+    """The manager of a run directory's checkpoints/; the newest two are kept."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else 2, read_only=read_only,
+                                           create=not read_only)
     return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
 
 
@@ -27,8 +28,12 @@ def save(manager: ocp.CheckpointManager, state: TrainState, position: dict[str, 
 
 
 def restore(manager: ocp.CheckpointManager, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint in `state`'s shapes and shardings, and the data position saved with it."""
+    """The newest checkpoint in `state`'s shapes and shardings, and the data position saved with it.
+
+    The memory of what is replaced is given back first: a run that just fits must fit when it is resumed, too.
+    """
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (state.trainable, _progress(state)))
+    jax.tree.map(lambda leaf: leaf.delete(), (state.trainable, state.opt_state))
     found = manager.restore(manager.latest_step(), args=ocp.args.Composite(
         trainable=ocp.args.StandardRestore(shapes[0]), progress=ocp.args.StandardRestore(shapes[1]),
         data=ocp.args.JsonRestore()))
@@ -43,8 +48,11 @@ def _progress(state: TrainState) -> dict[str, Any]:
 
 def restore_trainable(run: Path, shapes: Any) -> Any:
     """Only the trained collection of a run's newest checkpoint, as `shapes` (with shardings) says."""
-    with open_manager(run) as manager:
+    missing = InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
+    if not (run / "checkpoints").is_dir():
+        raise missing
+    with open_manager(run, read_only=True) as manager:
         if manager.latest_step() is None:
-            raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
+            raise missing
         return manager.restore(manager.latest_step(), args=ocp.args.Composite(
             trainable=ocp.args.StandardRestore(shapes)))["trainable"]

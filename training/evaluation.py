@@ -1,6 +1,6 @@
 """Held-out metrics: the objective over rows that are never trained on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,20 +29,21 @@ def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row
     return evaluate
 
 
-def score_rows(model: Transformer, params: Any, rows: Sequence[Row], batch_size: int, mesh: jax.sharding.Mesh,
-               temperature: float = 1.0) -> Iterator[TokenScores]:
+def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row], batch_size: int,
+               mesh: jax.sharding.Mesh, temperature: float = 1.0,
+               track: Callable[[Any], Any] = iter) -> list[TokenScores]:
     """Scores of each row, numpy [T] at the row's own length, in the order of `rows`.
 
-    Rows are batched with those of like length. Their scores wait in memory until it is their turn.
+    Rows are batched with those of like length. `track` may draw a progress bar over the batches.
     """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
-    scorer = jax.jit(lambda params, batch, temperature: score(model, {"params": params}, batch, temperature))
-    done: dict[int, TokenScores] = {}
+    scorer = jax.jit(lambda variables, batch, temperature: score(model, variables, batch, temperature))
+    done: list[Any] = [None] * len(rows)
     batches = in_order([rows[index] for index in order], batch_size=batch_size, length=longest_row(rows))
     with jax.set_mesh(mesh):
-        for number, batch in enumerate(batches):
-            scores = jax.device_get(scorer(params, put_batch(batch, mesh), np.float32(temperature)))
+        for number, batch in enumerate(track(batches)):
+            scores = jax.device_get(scorer(variables, put_batch(batch, mesh), np.float32(temperature)))
             for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
                 length = len(rows[index].tokens)
                 done[index] = TokenScores(*(each[place, :length] for each in scores))
-    yield from (done.pop(index) for index in range(len(rows)))
+    return done

@@ -12,7 +12,7 @@ class MetricsFile:
 
     def __init__(self, run: Path, step: int):
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(run) if line["step"] <= step]
+        kept = [line for line in read_metrics(run) if line["step"] <= step] if step else []
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.num_tokens = max((line.get("num_tokens", 0) for line in kept), default=0)
 

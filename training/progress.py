@@ -11,13 +11,12 @@ PLAIN_LINES = 20
 """lines that a run prints in all where the output is no terminal"""
 
 
-def track(items: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
+def track(items: Sequence[Any], what: str) -> Iterable[Any]:
     """`items` with a bar on the terminal that goes when they are done; without one where the output is a file."""
     console = Console(stderr=True)
     if not console.is_terminal:
         return items
-    total = len(items) if isinstance(items, Sequence) else total
-    return rich.progress.track(items, what, total, console=console, transient=True)
+    return rich.progress.track(items, what, console=console, transient=True)
 
 
 class TrainingProgress:

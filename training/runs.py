@@ -1,6 +1,7 @@
 """The run directory: config.yaml, model/, metrics.jsonl, checkpoints/ - started, continued and opened as a model."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,8 +14,8 @@ import yaml
 from data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from errors import InputError
 from models.config import ModelConfig, from_hf, to_hf
-from models.lora import LoRAConfig, merge
-from models.pretrained import Pretrained, open_pretrained
+from models.lora import LoRAConfig
+from models.pretrained import Pretrained, load_merged, open_pretrained
 from models.safetensors_weights import read_json
 from models.transformer import Transformer, init_variables
 from models.weights import abstract_params
@@ -29,7 +30,9 @@ def is_run(path: Path) -> bool:
 def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str]) -> None:
     """Raises InputError unless `run` is free, or this very experiment's already (then it is resumed)."""
     if not is_run(run):
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        # a run killed while it was being made leaves these
+        ours = {"model", "config.yaml.partial"}
+        if run.exists() and (not run.is_dir() or any(path.name not in ours for path in run.iterdir())):
             raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
         return
     there, now = read_config(run), yaml.safe_load(_dump(config))
@@ -37,6 +40,14 @@ def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str]) ->
         if key not in may_differ and there.get(key) != now.get(key):
             raise InputError(f"output directory {run} holds another experiment ({key}: {there.get(key)} there, "
                              f"{now.get(key)} now); choose another --output-dir, or resume it with its own flags")
+
+
+def fingerprint(*files: str | None) -> list[str | None]:
+    """SHA-256 of each file: the same command on changed rows is another experiment."""
+    try:
+        return [file and hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+    except OSError as error:
+        raise InputError(f"data {error.filename}: cannot be read ({error.strerror}); give a .jsonl file") from None
 
 
 def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Tokenizer | None) -> None:
@@ -58,9 +69,12 @@ def _dump(config: dict[str, Any]) -> str:
 def read_config(run: Path) -> dict[str, Any]:
     """config.yaml of a run directory."""
     try:
-        return yaml.safe_load((run / "config.yaml").read_text())
+        config = yaml.safe_load((run / "config.yaml").read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{run / 'config.yaml'}: not readable ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{run / 'config.yaml'}: a mapping of flags was expected; is {run} a run directory?")
+    return config
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -72,7 +86,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run opened as a model; `load` gives its newest checkpoint, LoRA merged into the base model's weights."""
+    """A run opened as a model; `load` gives its newest checkpoint."""
 
     path: Path
     config: ModelConfig
@@ -83,15 +97,13 @@ class TrainedRun:
         """The model that the run started from."""
         return open_model(read_config(self.path)["model"])
 
-    def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[ModelConfig, dict[str, Any]]:
-        """(configuration, `params`) on `mesh`; `compute` overrides dtype, remat, ..."""
+    def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
+        """(model, variables) on `mesh`: `params`, and `lora` where it was trained; `compute` overrides dtype, ..."""
         if self.lora is None:
             config = dataclasses.replace(self.config, **compute)
-            stored = dataclasses.replace(config, param_dtype="float32")
-            params = restore_trainable(self.path, on_mesh(abstract_params(stored), mesh))
-            return config, jax.tree.map(lambda leaf: leaf.astype(config.param_dtype), params)
-        config, params = self.base().load(mesh, **compute)
-        return config, jax.jit(merge, donate_argnums=0)(params, self.load_lora(mesh), self.lora.scale)
+            return Transformer(config), {"params": restore_trainable(self.path, on_mesh(abstract_params(config), mesh))}
+        config, params = load_merged(self.base(), mesh, **compute)
+        return Transformer(config, self.lora), {"params": params, "lora": self.load_lora(mesh)}
 
     def load_lora(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         """The trained `lora` collection alone."""

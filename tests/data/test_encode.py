@@ -21,7 +21,7 @@ def tokenizer():
 
 @pytest.fixture
 def encode(tokenizer):
-    return lambda record, append_eos=True: encode_record(record, tokenizer, vocab_size=49152, append_eos=append_eos)
+    return lambda record, training=True: encode_record(record, tokenizer, vocab_size=49152, training=training)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_text_counts_from_its_second_token_to_its_end(encode, tokenizer):
     row = encode({"text": "The sky is blue."})
     assert row.tokens.tolist() == [*tokenizer.encode("The sky is blue."), tokenizer.eos_id]
     assert row.loss_mask.tolist() == [0.0] + [1.0] * (len(row.tokens) - 1)
-    assert len(encode({"text": "The sky is blue."}, append_eos=False).tokens) == len(row.tokens) - 1
+    assert len(encode({"text": "The sky is blue."}, training=False).tokens) == len(row.tokens) - 1
 
 
 def test_prompt_and_completion_are_encoded_as_one(encode, tokenizer):
@@ -84,28 +84,30 @@ def test_pretokenised_rows_pass_through(encode):
     ({"prompt": "a", "completion": CHAT}, "both be strings or both be lists"),
     ({"tokens": [1, 49152]}, "ids from 0 to 49151"),
     ({"tokens": [1, True]}, "ids from 0 to 49151"),
-    ({"tokens": [1, 2], "loss_mask": [1]}, "one number for each of the 2 tokens"),
+    ({"tokens": [1, 2], "loss_mask": [1]}, "one number from 0 on for each of the 2 tokens"),
+    ({"tokens": [1, 2], "loss_mask": 5}, "one number from 0 on"),
+    ({"tokens": [1, 2], "loss_mask": [0, float("nan")]}, "one number from 0 on"),
     ({"tokens": [1, 2], "loss_mask": [1, 0]}, "no token of the row is a target"),
-    ({"tokens": []}, "no token of the row is a target"),
+    ({"tokens": []}, "the row has no tokens"),
 ])
 def test_bad_rows_name_file_and_line(record, message, source, tokenizer):
     rows = source({"text": "fine, this one"}, "", record)
     with pytest.raises(InputError, match=rf"rows\.jsonl:3: .*{message}"):
-        encode_all(rows, tokenizer, vocab_size=49152, append_eos=True, max_length=64)
+        encode_all(rows, tokenizer, vocab_size=49152, training=True, max_length=64)
 
 
 def test_malformed_json_names_the_line(source, tokenizer):
     rows = source({"text": "fine, this one"}, '{"text": "cut')
     with pytest.raises(InputError, match=r"rows\.jsonl:2: malformed JSON"):
-        encode_all(rows, tokenizer, vocab_size=49152, append_eos=True, max_length=64)
+        encode_all(rows, tokenizer, vocab_size=49152, training=True, max_length=64)
     with pytest.raises(InputError, match=r"rows\.jsonl:1: a JSON object was expected, not list"):
-        encode_all(source("[1, 2]"), tokenizer, vocab_size=49152, append_eos=True, max_length=64)
+        encode_all(source("[1, 2]"), tokenizer, vocab_size=49152, training=True, max_length=64)
 
 
 def test_rows_over_length_are_named(source, tokenizer):
     rows = source({"tokens": [1] * 64}, {"tokens": [1] * 65})
     with pytest.raises(InputError, match=r"rows\.jsonl:2: 65 tokens are longer than the 64 allowed"):
-        encode_all(rows, tokenizer, vocab_size=49152, append_eos=True, max_length=64)
+        encode_all(rows, tokenizer, vocab_size=49152, training=True, max_length=64)
 
 
 def test_lines_end_at_newlines_only(source):
@@ -121,13 +123,24 @@ def test_empty_and_missing_files(source, tmp_path):
 
 def test_prompts(tokenizer):
     rows = [{"prompt": "Hi"}, {"prompt": CHAT[:1]}, {"messages": CHAT}, {"tokens": [4, 5]}]
-    one, two, three, four = encode_prompts(rows, tokenizer, vocab_size=49152)
+    one, two, three, four = encode_prompts(rows, tokenizer, vocab_size=49152, max_length=64)
     assert one == two == three
     assert tokenizer.decode(one, skip_special_tokens=False).endswith("<|im_start|>assistant\n")
     assert four == [4, 5]
 
 
 def test_without_a_tokenizer_only_tokens_are_taken(source):
-    assert len(encode_all(source({"tokens": [1, 2]}), None, vocab_size=9, append_eos=True, max_length=9)) == 1
+    assert len(encode_all(source({"tokens": [1, 2]}), None, vocab_size=9, training=True, max_length=9)) == 1
     with pytest.raises(InputError, match="the model has no tokenizer"):
-        encode_all(source({"text": "Hi"}), None, vocab_size=9, append_eos=True, max_length=9)
+        encode_all(source({"text": "Hi"}), None, vocab_size=9, training=True, max_length=9)
+
+
+def test_scoring_asks_for_no_target(encode):
+    assert encode({"tokens": [5]}, training=False).loss_mask.tolist() == [0.0]
+    assert not encode({"tokens": [5, 6], "loss_mask": [0, 0]}, training=False).loss_mask.any()
+
+
+def test_a_prompt_beside_a_completion_is_continued_as_text(tokenizer):
+    [prompt] = encode_prompts([{"prompt": "The sky is", "completion": " blue"}], tokenizer, vocab_size=49152,
+                              max_length=64)
+    assert prompt == tokenizer.encode("The sky is")

@@ -13,7 +13,6 @@ import pytest
 from models.config import from_hf
 from models.pretrained import EMBEDDED, open_pretrained
 from models.scoring import score
-from models.transformer import Transformer
 from sharding.mesh import MeshConfig, make_mesh
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -27,10 +26,9 @@ def batch_of(tokens):
 
 
 def scores_of(reference, tokens, mesh, **compute):
-    config, params = open_pretrained(str(reference)).load(mesh, **compute)
-    model = Transformer(config)
+    model, variables = open_pretrained(str(reference)).load(mesh, **compute)
     with jax.set_mesh(mesh):
-        return jax.jit(lambda params, batch: score(model, {"params": params}, batch))(params, batch_of(tokens))
+        return jax.jit(lambda variables, batch: score(model, variables, batch))(variables, batch_of(tokens))
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +49,8 @@ def test_sharded_loading_gives_the_same_scores():
     folder = FIXTURES / "families" / "qwen2"
     expected = np.load(folder / "reference.npz")
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-    _, params = open_pretrained(str(folder)).load(mesh)
-    kernel = params["layers"]["mlp"]["gate"]["kernel"]
+    _, variables = open_pretrained(str(folder)).load(mesh)
+    kernel = variables["params"]["layers"]["mlp"]["gate"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
     tokens = np.concatenate([expected["tokens"], expected["tokens"][:1]])
     scores = scores_of(folder, tokens, mesh)

@@ -122,7 +122,7 @@ def test_bfloat16_matmuls_accumulate_their_gradient_in_float32(small_chunks):
     np.testing.assert_allclose(small, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_lora_pays_for_no_gradient_of_the_vocabulary(variables):
+def test_lora_pays_for_no_gradient_of_the_vocabulary():
     def total(hidden, kernel, tokens):
         return jnp.sum(score_hidden(hidden, kernel, tokens).logps)
 

@@ -16,7 +16,7 @@ from models.config import PRESETS, from_hf, to_hf
 from models.gguf_weights import GGUFWeights
 from models.lora import LoRAConfig
 from models.peft import read_adapter, read_adapter_config, write_adapter
-from models.pretrained import open_pretrained
+from models.pretrained import load_merged, open_pretrained
 from models.safetensors_weights import write_hf_folder
 
 FAMILIES = Path(__file__).parents[1] / "fixtures" / "families"
@@ -36,7 +36,7 @@ def rewrite(folder, change):
 
 
 def load(folder):
-    return open_pretrained(str(folder)).load(one_device())
+    return load_merged(open_pretrained(str(folder)), one_device())
 
 
 @pytest.mark.parametrize("preset", PRESETS)

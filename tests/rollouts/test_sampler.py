@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CONFIG, one_device, random_variables, variables_on
+from tiny import CONFIG, LORA, one_device, random_variables, variables_on
 
 from errors import InputError
+from models.lora import merge
 from models.pretrained import EMBEDDED, open_pretrained
 from models.transformer import Transformer, output_kernel
 from rollouts import sampler
@@ -40,7 +41,8 @@ def without_cache(model, params, prompt, count):
 
 
 def greedy(model, params, prompts, count, **rest):
-    return generate(model, params, prompts, KEY, max_new_tokens=count, temperature=0.0, **{"eos_ids": ()} | rest)
+    return generate(model, {"params": params}, prompts, KEY, max_new_tokens=count, temperature=0.0,
+                    **{"eos_ids": ()} | rest)
 
 
 def test_greedy_with_the_cache_equals_full_passes(params):
@@ -50,15 +52,16 @@ def test_greedy_with_the_cache_equals_full_passes(params):
 
 
 def test_greedy_with_the_cache_equals_full_passes_on_smollm2():
-    config, params = open_pretrained(EMBEDDED).load(one_device())
+    model, variables = open_pretrained(EMBEDDED).load(one_device())
+    params = variables["params"]
     prompt = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198]
-    [completion] = greedy(Transformer(config), params, [prompt], 64)
-    assert completion.tokens == without_cache(Transformer(config), params, prompt, 64)
+    [completion] = greedy(model, params, [prompt], 64)
+    assert completion.tokens == without_cache(model, params, prompt, 64)
 
 
 def test_rows_do_not_touch_each_other(params):
     def drawn(prompts):
-        return generate(MODEL, params, prompts, KEY, max_new_tokens=12, temperature=1.0, eos_ids=(1, 2))
+        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, temperature=1.0, eos_ids=(1, 2))
 
     assert drawn(PROMPTS)[:2] == drawn([*PROMPTS[:2], [1] * 40])[:2]
 
@@ -85,18 +88,20 @@ def test_any_end_token_stops_and_is_kept(params):
 
 def test_seeds_repeat_and_differ(params):
     def drawn(seed):
-        return [each.tokens for each in generate(MODEL, params, PROMPTS, jax.random.key(seed), max_new_tokens=12,
-                                                 temperature=1.0, eos_ids=())]
+        return [each.tokens for each in generate(MODEL, {"params": params}, PROMPTS, jax.random.key(seed),
+                                                 max_new_tokens=12, temperature=1.0, eos_ids=())]
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
-    same_prompt = generate(MODEL, params, [PROMPTS[0]] * 2, KEY, max_new_tokens=12, temperature=1.0, eos_ids=())
+    same_prompt = generate(MODEL, {"params": params}, [PROMPTS[0]] * 2, KEY, max_new_tokens=12, temperature=1.0,
+                           eos_ids=())
     assert same_prompt[0].tokens != same_prompt[1].tokens
 
 
 def test_logps_are_those_of_the_tempered_distribution(params):
     temperature = 0.5
-    [completion] = generate(MODEL, params, PROMPTS[:1], KEY, max_new_tokens=8, temperature=temperature, eos_ids=())
+    [completion] = generate(MODEL, {"params": params}, PROMPTS[:1], KEY, max_new_tokens=8,
+                            temperature=temperature, eos_ids=())
     tokens = jnp.asarray([PROMPTS[0] + completion.tokens])
     positions = jnp.arange(tokens.shape[1])[None]
     hidden = MODEL.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))[0]
@@ -116,8 +121,30 @@ def test_draws_follow_the_distribution():
 def test_temperature_does_not_recompile(params):
     greedy(MODEL, params, PROMPTS, 4)
     compiled = sampler._generate._cache_size()
-    generate(MODEL, params, PROMPTS, KEY, max_new_tokens=4, temperature=0.3, eos_ids=())
+    generate(MODEL, {"params": params}, PROMPTS, KEY, max_new_tokens=4, temperature=0.3, eos_ids=())
     assert sampler._generate._cache_size() == compiled
+
+
+def test_lora_is_sampled_as_it_was_trained(params):
+    variables = random_variables(LORA)
+    [adapted] = generate(Transformer(CONFIG, LORA), variables, PROMPTS[:1], KEY, max_new_tokens=16, temperature=0.0,
+                         eos_ids=())
+    merged = merge(variables["params"], variables["lora"], LORA.scale)
+    assert adapted.tokens == greedy(MODEL, merged, PROMPTS[:1], 16)[0].tokens
+    assert adapted.tokens != greedy(MODEL, variables["params"], PROMPTS[:1], 16)[0].tokens
+
+
+def test_a_row_draws_alike_in_any_batch(params):
+    def drawn(prompts, first_row):
+        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, temperature=1.0, eos_ids=(),
+                        first_row=first_row)
+
+    assert drawn(PROMPTS, 0)[2].tokens == drawn(PROMPTS[2:], 2)[0].tokens
+
+
+def test_an_empty_prompt_is_refused(params):
+    with pytest.raises(InputError, match="no tokens"):
+        greedy(MODEL, params, [[3], []], 4)
 
 
 def test_what_does_not_fit_the_context_is_refused(params):

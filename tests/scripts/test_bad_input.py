@@ -95,6 +95,24 @@ def test_unknown_objective(sft):
     assert "'objectives.sft:none' names no function" in sft(objective="objectives.sft:none")
 
 
+def test_what_is_found_late_leaves_no_directory_either(sft):
+    assert "warmup_steps 9 must be fewer" in sft(**{"optimizer.warmup_steps": 9})
+    assert "--seed must be from 0" in sft(seed=-1)
+
+
+def test_changed_rows_are_another_experiment(refused, run_script, tiny_model, write_rows, tmp_path):
+    flags = ("--model", tiny_model, "--output-dir", tmp_path / "run", "--max-steps", 1)
+    assert run_script("sft", *flags, "--data", write_rows("rows.jsonl", [{"tokens": [1, 2, 3]}]))[0] == 0
+    err = refused("sft", *flags, "--data", write_rows("rows.jsonl", [{"tokens": [1, 2, 4]}]))
+    assert "holds another experiment (sha256" in err
+
+
+def test_prompts_that_do_not_fit_are_named_first(refused, tiny_model, write_rows, tmp_path):
+    data = write_rows("prompts.jsonl", [{"tokens": [1]}, {"tokens": [1] * 120}])
+    err = refused("generate", "--model", tiny_model, "--data", data, "--max-new-tokens", 9)
+    assert "prompts.jsonl:2: a prompt of 120 tokens, where 1 to 119 fit" in err
+
+
 @pytest.mark.parametrize("flag", ["max_steps", "batch_size", "num_microbatches", "learning_rate"])
 def test_numbers_that_must_be_positive(sft, flag):
     assert f"--{flag.replace('_', '-')} must be above 0" in sft(**{flag: 0})
@@ -124,6 +142,12 @@ def test_bad_recipes(refused, tmp_path):
     assert "unknown key 'learning_rat'; known are model, data" in refused("sft", "--config", tmp_path / "typo.yaml")
     (tmp_path / "kind.yaml").write_text("max_steps: many\n")
     assert "max_steps: int expected, not 'many'" in refused("sft", "--config", tmp_path / "kind.yaml")
+    (tmp_path / "choice.yaml").write_text("optimizer: {schedule: linear}\n")
+    assert "schedule: 'linear' is none of cosine, constant" in refused("sft", "--config", tmp_path / "choice.yaml")
+    (tmp_path / "maybe.yaml").write_text("max-length: abc\n")
+    assert "max_length: int or nothing expected" in refused("sft", "--config", tmp_path / "maybe.yaml")
+    (tmp_path / "list.yaml").write_text("lora: {targets: q}\n")
+    assert "targets: a list expected" in refused("sft", "--config", tmp_path / "list.yaml")
     assert "not readable as YAML" in refused("sft", "--config", tmp_path / "none.yaml")
 
 
@@ -138,7 +162,7 @@ def test_outputs_that_cannot_be_written(refused, tiny_model, token_rows, tmp_pat
 def test_adapter_of_a_run_without_lora(refused, tiny_model, tmp_path):
     err = refused("export", "--run", tiny_model, "--output", tmp_path / "out", "--format", "adapter")
     assert "needs a run trained with LoRA" in err
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_generate_needs_one_kind_of_prompt(refused, tiny_model, token_rows):

@@ -8,6 +8,8 @@ from jax.sharding import PartitionSpec
 
 from errors import InputError
 from models.config import PRESETS
+from models.lora import LoRAConfig
+from models.transformer import Transformer, init_variables
 from models.weights import abstract_params
 from sharding import rules
 from sharding.mesh import MeshConfig, make_mesh
@@ -40,9 +42,16 @@ def test_size_that_does_not_divide(mesh):
 
 def test_large_array_left_replicated(mesh):
     with pytest.raises(InputError, match=r"big \(4096, 1024\) would be replicated"):
-        rules.param_spec("big", (4096, 1024), ("rank", "features"), mesh)
+        rules.param_spec("big", (4096, 1024), ("layers", "features"), mesh)
     only_data = make_mesh(MeshConfig(data=8))
-    assert rules.param_spec("big", (4096, 1024), ("rank", "features"), only_data) == PartitionSpec(None, None)
+    assert rules.param_spec("big", (4096, 1024), ("layers", "features"), only_data) == PartitionSpec(None, None)
+
+
+@pytest.mark.parametrize("preset", ["llama3.1-8b", "llama3.1-70b"])
+def test_large_adapters_lay_over_tensor_meshes(preset):
+    model = Transformer(PRESETS[preset], LoRAConfig(rank=64))
+    boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+    rules.tree_shardings(boxed, make_mesh(MeshConfig(data=1, fsdp=1, tensor=8)))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

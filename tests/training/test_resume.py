@@ -22,8 +22,9 @@ STEPS = 40
 
 def start(run, rows, *more):
     """scripts.sft in a process of its own, on one device."""
-    command = [sys.executable, "-m", "scripts.sft", "--model", TINY, "--data", rows, "--output-dir", run, "--max-steps",
-               STEPS, "--batch-size", 4, "--learning-rate", "1e-2", "--save-every", 6, "--dtype", "float32", *more]
+    command = [sys.executable, "-m", "scripts.sft", "--model", TINY, "--data", rows, "--eval-data", rows,
+               "--output-dir", run, "--max-steps", STEPS, "--batch-size", 4, "--learning-rate", "1e-2",
+               "--save-every", 6, "--dtype", "float32", *more]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True)

@@ -26,7 +26,7 @@ MESHES = [(data, fsdp, tensor) for data, fsdp, tensor in itertools.product([1, 2
 
 
 def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sft):
-    """Loss, metrics and gradient as the step divides them."""
+    """Loss, gradient and entropy as the step divides them."""
     mesh = mesh or one_device()
     model = Transformer(CONFIG, lora)
     with jax.set_mesh(mesh):
@@ -35,12 +35,14 @@ def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sf
         on_device = put_batch(jax.device_get(batch), mesh, num_microbatches)
         (total, weight, metrics), grads = jax.jit(
             lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
-    return float(total / weight), jax.device_get(jax.tree.map(lambda grad: grad / weight, grads))
+    entropy = metrics["entropy"][0] / metrics["entropy"][1]
+    return float(total / weight), jax.device_get(jax.tree.map(lambda grad: grad / weight, grads)), float(entropy)
 
 
 def assert_same(one, other, tolerance=1e-5):
     """Loss and every gradient within a relative tolerance of the gradient's norm."""
     assert one[0] == pytest.approx(other[0], rel=tolerance)
+    assert one[2] == pytest.approx(other[2], rel=tolerance)
     for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
@@ -95,11 +97,14 @@ def test_the_gradient_is_that_of_the_plain_mean(lora, reference):
         return -jnp.sum(scores.logps * batch["loss_mask"]) / jnp.sum(batch["loss_mask"])
 
     value, grads = jax.jit(jax.value_and_grad(mean_loss))(variables[name])
-    assert_same((float(value), grads), reference)
+    assert_same((float(value), grads, reference[2]), reference)
 
 
-def test_objectives_differ():
-    assert loss_and_grads(padded(ROWS), objective=next_token)[0] != loss_and_grads(padded(ROWS))[0]
+def test_next_token_is_invariant_too(lora):
+    whole = loss_and_grads(padded(ROWS), lora, objective=next_token)
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    assert_same(loss_and_grads(packed(ROWS, 40), lora, mesh, num_microbatches=2, objective=next_token), whole)
+    assert whole[0] != loss_and_grads(padded(ROWS), lora)[0]
 
 
 def run_steps(lora, count, change=lambda state, batch: (state, batch), mesh=None):
@@ -152,7 +157,7 @@ def test_non_finite_gradients_skip_the_update_and_are_counted(lora):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.opt_state), jax.device_get(clean.opt_state))
 
 
-def test_a_batch_without_targets_is_loss_zero_and_no_step(lora):
+def test_a_batch_without_targets_is_loss_and_gradient_zero(lora):
     def empty(state, batch):
         return state, batch | {"loss_mask": jnp.zeros_like(batch["loss_mask"])}
 
