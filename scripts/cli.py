@@ -20,6 +20,7 @@ Config = TypeVar("Config")
 
 def run(main: Callable[[Any], None], config_type: type, description: str) -> None:
     """Parses the command line into `config_type` and calls `main`; InputError becomes one line and exit status 1."""
+    keep_memory()
     try:
         main(parse(config_type, sys.argv[1:], description))
     except InputError as error:
@@ -28,6 +29,21 @@ def run(main: Callable[[Any], None], config_type: type, description: str) -> Non
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
+
+
+def keep_memory() -> None:
+    """Starts `python -m scripts.NAME` over with a malloc that keeps freed memory and asks for huge pages (Linux).
+
+    XLA's CPU backend takes gigabytes of fresh memory at every step; mapping them page by page costs a quarter of a
+    training step on a CPU (docs/measured.md). glibc reads its settings at start only. Nothing is done where
+    GLIBC_TUNABLES is set already.
+    """
+    as_script = sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("scripts.")
+    if as_script and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": MALLOC})
 
 
 def parse(config_type: type[Config], arguments: list[str], description: str) -> Config:
