@@ -3,6 +3,7 @@
 `trainable`: the trained collection; `progress`: step, optimiser state and key; `data`: the position in the data.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def restore_trainable(run: Path, shapes: Any) -> Any:
     missing = InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
     if not (run / "checkpoints").is_dir():
         raise missing
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that a read-only manager is read-only
     with open_manager(run, read_only=True) as manager:
         if manager.latest_step() is None:
             raise missing
