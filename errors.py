@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right: bad input, named, with its remedy."""
+"""The exceptions that end a script with one line: bad input, and a stop that was asked for."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     Scripts print it as `error: ...` and exit with status 1; anything else that is raised is a bug of Temper's
     own and keeps its traceback.
     """
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """The run was asked to stop (SIGTERM) and has saved itself. Scripts print the message and exit with status 0."""

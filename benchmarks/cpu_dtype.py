@@ -23,8 +23,8 @@ from models.transformer import Transformer, init_variables
 from objectives.sft import sft
 from scripts import cli
 from sharding.mesh import MeshConfig, make_mesh
+from sharding.placement import Placement
 from sharding.rules import tree_shardings
-from training.loop import put_batch
 from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from training.state import init_state
 from training.step import make_train_step
@@ -113,7 +113,7 @@ def train_step(config: Config, model_config: ModelConfig, dtype: str) -> Callabl
     optimizer = make_optimizer(OptimizerConfig(), schedule)
     state = init_state(model, random_params(model, mesh), optimizer, jax.random.key(0), mesh)
     step = make_train_step(model.clone(training=True), sft, optimizer, schedule, state)
-    batch = put_batch(random_batch(config, model_config.vocab_size), mesh, num_microbatches=1)
+    batch = Placement(config.batch_size, 1, mesh).put(random_batch(config, model_config.vocab_size), list(range(config.batch_size)))
 
     def call() -> Any:
         nonlocal state

@@ -1,32 +1,39 @@
-"""Rows to batches of explicit [B, T] arrays, through Grain: shuffled by seed, padded to a bucket or packed."""
+"""Rows to batches of explicit [B, T] arrays: streams of training rows, padded or packed, and rows in their order."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from data.encode import Row
+from data.streams import StreamReader, Streams
 
 Batch = dict[str, np.ndarray]
-"""tokens, positions, segment_ids int32 and loss_mask float32, all [B, T]; segment 0 is padding"""
+"""tokens, positions, segment_ids int32 and loss_mask float32, all [B, T]; segment 0 is padding. Training batches have
+counts int32 [B, 3] too: data.reading.COUNTS"""
 
 
-def training_batches(rows: Sequence[Row], *, batch_size: int, length: int, packing: bool,
-                     seed: int) -> grain.IterDataset:
-    """Endless batches of `batch_size` rows; every row once an epoch, each epoch in an order of its own.
+class TrainingBatches:
+    """Endless batches of some rows of the global batch: `rows`, those that this process needs.
 
-    `length` is the longest row's (padded) or the packed row's. The iterator's get_state/set_state is the position.
+    `position` is where their streams stand: {row: state}, for JSON. `start` is such a position of all rows, or None for
+    the beginning. Any host, and any number of hosts, can go on from it.
     """
-    fields = [row._asdict() for row in rows]
-    dataset = grain.MapDataset.source(fields).seed(seed).shuffle().repeat()
-    if not packing:
-        sizes = buckets(length)
-        return dataset.batch(batch_size, batch_fn=lambda batch: pad(batch, sizes)).to_iter_dataset()
-    packed = grain.experimental.FirstFitPackIterDataset(
-        dataset.to_iter_dataset(), length_struct={"tokens": length, "loss_mask": length},
-        num_packing_bins=max(8, 2 * batch_size))
-    return packed.map(from_packed).batch(batch_size)
+
+    def __init__(self, streams: Streams, rows: Sequence[int], workers: int = 0, start: Sequence[Any] | None = None):
+        self.rows = list(rows)
+        self._sizes = buckets(streams.length) if streams.packing == "none" else None
+        self._reader = StreamReader(streams, self.rows, workers, start and [start[row] for row in self.rows])
+
+    def __next__(self) -> Batch:
+        rows = next(self._reader)
+        return stack_packed(rows) if self._sizes is None else pad(rows, self._sizes)
+
+    def position(self) -> dict[int, Any]:
+        return dict(zip(self.rows, self._reader.states, strict=True))
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 def in_order(rows: Sequence[Row], *, batch_size: int, length: int) -> list[Batch]:
@@ -58,15 +65,27 @@ def pad(rows: Sequence[Any], sizes: Sequence[int]) -> Batch:
 
     segment_ids = np.stack([np.arange(length) < len(row["tokens"]) for row in rows]).astype(np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), segment_ids.shape).copy()
-    return {"tokens": stack("tokens", np.int32), "positions": positions, "segment_ids": segment_ids,
-            "loss_mask": stack("loss_mask", np.float32)}
+    batch = {"tokens": stack("tokens", np.int32), "positions": positions, "segment_ids": segment_ids,
+             "loss_mask": stack("loss_mask", np.float32)}
+    return batch | _counts(rows)
 
 
-def from_packed(row: dict[str, np.ndarray]) -> Batch:
-    """Grain's packed row in this project's names; Grain numbers segments from 1 and pads with 0, as we do."""
-    return {"tokens": row["tokens"].astype(np.int32), "positions": row["tokens_positions"].astype(np.int32),
-            "segment_ids": row["tokens_segment_ids"].astype(np.int32),
-            "loss_mask": row["loss_mask"].astype(np.float32)}
+def stack_packed(rows: Sequence[Any]) -> Batch:
+    """Grain's packed rows in this project's names; Grain numbers segments from 1 and pads with 0, as we do.
+
+    A segment that begins in the middle of a row that was split is no target at its first token: nothing predicts it.
+    """
+    def stack(name: str, dtype: Any) -> np.ndarray:
+        return np.stack([row[name] for row in rows]).astype(dtype)
+
+    positions = stack("tokens_positions", np.int32)
+    return {"tokens": stack("tokens", np.int32), "positions": positions,
+            "segment_ids": stack("tokens_segment_ids", np.int32),
+            "loss_mask": stack("loss_mask", np.float32) * (positions > 0)} | _counts(rows)
+
+
+def _counts(rows: Sequence[Any]) -> Batch:
+    return {"counts": np.stack([row["counts"].sum(0) for row in rows])} if "counts" in rows[0] else {}
 
 
 def add_rows(batch: Batch, rows: int) -> Batch:
@@ -75,9 +94,7 @@ def add_rows(batch: Batch, rows: int) -> Batch:
     return {name: np.pad(array, ((0, fill), (0, 0))) for name, array in batch.items()} if fill else batch
 
 
-def micro_batches(batch: Batch, count: int, shards: int) -> Batch:
-    """[B, T] arrays to [count, b, T], b the smallest multiple of `shards` that holds all rows."""
-    rows = len(batch["tokens"])
-    each = -(-rows // (count * shards)) * shards
-    filled = add_rows(batch, each * count)
-    return {name: array.reshape(count, each, -1) for name, array in filled.items()}
+def widen(batch: Batch, length: int) -> Batch:
+    """Pads [B, T] arrays at the end to `length` positions."""
+    fill = length - batch["tokens"].shape[1]
+    return {name: array if name == "counts" else np.pad(array, ((0, 0), (0, fill))) for name, array in batch.items()}

@@ -1,12 +1,11 @@
 """One record to one row: token ids and the loss mask, index t always speaking of token t."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.chat import encode_chat, encode_prompt
-from data.records import JsonlSource, Record
+from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from errors import InputError
 
@@ -19,29 +18,34 @@ class Row(NamedTuple):
 
 
 def encode_record(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int, training: bool) -> Row:
-    """Row of a record with `tokens`, `messages`, `prompt` and `completion`, or `text`.
+    """Row of a record with `tokens`, `messages` (or ShareGPT's `conversations`), `prompt` and `completion`, or `text`.
 
     Pretokenised rows pass through untouched. `training` ends texts and completions given as strings with the end token
     and asks for a target; scoring takes a row as it is. The end of a chat turn is the template's affair.
     Raises InputError for a record of no known shape, or without any target.
     """
     if "tokens" in record:
-        row = _pretokenised(record, vocab_size)
+        row = pretokenised(record, vocab_size)
     elif tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
-    elif "messages" in record:
-        row = encode_chat(tokenizer, record["messages"])
-    elif "prompt" in record and "completion" in record:
-        row = _prompt_completion(record["prompt"], record["completion"], tokenizer, training)
-    elif "text" in record:
-        row = _text("", record["text"], tokenizer, training)
     else:
-        raise InputError(f"no known columns among {sorted(record)}; a row has messages, prompt and completion, "
-                         f"text, or tokens")
-    return _finish(*row, training)
+        row = _encode(normalise(record), tokenizer, training)
+    return finish_row(*row, training)
 
 
-def _finish(tokens: list[int], mask: list[float], training: bool) -> Row:
+def _encode(record: Record, tokenizer: Tokenizer, training: bool) -> tuple[list[int], list[float]]:
+    if "messages" in record:
+        return encode_chat(tokenizer, record["messages"])
+    if "prompt" in record and "completion" in record:
+        return _prompt_completion(record["prompt"], record["completion"], tokenizer, training)
+    if "text" in record:
+        return encode_text("", record["text"], tokenizer, training)
+    raise InputError(f"no known columns among {sorted(record)}; a row has messages, prompt and completion, text, or "
+                     f"tokens")
+
+
+def finish_row(tokens: list[int], mask: list[float], training: bool) -> Row:
+    """The row as arrays, its first token no target. Raises InputError for an empty one, or one without a target."""
     row = Row(np.asarray(tokens, np.int32), np.asarray(mask, np.float32))
     row.loss_mask[:1] = 0.0
     if not len(row.tokens):
@@ -52,7 +56,8 @@ def _finish(tokens: list[int], mask: list[float], training: bool) -> Row:
     return row
 
 
-def _pretokenised(record: Record, vocab_size: int) -> tuple[list[int], list[float]]:
+def pretokenised(record: Record, vocab_size: int) -> tuple[list[int], list[float]]:
+    """`tokens` and `loss_mask` (1 everywhere unless given) as they are, once they are known to be sound."""
     tokens, mask = record["tokens"], record.get("loss_mask")
     if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
         raise InputError(f"tokens must be a list of ids from 0 to {vocab_size - 1}")
@@ -67,52 +72,37 @@ def _pretokenised(record: Record, vocab_size: int) -> tuple[list[int], list[floa
 def _prompt_completion(prompt: Any, completion: Any, tokenizer: Tokenizer,
                        training: bool) -> tuple[list[int], list[float]]:
     if isinstance(prompt, str) and isinstance(completion, str):
-        return _text(prompt, completion, tokenizer, training)
+        return encode_text(prompt, completion, tokenizer, training)
     if isinstance(prompt, list) and isinstance(completion, list):
         return encode_chat(tokenizer, prompt + completion, first_target=len(prompt))
     raise InputError("prompt and completion must both be strings or both be lists of messages")
 
 
-def _text(prompt: str, text: str, tokenizer: Tokenizer, training: bool) -> tuple[list[int], list[float]]:
-    """The whole is encoded at once; a token that straddles the border belongs to the prompt."""
+def encode_text(prompt: str, text: str, tokenizer: Tokenizer, training: bool) -> tuple[list[int], list[float]]:
+    """Tokens and loss mask of prompt + text, with the BOS that the tokenizer adds, and an end token for training.
+
+    The whole is encoded at once; a token that straddles the border belongs to the prompt.
+    """
     if not isinstance(text, str):
         raise InputError(f"text must be a string, not {type(text).__name__}")
-    tokens, offsets = tokenizer.encode_with_offsets(prompt + text)
-    mask = [float(start >= len(prompt)) for start, _ in offsets]
+    tokens, mask = _encode_whole(prompt, text, tokenizer)
     bos = start_tokens(tokenizer)
     tokens, mask = bos + tokens, [0.0] * len(bos) + mask
     return (tokens + [tokenizer.eos_id], mask + [1.0]) if training else (tokens, mask)
+
+
+def _encode_whole(prompt: str, text: str, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+    if not prompt:  # without a border nobody needs offsets, which take their time
+        tokens = tokenizer.encode(text)
+        return tokens, [1.0] * len(tokens)
+    tokens, offsets = tokenizer.encode_with_offsets(prompt + text)
+    return tokens, [float(start >= len(prompt)) for start, _ in offsets]
 
 
 def start_tokens(tokenizer: Tokenizer) -> list[int]:
     """[BOS] where the tokenizer begins a text with one by itself, else []."""
     first = tokenizer.encode("", add_special_tokens=True)[:1]
     return first if first == [tokenizer.bos_id] else []
-
-
-def encode_all(source: JsonlSource, tokenizer: Tokenizer | None, *, vocab_size: int, training: bool, max_length: int,
-               track: Callable[[Any], Any] = iter) -> list[Row]:
-    """All rows of a source, so that a bad one is known before the first step. `track` may draw a progress bar.
-
-    Raises InputError, naming file and line, for a bad row or one of more than `max_length` tokens.
-    """
-    rows = []
-    for index in track(range(len(source))):
-        record = source[index]
-        try:
-            row = encode_record(record, tokenizer, vocab_size=vocab_size, training=training)
-        except InputError as error:
-            raise InputError(f"{source.place(index)}: {error}") from None
-        if len(row.tokens) > max_length:
-            raise InputError(f"{source.place(index)}: {len(row.tokens)} tokens are longer than the {max_length} "
-                             f"allowed; shorten or remove the row, or raise --max-length up to the model's context")
-        rows.append(row)
-    return rows
-
-
-def longest_row(rows: list[Row]) -> int:
-    """Tokens of the longest row."""
-    return max(len(row.tokens) for row in rows)
 
 
 def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
@@ -131,16 +121,17 @@ def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
                 raise InputError(f"a prompt of {len(prompts[-1])} tokens, where 1 to {max_length} fit the model's "
                                  f"context beside the new ones; change the prompt or lower --max-new-tokens")
         except InputError as error:
-            where = source.place(index) if isinstance(source, JsonlSource) else "--prompt"
+            where = source.place(index) if hasattr(source, "place") else "--prompt"
             raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return prompts
 
 
 def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
     if "tokens" in record:
-        return _pretokenised(record, vocab_size)[0]
+        return pretokenised(record, vocab_size)[0]
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
+    record = normalise(record)
     prompt = record.get("messages", record.get("prompt"))
     if isinstance(prompt, str) and tokenizer.chat_template and "completion" not in record:
         prompt = [{"role": "user", "content": prompt}]

@@ -5,11 +5,13 @@ as four letters. So the text is cut at control and user-defined symbols and at t
 later; what lies between is encoded. SentencePiece writes a space, the "dummy prefix", before every text it
 gets. Here, as in transformers, only the beginning of the whole text has it, or every part where
 tokenizer_config.json says "legacy". Unlike in transformers, a text that begins with a space keeps it besides.
+Inside, "▁" stands for a space, so a "▁" in the text would come back as one. A LOSSLESS model, which
+data/tokenizer_training.py makes, has it spelled in bytes; others take it as the models they belong to learned it.
 """
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from data.tokenizer_config import TokenizerConfig, find_eos, find_token, read_js
 from errors import InputError
 
 _CONTROL, _USER_DEFINED = 3, 4  # ModelProto.SentencePiece.Type
+LOSSLESS = "lossless"
+"""name of the normaliser of models that give back every text as it was; only SentencePiece's trainer reads it"""
 
 
 class SentencePieceTokenizer:
@@ -26,6 +30,7 @@ class SentencePieceTokenizer:
         self._model, self._max_length = model, config.settings.get("model_max_length")
         proto = _parse(model, config.source)
         self._first = _processor(proto)
+        self._prefix = proto.normalizer_spec.add_dummy_prefix
         proto.normalizer_spec.add_dummy_prefix = False
         self._inner = self._first if config.settings.get("legacy", False) else _processor(proto)
         self._added = _added_tokens(config)
@@ -35,7 +40,10 @@ class SentencePieceTokenizer:
         self._texts = {token_id: text for text, token_id in self._symbols.items()}
         added_special = {token_id for token_id, special in self._added.values() if special}
         self._special = added_special | set(controls.values())
-        self._cut = _any_of(self._symbols)
+        self._spelled = {text: [token_id] for text, token_id in self._symbols.items()}
+        if proto.normalizer_spec.name == LOSSLESS:
+            self._spelled["▁"] = [self._first.piece_to_id(f"<0x{byte:02X}>") for byte in "▁".encode()]
+        self._cut = _any_of(self._spelled)
         self.vocab_size = max(len(proto.pieces), *(token_id + 1 for token_id in self._texts), 1)
         self._look_up(config)
 
@@ -54,37 +62,48 @@ class SentencePieceTokenizer:
         self._add_eos = config.settings.get("add_eos_token", False)
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        ids = self.encode_with_offsets(text)[0]
+        ids = []
+        for part, at in self._parts(text):
+            ids += self._spelled.get(part) or self._encode_part(part, at, int)
         if not add_special_tokens:
             return ids
         before = [self.bos_id] if self._add_bos else []
         return before + ids + ([self.eos_id] if self._add_eos else [])
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        ids, offsets, at = [], [], 0
-        for part in self._cut.split(text):
-            if part in self._symbols:
-                ids.append(self._symbols[part])
-                offsets.append((at, at + len(part)))
-            elif part:
-                part_ids, part_offsets = self._encode_part(part, self._inner if at else self._first)
-                ids += part_ids
-                offsets += [(at + start, at + end) for start, end in part_offsets]
-            at += len(part)
+        ids, offsets = [], []
+        for part, at in self._parts(text):
+            if part in self._spelled:
+                part_ids = self._spelled[part]
+                part_offsets = [(0, len(part))] * len(part_ids)
+            else:
+                encoding = self._encode_part(part, at, "offset_mapping")
+                part_ids, part_offsets = encoding["ids"], self._widen(encoding["ids"], encoding["offsets"])
+            ids += part_ids
+            offsets += [(at + start, at + end) for start, end in part_offsets]
         return ids, offsets
 
-    def _encode_part(self, part: str, processor) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and offsets; SentencePiece gives a character's width to the last of its byte tokens alone."""
+    def _parts(self, text: str) -> Iterator[tuple[str, int]]:
+        """Symbols and what lies between them, each with the place where it begins."""
+        at = 0
+        for part in self._cut.split(text):
+            if part:
+                yield part, at
+            at += len(part)
+
+    def _encode_part(self, part: str, at: int, out_type: Any) -> Any:
         try:
-            encoding = processor.encode(part, out_type="offset_mapping")
-        except RuntimeError as error:
+            return (self._inner if at else self._first).encode(part, out_type=out_type)
+        except (RuntimeError, UnicodeEncodeError) as error:
             raise InputError(f"text that is not valid Unicode ({part[:40]!a}); mend or drop it") from error
-        ids, offsets = encoding["ids"], encoding["offsets"]
+
+    def _widen(self, ids: list[int], offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """SentencePiece gives a character's width to the last of its byte tokens alone: here each of them has it."""
         for i in range(len(ids) - 2, -1, -1):
             start, end = offsets[i]
-            if start == end and processor.is_byte(ids[i]):
+            if start == end and self._first.is_byte(ids[i]):
                 offsets[i] = (start, offsets[i + 1][1])
-        return ids, offsets
+        return offsets
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         kept = [int(i) for i in ids if not (skip_special_tokens and int(i) in self._special)]
@@ -108,6 +127,7 @@ class SentencePieceTokenizer:
             add_bos_token=self._add_bos,
             add_eos_token=self._add_eos,
             legacy=self._inner is self._first,
+            add_prefix_space=None if self._prefix else False,  # transformers would add one unless told
             model_max_length=self._max_length,
         )
 

@@ -1,4 +1,4 @@
-"""The one scorer: log-probability and entropy of every token, without a [B, T, V] array.
+"""The one scorer: log-probability, entropy and normaliser of every token, without a [B, T, V] array.
 
 The vocabulary projection runs over chunks of positions under lax.scan, each rematerialised, so that neither pass
 holds more than one chunk's logits.
@@ -25,6 +25,8 @@ class TokenScores(NamedTuple):
     """log p(tokens[b, t] | tokens[b, <t])"""
     entropy: Float[Array, "B T"]
     """of the distribution that token t is drawn from, in nats"""
+    log_z: Float[Array, "B T"]
+    """log of that distribution's normaliser: logsumexp of logits / temperature"""
 
 
 def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
@@ -98,10 +100,13 @@ def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], sto
                  tokens: Int[Array, "B C"], temperature: float | Array) -> TokenScores:
     logits = project(hidden, kernel, stored)
     logits = constrain(logits / temperature, "batch", "length", "vocab")
-    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    masses = jnp.exp(shifted)  # the one exponential that both scores share
+    peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))  # log_z has its gradient from `total` alone
+    shifted = logits - peak
+    masses = jnp.exp(shifted)  # the one exponential that all scores share
     total = jnp.sum(masses, axis=-1)
+    log_total = jnp.log(total)
     # a comparison instead of a gather: it fuses, and it needs no exchange over a split vocabulary
     chosen = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == tokens[..., None]
-    logps = jnp.sum(jnp.where(chosen, shifted, 0.0), axis=-1) - jnp.log(total)
-    return TokenScores(logps, jnp.log(total) - jnp.sum(masses * shifted, axis=-1) / total)
+    logps = jnp.sum(jnp.where(chosen, shifted, 0.0), axis=-1) - log_total
+    entropy = log_total - jnp.sum(masses * shifted, axis=-1) / total
+    return TokenScores(logps, entropy, log_total + peak[..., 0])

@@ -5,13 +5,20 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from objectives.base import Loss, follows
+from objectives.base import Loss, follows, masked_sum
 from objectives.sft import sft
 
 
-def next_token(scores: Any, batch: dict[str, ArrayLike]) -> Loss:
-    """-sum_t log p(y_t | y_<t) over every token that has a predecessor in its segment; the unit is the token.
+def next_token(scores: Any, batch: dict[str, ArrayLike], z_loss: float = 0.0) -> Loss:
+    """sum_t -log p(y_t | y_<t) + z_loss log(Z_t)^2 over every token that has a predecessor in its segment.
 
-    The loss mask is not asked: prompts and headers count as well.
+    The unit is the token; the loss mask is not asked: prompts and headers count as well. Z_t is the softmax's
+    normaliser at token t; holding log Z near 0 keeps logits from drifting (PaLM, Chowdhery et al. 2022,
+    arXiv:2204.02311, section 5, with z_loss 1e-4). The metric `z_loss` is what that term adds to the loss.
     """
-    return sft(scores, batch | {"loss_mask": follows(batch["segment_ids"]).astype(jnp.float32)})
+    mask = follows(batch["segment_ids"]).astype(jnp.float32)
+    loss = sft(scores, batch | {"loss_mask": mask})
+    if z_loss == 0:
+        return loss
+    penalty = z_loss * masked_sum(scores.log_z**2, mask)
+    return Loss(loss.total + penalty, loss.weight, loss.metrics | {"z_loss": (penalty, loss.weight)})

@@ -13,19 +13,28 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from errors import InputError
+from data.sources import DataSource, parse_source
+from errors import InputError, Stopped
+from sharding.hosts import lost_peers
 
 Config = TypeVar("Config")
 
 
 def run(main: Callable[[Any], None], config_type: type, description: str) -> None:
-    """Parses the command line into `config_type` and calls `main`; InputError becomes one line and exit status 1."""
+    """Parses the command line into `config_type` and calls `main`.
+
+    InputError becomes one line and exit status 1, a stop that was asked for one line and 0.
+    """
     keep_memory()
     try:
-        main(parse(config_type, sys.argv[1:], description))
+        config = parse(config_type, sys.argv[1:], description)
+        with lost_peers():
+            main(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -53,7 +62,26 @@ def parse(config_type: type[Config], arguments: list[str], description: str) -> 
     recipe, arguments = _take_recipe(arguments)
     description += "\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win."
     default = {} if recipe is None else {"default": read_recipe(config_type, recipe)}
-    return tyro.cli(config_type, args=arguments, description=description, **default)
+    return tyro.cli(config_type, args=arguments, description=description, registry=_data_flags(), **default)
+
+
+def _data_flags() -> Any:
+    """Teaches tyro that a DataSource is written SOURCE or SOURCE@WEIGHT."""
+    import tyro
+
+    def read(arguments: list[str]) -> DataSource:
+        try:
+            return parse_source(arguments[0])
+        except InputError as error:  # tyro would make three lines of it
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    registry = tyro.constructors.ConstructorRegistry()
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1, metavar="SOURCE[@WEIGHT]", instance_from_str=read,
+        is_instance=lambda value: isinstance(value, DataSource), str_from_instance=lambda value: [value.source])
+    registry.primitive_rule(lambda info: spec if info.type is DataSource else None)
+    return registry
 
 
 def _take_recipe(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -97,6 +125,8 @@ def build(config_type: type[Config], values: Any, where: str) -> Config:
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
+    if kind is DataSource and isinstance(value, str):
+        return parse_source(value)
     if dataclasses.is_dataclass(kind):
         return build(kind, value, where)
     if kind is float and isinstance(value, str | int):  # YAML reads 2e-4 as a string
@@ -107,14 +137,29 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise InputError(f"{where}: {value!r} is none of {', '.join(get_args(kind))}")
     if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise InputError(f"{where}: a list expected, not {value!r}")
-        return tuple(value)
-    allowed = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+        return _values(get_args(kind)[0], value, where)
+    allowed = get_args(kind) if get_origin(kind) is UnionType else (get_origin(kind) or kind,)
     if get_origin(kind) is not Literal and type(value) not in allowed:
         names = " or ".join("nothing" if each is type(None) else each.__name__ for each in allowed)
         raise InputError(f"{where}: {names} expected, not {value!r}")
     return value
+
+
+def _values(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
+    """A list of values; one source needs no list around it."""
+    if kind is DataSource and isinstance(value, str | dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise InputError(f"{where}: a list expected, not {value!r}")
+    return tuple(_value(kind, each, f"{where}[{place}]") for place, each in enumerate(value))
+
+
+def say(text: str) -> None:
+    """Prints a line, once for all processes of a run."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(text)
 
 
 def load_function(path: str) -> Callable[..., Any]:
@@ -147,6 +192,13 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Raises InputError where one of the numbers is below 0."""
+    for name in names:
+        if getattr(config, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(config, name)}")
 
 
 def check_seed(seed: int) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from data.sources import DataSource
 from errors import InputError
 from scripts import cli
 from sharding.mesh import MeshConfig
@@ -22,8 +23,8 @@ class Config:
     """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
     prompt: str | None = None
     """one prompt; or --data"""
-    data: str | None = None
-    """.jsonl file of prompts; or --prompt"""
+    data: tuple[DataSource, ...] = ()
+    """sources of prompts; or --prompt"""
     output: str | None = None
     """.jsonl file to write; without it, completions are shown only"""
     max_new_tokens: int = 128
@@ -53,7 +54,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
     import jax
 
     from data.encode import encode_prompts
-    from data.records import JsonlSource
+    from data.sources import Concatenated, open_source
     from rollouts.sampler import generate
     from sharding.mesh import make_mesh
     from training.progress import track
@@ -65,7 +66,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
-    source = JsonlSource(config.data) if config.data else [{"prompt": config.prompt}]
+    source = Concatenated([open_source(each) for each in config.data]) if config.data else [{"prompt": config.prompt}]
     prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size,
                              max_length=opened.config.max_length - config.max_new_tokens)
     dtype = cli.resolve_dtype(config.dtype)
@@ -87,7 +88,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
 
 def check(config: Config) -> None:
     """Raises InputError for flags that do not go together."""
-    if (config.prompt is None) == (config.data is None):
+    if (config.prompt is None) == (not config.data):
         raise InputError("give either --prompt TEXT or --data rows.jsonl")
     if config.prompt == "":
         raise InputError("--prompt is empty; give some text")

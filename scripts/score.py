@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Literal
 
+from data.sources import DataSource
 from scripts import cli
 from sharding.mesh import MeshConfig
 
@@ -20,8 +21,8 @@ and the first token, which nothing predicts, has 0."""
 class Config:
     model: str
     """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
-    data: str
-    """.jsonl file"""
+    data: tuple[DataSource, ...]
+    """sources, as for scripts.sft"""
     output: str
     """.jsonl file to write, a row for each row of the data, in its order"""
     batch_size: int = 8
@@ -34,19 +35,19 @@ class Config:
 
 
 def main(config: Config) -> None:
-    from data.encode import encode_all
-    from data.records import JsonlSource
+    from data.reading import Encoder, read_all
+    from data.sources import open_source
     from sharding.mesh import make_mesh
     from training.evaluation import score_rows
     from training.progress import track
-    from training.runs import open_model, open_tokenizer
+    from training.runs import open_model
 
     cli.check_positive(config, "batch_size", "temperature")
     cli.check_output(config.output)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
-    rows = encode_all(JsonlSource(config.data), open_tokenizer(opened.tokenizer), training=False,
-                      vocab_size=opened.config.vocab_size, max_length=opened.config.max_length)
+    encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length, training=False)
+    rows, _ = read_all([open_source(each) for each in config.data], encoder, functools.partial(track, what="reading"))
     dtype = cli.resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
     scores = score_rows(model, variables, rows, config.batch_size, mesh, config.temperature,

@@ -13,6 +13,7 @@ from models.lora import LoRAConfig
 from models.scoring import score
 from models.transformer import Transformer, init_variables
 from sharding.mesh import MeshConfig, make_mesh
+from sharding.placement import Placement
 from sharding.rules import tree_shardings
 
 CONFIG = ModelConfig(vocab_size=64, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=8, num_kv_heads=2, head_dim=8,
@@ -89,3 +90,10 @@ def packed(some_rows, length):
             batch["segment_ids"][at, start:stop] = segment
             start = stop
     return on_device(batch)
+
+
+def put(batch, mesh, num_microbatches=None):
+    """A host batch onto the mesh, as the loop puts it."""
+    batch = jax.device_get(batch)
+    rows = len(batch["tokens"])
+    return Placement(rows, num_microbatches, mesh).put(batch, list(range(rows)))

@@ -1,60 +1,236 @@
 """Checkpoints by Orbax: asynchronous, atomic, the newest few kept. A step's folder holds three items.
 
-`trainable`: the trained collection; `progress`: step, optimiser state and key; `data`: the position in the data.
+`trainable`: the trained collection; `progress`: step, optimiser state and key; `data`: the position in the data, and
+checksums of everything, since Orbax takes a flipped bit in an array for a number.
 """
 
+import contextlib
+import errno
+import functools
+import itertools
+import json
 import logging
+import math
+import sys
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from errors import InputError
 from training.state import TrainState
 
+LATEST = 2
+"""checkpoints that are kept, the best one not counted"""
 
-def open_manager(run: Path, read_only: bool = False) -> ocp.CheckpointManager:
-    """The manager of a run directory's checkpoints/; the newest two are kept."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=None if read_only else 2, read_only=read_only,
-                                           create=not read_only)
+
+def open_manager(run: Path, *, read_only: bool = False, keep_best: bool = False) -> ocp.CheckpointManager:
+    """The manager of a run directory's checkpoints/; the newest LATEST are kept, and the one with the least held-out
+    loss if `keep_best`. What a kill left of an unfinished save is removed."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant: no metrics, reading only
+    newest = checkpoint_managers.LatestN(n=LATEST)
+    best = checkpoint_managers.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    kept = checkpoint_managers.AnyPreservationPolicy([newest, best]) if keep_best else newest
+    options = ocp.CheckpointManagerOptions(preservation_policy=None if read_only else kept, best_mode="min",
+                                           best_fn=_loss if keep_best or read_only else None,
+                                           read_only=read_only, create=not read_only,
+                                           cleanup_tmp_directories=not read_only)
     return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, position: dict[str, Any]) -> None:
-    """Starts saving `state` and the data position under the state's step; a crash leaves no half checkpoint."""
-    manager.save(int(state.step), args=ocp.args.Composite(
-        trainable=ocp.args.StandardSave(state.trainable), progress=ocp.args.StandardSave(_progress(state)),
-        data=ocp.args.JsonSave(position)))
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics["loss"]
 
 
-def restore(manager: ocp.CheckpointManager, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint in `state`'s shapes and shardings, and the data position saved with it.
+def save(manager: ocp.CheckpointManager, state: TrainState, position: Any, held_out: dict[str, float] | None) -> None:
+    """Starts saving `state` and the data position under the state's step; a crash leaves no half checkpoint.
 
-    The memory of what is replaced is given back first: a run that just fits must fit when it is resumed, too.
+    Raises InputError where this or the save before it, which goes on in the background, cannot be written.
     """
+    arrays = {"trainable": state.trainable, "progress": _progress(state)}
+    data = {"position": position, "checksums": checksums(arrays) | {"position": _checksum_of_json(position)}}
+    with writing(manager):
+        manager.save(int(state.step), metrics=held_out, args=ocp.args.Composite(
+            **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}, data=ocp.args.JsonSave(data)))
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """sum over i of bits_i (2 i + 1) modulo 2^32, for every array: any changed bit changes it, its sharding does not.
+
+    Computed where the arrays are, at the speed of their memory.
+    """
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    everywhere = jax.sharding.NamedSharding(named[0][1].sharding.mesh, jax.sharding.PartitionSpec())
+    sums = jax.device_get(_summing(everywhere)([leaf for _, leaf in named]))
+    return {_name(path): int(value) for (path, _), value in zip(named, sums, strict=True)}
+
+
+@functools.cache
+def _summing(everywhere: jax.sharding.Sharding) -> Callable[[list[jax.Array]], jax.Array]:
+    return jax.jit(lambda leaves: jnp.stack([_checksum(leaf) for leaf in leaves]), out_shardings=everywhere)
+
+
+def _checksum(array: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(jnp.uint32)
+    strides = [math.prod(array.shape[axis + 1:]) % 2**32 for axis in range(array.ndim)]
+    index = sum((jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride)
+                 for axis, stride in enumerate(strides)), start=jnp.uint32(0))
+    return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
+
+
+def _checksum_of_json(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Turns a failed write (full disk, no permission) into one line that says which checkpoint is still good."""
+    try:
+        yield
+    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        good = finished_steps(Path(manager.directory))
+        kept = f"the last good one is of step {good[-1]}" if good else "there is none yet"
+        raise InputError(f"{manager.directory}: a checkpoint could not be written ({_first_line(error)}); {kept}; "
+                         f"make room or mend the permissions, and give the same command again") from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def finished_steps(folder: Path) -> list[int]:
+    """Steps with a committed checkpoint in `folder`, in order."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> tuple[TrainState, Any] | None:
+    """The newest checkpoint that is whole, in `state`'s shapes and shardings, and its data position; None without any.
+
+    A damaged one is named on standard error, moved to damaged-STEP, and the one before it is taken. Raises InputError
+    for a checkpoint of another model, for one that cannot be read although it may be good, and where all are damaged.
+    """
+    _keep_quiet()
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (state.trainable, _progress(state)))
-    jax.tree.map(lambda leaf: leaf.delete(), (state.trainable, state.opt_state))
-    found = manager.restore(manager.latest_step(), args=ocp.args.Composite(
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            _check_same_model(manager, step, shapes[0])
+            # what is replaced gives its memory back first: a run that just fits must fit when it is resumed, too
+            jax.tree.map(lambda leaf: leaf.delete(), (state.trainable, state.opt_state))
+            return _restore(manager, step, state, shapes)
+        except Exception as error:
+            if not _is_damage(error, manager, step):
+                raise
+            _set_aside(manager, step, error)
+    damaged = sorted(path.name for path in Path(manager.directory).glob("damaged-*"))
+    if damaged:
+        raise InputError(f"{manager.directory}: all checkpoints are damaged ({', '.join(damaged)}); start anew in "
+                         f"another --output-dir, or remove these to start anew here")
+    return None
+
+
+def _is_damage(error: Exception, manager: ocp.CheckpointManager, step: int) -> bool:
+    """Whether the files themselves are at fault. Raises InputError where it is that this process cannot read them."""
+    cause = error.__cause__ or error  # Orbax raises a plain Exception from what TensorStore says
+    here = isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+    if here or any(sign in str(cause) for sign in ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED")):
+        raise InputError(f"{manager.directory}/{step}: the checkpoint cannot be read ({_first_line(cause)}); mend that "
+                         f"and give the same command again") from None
+    if isinstance(error, InputError | jax.errors.JaxRuntimeError):
+        return False
+    return type(error) is Exception or isinstance(error, OSError | ValueError | KeyError | TypeError | EOFError)
+
+
+def _set_aside(manager: ocp.CheckpointManager, step: int, error: BaseException) -> None:
+    folder = Path(manager.directory)
+    if jax.process_index() == 0:
+        print(f"warning: {folder / str(step)}: {_damaged(error)}; it is moved to damaged-{step}, and the one before it "
+              f"is taken", file=sys.stderr)
+        names = (folder / (f"damaged-{step}" + (f"-{count}" if count else "")) for count in itertools.count())
+        (folder / str(step)).rename(next(name for name in names if not name.exists()))
+    ocp.multihost.sync_global_processes(f"set aside {step}")
+    manager.reload()
+
+
+def _damaged(error: BaseException) -> str:
+    return f"the checkpoint is incomplete or damaged ({_first_line(error.__cause__ or error)})"
+
+
+def _keep_quiet() -> None:
+    """Where one read fails, Orbax leaves; TensorStore's other reads would each print that nobody waits for them."""
+    sys.unraisablehook = _all_but_abandoned_reads
+
+
+def _all_but_abandoned_reads(unraisable: Any) -> None:
+    if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
+        sys.__unraisablehook__(unraisable)
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, state: TrainState, shapes: Any) -> tuple[TrainState, Any]:
+    found = manager.restore(step, args=ocp.args.Composite(
         trainable=ocp.args.StandardRestore(shapes[0]), progress=ocp.args.StandardRestore(shapes[1]),
         data=ocp.args.JsonRestore()))
+    position = _check(found)
     progress = dict(found["progress"])
     progress["rng"] = jax.random.wrap_key_data(progress["rng"])
-    return state.with_trainable(found["trainable"]).replace(**progress), found["data"]
+    return state.with_trainable(found["trainable"]).replace(**progress), position
+
+
+def _check(found: Any) -> Any:
+    """The data position in what was restored. Raises ValueError for an array, or a position, that was not saved so."""
+    saved, position = found["data"]["checksums"], found["data"]["position"]
+    arrays = {item: found[item] for item in ("trainable", "progress") if found.get(item) is not None}
+    for name, value in ({"position": _checksum_of_json(position)} | checksums(arrays)).items():
+        if saved[name] != value:
+            raise ValueError(f"{name} has not the checksum that it was saved with")
+    return position
+
+
+def _check_same_model(manager: ocp.CheckpointManager, step: int, wanted: Any) -> None:
+    """Raises InputError where the checkpoint's arrays are not those of the model."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.metadata(manager.directory / str(step) / "trainable").item_metadata
+    if found is None:
+        raise FileNotFoundError("its list of arrays cannot be read")
+    there = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
+    here = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise InputError(f"{manager.directory}/{step}: a checkpoint of another model ({name} is "
+                             f"{there.get(name, 'absent')} there, {here.get(name, 'absent')} here); choose another "
+                             f"--output-dir, or put back the model it was made with")
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _progress(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "rng": jax.random.key_data(state.rng)}
 
 
-def restore_trainable(run: Path, shapes: Any) -> Any:
-    """Only the trained collection of a run's newest checkpoint, as `shapes` (with shardings) says."""
+def restore_trainable(run: Path, shapes: Any, step: int | None = None) -> Any:
+    """Only the trained collection of a run's checkpoint (the newest by default), as `shapes` (with shardings) says."""
     missing = InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
     if not (run / "checkpoints").is_dir():
         raise missing
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that a read-only manager is read-only
+    _keep_quiet()
     with open_manager(run, read_only=True) as manager:
-        if manager.latest_step() is None:
+        step = manager.latest_step() if step is None else step
+        if step is None:
             raise missing
-        return manager.restore(manager.latest_step(), args=ocp.args.Composite(
-            trainable=ocp.args.StandardRestore(shapes)))["trainable"]
+        try:
+            found = manager.restore(step, args=ocp.args.Composite(
+                trainable=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()))
+            _check(found)
+        except Exception as error:
+            if not _is_damage(error, manager, step):
+                raise
+            raise InputError(f"{manager.directory}/{step}: {_damaged(error)}; give the training command again, which "
+                             f"goes on from the one before it") from None
+        return found["trainable"]

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from data.batches import in_order
-from data.encode import Row, longest_row
+from data.encode import Row
+from data.reading import longest_row
 from models.scoring import TokenScores, score
 from models.transformer import Transformer
-from training.loop import put_batch
+from sharding.placement import Placement
 from training.state import TrainState
 from training.step import Objective, make_eval_step
 
@@ -18,15 +19,29 @@ from training.step import Objective, make_eval_step
 def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row], batch_size: int,
                     mesh: jax.sharding.Mesh) -> Callable[[TrainState], dict[str, float]]:
     """A function from a state to {"loss": ..., metric: ...}: sums over all rows, divided once."""
-    eval_step = make_eval_step(model, objective)
+    eval_step = make_eval_step(model, objective, mesh)
     batches = in_order(rows, batch_size=batch_size, length=longest_row(rows))
+    placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        sums = [eval_step(state.variables(), put_batch(batch, mesh)) for batch in batches]
+        sums = [eval_step(state.variables(), placement.put(batch, numbers)) for batch in batches]
         total, weight, metrics = jax.device_get(jax.tree.map(lambda *parts: sum(parts), *sums))
         return {"loss": float(total / weight)} | {name: float(s / w) for name, (s, w) in metrics.items()}
 
     return evaluate
+
+
+def language_model_metrics(metrics: dict[str, float], rows: Sequence[Row],
+                           num_bytes: int | None) -> dict[str, float]:
+    """Adds perplexity = exp(loss), loss being nats a target, and bits_per_byte = loss * targets / (ln 2 * bytes).
+
+    `num_bytes` are those of the text that the rows' targets stand for; None where they are no text.
+    """
+    metrics = metrics | {"perplexity": float(np.exp(metrics["loss"]))}
+    if num_bytes:
+        targets = sum(float(row.loss_mask.sum()) for row in rows)
+        metrics["bits_per_byte"] = metrics["loss"] * targets / (np.log(2) * num_bytes)
+    return metrics
 
 
 def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row], batch_size: int,
@@ -40,9 +55,10 @@ def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row
     scorer = jax.jit(lambda variables, batch, temperature: score(model, variables, batch, temperature))
     done: list[Any] = [None] * len(rows)
     batches = in_order([rows[index] for index in order], batch_size=batch_size, length=longest_row(rows))
+    placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
     with jax.set_mesh(mesh):
         for number, batch in enumerate(track(batches)):
-            scores = jax.device_get(scorer(variables, put_batch(batch, mesh), np.float32(temperature)))
+            scores = jax.device_get(scorer(variables, placement.put(batch, numbers), np.float32(temperature)))
             for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
                 length = len(rows[index].tokens)
                 done[index] = TokenScores(*(each[place, :length] for each in scores))

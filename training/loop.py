@@ -1,22 +1,26 @@
 """The loop around the train step: batches in, metrics out, checkpoints, a progress bar."""
 
 import dataclasses
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
 
-from data.batches import Batch, micro_batches
-from errors import InputError
-from sharding.rules import RULES, ways
+from data.batches import Batch, TrainingBatches, widen
+from errors import InputError, Stopped
+from sharding.placement import Placement
 from training import checkpoints
 from training.metrics import MetricsFile
+from training.preemption import Preemption
 from training.progress import TrainingProgress
 from training.state import TrainState
+from training.throughput import device_memory, throughput_metrics
+from training.trackers import StepProfiler, open_trackers
 
 MAX_SKIPPED = 10
 """updates skipped in a row (non-finite gradients) after which a run stops"""
@@ -24,103 +28,177 @@ MAX_SKIPPED = 10
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long a loop runs and what it keeps."""
+    """How long a loop runs, what it keeps and what it shows."""
 
     max_steps: int
-    num_microbatches: int
     save_every: int
     eval_every: int
+    keep_best: bool = False
+    trackers: tuple[str, ...] = ()
+    profile: tuple[int, int] | None = None
+    """first and last step of a profiler trace"""
+    flops_per_token: float = 0.0
 
 
-def put_batch(batch: Batch, mesh: jax.sharding.Mesh, num_microbatches: int | None = None) -> dict[str, jax.Array]:
-    """A host batch onto the mesh, its rows split: [K, B, T] for a train step, [B, T] without micro-batches."""
-    shards = ways(RULES["batch"], mesh)
-    stacked = micro_batches(batch, num_microbatches or 1, shards)
-    stacked = stacked if num_microbatches else {name: array[0] for name, array in stacked.items()}
-    spec = PartitionSpec(None, RULES["batch"]) if num_microbatches else PartitionSpec(RULES["batch"])
-    return jax.device_put(stacked, NamedSharding(mesh, spec))
-
-
-def train(state: TrainState, train_step: Callable[..., Any], batches: Any, run: Path, mesh: jax.sharding.Mesh,
-          config: LoopConfig, evaluate: Callable[[TrainState], dict[str, float]] | None = None) -> TrainState:
+def train(state: TrainState, train_step: Callable[..., Any], open_batches: Callable[[Any], TrainingBatches], run: Path,
+          placement: Placement, config: LoopConfig,
+          evaluate: Callable[[TrainState], dict[str, float]] | None = None) -> TrainState:
     """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
 
-    `batches` is a Grain IterDataset. `evaluate` gives held-out metrics: before the first step, every eval_every steps
-    and after the last. Raises InputError after MAX_SKIPPED skipped updates in a row.
+    `open_batches` takes the position in the data, None for its beginning. `evaluate` gives held-out metrics: before the
+    first step, every eval_every steps and after the last. Raises InputError for bad rows (after saving what is done),
+    and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved, after SIGTERM.
     """
-    iterator = iter(batches)
-    with checkpoints.open_manager(run) as manager, jax.set_mesh(mesh):
-        if manager.latest_step() is not None:
-            state, position = checkpoints.restore(manager, state)
-            iterator.set_state(position)
-        first = int(state.step)
-        log = _Log(MetricsFile(run, first), config, first)
-        with log.progress, log:
-            if evaluate is not None and first == 0:
-                log.held_out(0, evaluate(state))
-            for step in range(first + 1, config.max_steps + 1):
-                state = _one_step(state, train_step, iterator, mesh, config, log, step)
-                if evaluate is not None and _due(step, config.eval_every, config.max_steps):
-                    log.flush()
-                    log.held_out(step, evaluate(state))
-                if _due(step, config.save_every, config.max_steps):
-                    log.flush()
-                    checkpoints.save(manager, state, iterator.get_state())
+    with (checkpoints.open_manager(run, keep_best=config.keep_best) as manager, jax.set_mesh(placement.mesh),
+          Preemption() as stop):
+        restored = checkpoints.restore_newest(manager, state)
+        state, position = restored if restored else (state, None)
+        loop = _Loop(run, placement, config, manager, open_batches(position), int(state.step))
+        try:
+            with loop.log:
+                state = loop.steps(state, train_step, evaluate, stop)
+        finally:
+            loop.batches.close()
+        with checkpoints.writing(manager):
+            manager.wait_until_finished()
     return state
+
+
+class _Loop:
+    """What a step of the loop needs besides the state."""
+
+    def __init__(self, run: Path, placement: Placement, config: LoopConfig, manager: Any, batches: TrainingBatches,
+                 first: int):
+        self.placement, self.config, self.manager, self.batches, self.first = placement, config, manager, batches, first
+        self.log = _Log(run, config, first)
+        self.profiler = StepProfiler(run, config.profile)
+        self.position, self.held_out, self.saved = None, None, first
+
+    def steps(self, state: TrainState, train_step: Any, evaluate: Any, stop: Preemption) -> TrainState:
+        config = self.config
+        if evaluate is not None and self.first == 0:
+            self.log.held_out(0, evaluate(state))
+        for step in range(self.first + 1, config.max_steps + 1):
+            state = self._one_step(state, train_step, step)
+            self.held_out = None
+            if evaluate is not None and _due(step, config.eval_every, config.max_steps):
+                self.log.flush()
+                self.held_out = evaluate(state)
+                self.log.held_out(step, self.held_out)
+            asked = stop.asked(step) and step < config.max_steps
+            if asked or _due(step, config.save_every, config.max_steps):
+                self._save(state, step)
+            if asked:
+                self.manager.wait_until_finished()
+                raise Stopped(f"stopped by SIGTERM after step {step} of {config.max_steps}, which is saved; the same "
+                              f"command goes on from there")
+        return state
+
+    def _one_step(self, state: TrainState, train_step: Any, step: int) -> TrainState:
+        began = time.perf_counter()
+        batch = self._next_batch(state, step)
+        data_seconds = time.perf_counter() - began
+        on_device = self.placement.put(batch, self.batches.rows)
+        self.profiler.before(step)
+        with jax.transfer_guard("disallow"):
+            state, metrics = train_step(state, on_device)
+        self.log.dispatched(step, metrics, data_seconds)
+        self.profiler.after(step, lambda: jax.block_until_ready(metrics))
+        return state
+
+    def _next_batch(self, state: TrainState, step: int) -> Batch:
+        try:
+            batch = next(self.batches)
+        except InputError:
+            if jax.process_count() == 1 and step - 1 > self.saved:  # a row that is bad loses nothing that is done
+                self._save(state, step - 1)
+            raise
+        self.position = self.batches.position()
+        return agree_on_length(batch)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self.log.flush()
+        position = gather_position(self.position, self.placement.batch_size)
+        checkpoints.save(self.manager, state, position, self.held_out)
+        self.saved = step
 
 
 def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def _one_step(state: TrainState, train_step: Any, iterator: Iterator[Batch], mesh: Any, config: LoopConfig,
-              log: "_Log", step: int) -> TrainState:
-    batch = next(iterator)
-    tokens = int(np.count_nonzero(batch["segment_ids"]))
-    on_device = put_batch(batch, mesh, config.num_microbatches)
-    with jax.transfer_guard("disallow"):
-        state, metrics = train_step(state, on_device)
-    log.dispatched(step, metrics, tokens)
-    return state
+def agree_on_length(batch: Batch) -> Batch:
+    """The batch padded to the longest that any process has; they are of one global array."""
+    if jax.process_count() == 1:
+        return batch
+    lengths = multihost_utils.process_allgather(np.int32(batch["tokens"].shape[1]))
+    return widen(batch, int(np.max(lengths)))
+
+
+def gather_position(local: dict[int, Any], batch_size: int) -> list[Any]:
+    """The state of each of the batch's streams, from the processes that read them."""
+    if jax.process_count() == 1:
+        return [local[row] for row in range(batch_size)]
+    text = np.frombuffer(json.dumps(local).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(text)))
+    texts = multihost_utils.process_allgather(np.pad(text, (0, int(np.max(sizes)) - len(text))))
+    parts = [json.loads(bytes(each[:size])) for each, size in zip(texts, sizes, strict=True)]
+    merged = {int(row): state for part in parts for row, state in part.items()}
+    return [merged[row] for row in range(batch_size)]
 
 
 class _Log:
     """Writes a step's metrics once the next step is under way, so that the device never waits for the host."""
 
-    def __init__(self, file: MetricsFile, config: LoopConfig, first: int):
-        self._file, self._pending, self._skipped = file, None, 0
+    def __init__(self, run: Path, config: LoopConfig, first: int):
+        self._main = jax.process_index() == 0
+        self._config, self._pending, self._skipped = config, None, 0
+        self._file = MetricsFile(run, first) if self._main else None
+        self._trackers = open_trackers(config.trackers, run, first)
+        self._progress = TrainingProgress(first, config.max_steps, shown=self._main)
         self._last = time.perf_counter()
-        self.progress = TrainingProgress(first, config.max_steps)
 
     def __enter__(self) -> "_Log":
+        self._progress.__enter__()
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
+        if kind is None or issubclass(kind, Stopped):
             self.flush()
+        self._progress.__exit__()
+        self._trackers.close()
 
-    def dispatched(self, step: int, metrics: dict[str, jax.Array], tokens: int) -> None:
+    def dispatched(self, step: int, metrics: dict[str, jax.Array], data_seconds: float) -> None:
         self.flush()
-        self._pending = (step, metrics, tokens)
+        self._pending = (step, metrics, data_seconds)
 
     def flush(self) -> None:
         """Waits for the step that is pending and writes it down."""
         if self._pending is None:
             return
-        (step, metrics, tokens), self._pending = self._pending, None
+        (step, metrics, data_seconds), self._pending = self._pending, None
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        self._file.num_tokens += tokens
-        values |= {"num_tokens": self._file.num_tokens, "tokens_per_second": tokens / seconds}
-        self._file.write(step, values)
-        self.progress.step(step, values)
+        values |= {"tokens_per_second": values["num_tokens"] / seconds, "step_seconds": seconds,
+                   "data_seconds": min(data_seconds, seconds)}
+        values |= throughput_metrics(self._config.flops_per_token, values["num_tokens"], seconds) | device_memory()
+        self._write(step, values)
         self._check(values["skipped_updates"], step)
 
     def held_out(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(step, {f"eval/{name}": value for name, value in values.items()})
-        self.progress.note(step, values)
+        self._write(step, {f"eval/{name}": value for name, value in values.items()})
         self._last = time.perf_counter()
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if not self._main:
+            return
+        values = self._file.write(step, values)
+        self._trackers.log(step, values)
+        if "loss" in values:
+            self._progress.step(step, values)
+        else:
+            self._progress.note(step, values)
 
     def _check(self, skipped: int, step: int) -> None:
         self._skipped = self._skipped + 1 if skipped else 0

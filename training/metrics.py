@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.reading import COUNTS
 from training.runs import write_atomically
+
+TOTALS = ("num_tokens", *COUNTS)
+"""written as sums since the first step"""
 
 
 class MetricsFile:
@@ -14,13 +18,17 @@ class MetricsFile:
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(run) if line["step"] <= step] if step else []
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.num_tokens = max((line.get("num_tokens", 0) for line in kept), default=0)
+        self.totals = {name: max((line.get(name, 0) for line in kept), default=0) for name in TOTALS}
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line; numbers that JSON has no word for (NaN, infinity) become null."""
+    def write(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        """One line, which is returned; numbers that JSON has no word for (NaN, infinity) become null."""
+        for name in TOTALS:
+            self.totals[name] += values.get(name, 0)
+        values = values | {name: self.totals[name] for name in TOTALS if name in values}
         line = {"step": step} | {name: _plain(value) for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        return values
 
 
 def _plain(value: Any) -> Any:

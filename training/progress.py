@@ -22,14 +22,14 @@ def track(items: Sequence[Any], what: str) -> Iterable[Any]:
 class TrainingProgress:
     """A bar on a terminal; a line now and then where the output is a file."""
 
-    def __init__(self, first: int, last: int):
-        self._console = Console(stderr=True)
+    def __init__(self, first: int, last: int, shown: bool = True):
+        self._console = Console(stderr=True, quiet=not shown)
         self._last = last
         self._every = max(1, (last - first) // PLAIN_LINES)
         self._bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self._console,
-            disable=not self._console.is_terminal)
+            disable=not (shown and self._console.is_terminal))
         self._task = self._bar.add_task("train", total=last, completed=first, numbers="compiling ...")
 
     def __enter__(self) -> "TrainingProgress":
@@ -47,5 +47,5 @@ class TrainingProgress:
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """A line of held-out figures above the bar."""
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        figures = "  ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items())
         self._console.print(f"step {step}: held-out {figures}", highlight=False)

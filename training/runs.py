@@ -1,7 +1,6 @@
 """The run directory: config.yaml, model/, metrics.jsonl, checkpoints/ - started, continued and opened as a model."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from models.pretrained import Pretrained, load_merged, open_pretrained
 from models.safetensors_weights import read_json
 from models.transformer import Transformer, init_variables
 from models.weights import abstract_params
+from sharding import hosts
 from sharding.rules import tree_shardings
 from training.checkpoints import restore_trainable
 
@@ -42,18 +42,17 @@ def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str]) ->
                              f"{now.get(key)} now); choose another --output-dir, or resume it with its own flags")
 
 
-def fingerprint(*files: str | None) -> list[str | None]:
-    """SHA-256 of each file: the same command on changed rows is another experiment."""
-    try:
-        return [file and hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
-    except OSError as error:
-        raise InputError(f"data {error.filename}: cannot be read ({error.strerror}); give a .jsonl file") from None
-
-
 def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Tokenizer | None) -> None:
-    """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml."""
-    if is_run(run):
-        return
+    """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml.
+
+    One process writes; the others wait for it.
+    """
+    if hosts.is_main() and not is_run(run):
+        _write(run, config, model, tokenizer)
+    hosts.barrier("run directory")
+
+
+def _write(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Tokenizer | None) -> None:
     folder = run / "model"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_hf(model, "float32"), indent=2) + "\n")
@@ -124,8 +123,8 @@ def open_model(reference: str) -> Pretrained | TrainedRun:
     if not is_run(run):
         return open_pretrained(reference)
     config = from_hf(read_json(run / "model" / "config.json"), str(run / "model" / "config.json"))
-    lora = read_config(run)["lora"]
-    lora_config = LoRAConfig(**lora | {"targets": tuple(lora["targets"])})
+    lora = read_config(run).get("lora") or {"rank": 0}
+    lora_config = LoRAConfig(**{name: tuple(value) if name == "targets" else value for name, value in lora.items()})
     return TrainedRun(run, config, run / "model", lora_config if lora_config.rank else None)
 
 

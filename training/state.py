@@ -52,5 +52,5 @@ def init_state(model: Transformer, params: Any, optimizer: optax.GradientTransfo
     trainable = params if lora is None else lora
     opt_state = jax.jit(optimizer.init, out_shardings=nn.meta.unbox(opt_shardings))(trainable)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), replicated), params, lora, opt_state,
-                      jax.device_put(rng, replicated))
+    step, rng = jax.jit(lambda rng: (jnp.zeros((), jnp.int32), rng), out_shardings=replicated)(rng)
+    return TrainState(step, params, lora, opt_state, rng)

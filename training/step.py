@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from data.reading import COUNTS
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import Loss
@@ -25,10 +26,12 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
     would compile anew.
 
     Loss and gradient are sum over micro-batches of `total` / sum of `weight`; every metric is its sum over its weight.
-    An update whose gradient norm is not finite is skipped and counted in `skipped_updates`.
+    An update whose gradient norm is not finite is skipped and counted in `skipped_updates`. `num_tokens` and `padding`
+    (the share of positions that hold none) are of the whole batch, and so are its `counts` of rows, where it has them.
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch, counted = _count(batch)
         (total, weight, sums), grads = accumulate(model, objective, state, batch)
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
@@ -42,10 +45,20 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
         metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in sums.items()}
         metrics |= {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
                     "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
-        return state, metrics
+        return state, metrics | counted
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None))
+    everywhere = state.step.sharding  # so that every process can read the metrics
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, everywhere))
+
+
+def _count(batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The batch without its counts, and what is counted in it."""
+    used = batch["segment_ids"] != 0
+    counted = {"num_tokens": jnp.sum(used), "padding": 1.0 - jnp.mean(used.astype(jnp.float32))}
+    if "counts" in batch:
+        counted |= dict(zip(COUNTS, jnp.sum(batch["counts"], axis=(0, 1)), strict=True))
+    return {name: column for name, column in batch.items() if name != "counts"}, counted
 
 
 def optimizer_steps(opt_state: Any) -> jax.Array:
@@ -81,6 +94,9 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState,
     return jax.lax.scan(body, zeros, xs)[0]
 
 
-def make_eval_step(model: Transformer, objective: Objective) -> Callable[[Any, dict[str, jax.Array]], Sums]:
-    """The jitted evaluation: (variables, batch of [B, T] arrays) -> sums of loss, weight and metrics."""
-    return jax.jit(lambda variables, batch: tuple(objective(score(model, variables, batch), batch)))
+def make_eval_step(model: Transformer, objective: Objective,
+                   mesh: jax.sharding.Mesh) -> Callable[[Any, dict[str, jax.Array]], Sums]:
+    """The jitted evaluation: (variables, batch of [B, T] arrays) -> sums of loss, weight and metrics, everywhere."""
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.jit(lambda variables, batch: tuple(objective(score(model, variables, batch), batch)),
+                   out_shardings=everywhere)

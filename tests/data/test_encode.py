@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from data.encode import encode_all, encode_prompts, encode_record
+from data.encode import encode_prompts, encode_record
+from data.reading import Encoder, read_all
 from data.records import JsonlSource
 from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.pretrained import EMBEDDED, locate
 
+ENCODER = Encoder(locate(EMBEDDED), 49152, 64)
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
 
@@ -93,21 +95,21 @@ def test_pretokenised_rows_pass_through(encode):
 def test_bad_rows_name_file_and_line(record, message, source, tokenizer):
     rows = source({"text": "fine, this one"}, "", record)
     with pytest.raises(InputError, match=rf"rows\.jsonl:3: .*{message}"):
-        encode_all(rows, tokenizer, vocab_size=49152, training=True, max_length=64)
+        read_all([rows], ENCODER)
 
 
 def test_malformed_json_names_the_line(source, tokenizer):
     rows = source({"text": "fine, this one"}, '{"text": "cut')
     with pytest.raises(InputError, match=r"rows\.jsonl:2: malformed JSON"):
-        encode_all(rows, tokenizer, vocab_size=49152, training=True, max_length=64)
+        read_all([rows], ENCODER)
     with pytest.raises(InputError, match=r"rows\.jsonl:1: a JSON object was expected, not list"):
-        encode_all(source("[1, 2]"), tokenizer, vocab_size=49152, training=True, max_length=64)
+        read_all([source("[1, 2]")], ENCODER)
 
 
 def test_rows_over_length_are_named(source, tokenizer):
     rows = source({"tokens": [1] * 64}, {"tokens": [1] * 65})
     with pytest.raises(InputError, match=r"rows\.jsonl:2: 65 tokens are longer than the 64 allowed"):
-        encode_all(rows, tokenizer, vocab_size=49152, training=True, max_length=64)
+        read_all([rows], ENCODER)
 
 
 def test_lines_end_at_newlines_only(source):
@@ -130,9 +132,9 @@ def test_prompts(tokenizer):
 
 
 def test_without_a_tokenizer_only_tokens_are_taken(source):
-    assert len(encode_all(source({"tokens": [1, 2]}), None, vocab_size=9, training=True, max_length=9)) == 1
+    assert len(read_all([source({"tokens": [1, 2]})], Encoder(None, 9, 9))[0]) == 1
     with pytest.raises(InputError, match="the model has no tokenizer"):
-        encode_all(source({"text": "Hi"}), None, vocab_size=9, training=True, max_length=9)
+        read_all([source({"text": "Hi"})], Encoder(None, 9, 9))
 
 
 def test_scoring_asks_for_no_target(encode):

@@ -30,7 +30,7 @@ def plain(hidden, kernel, tokens, temperature):
     logits = np.asarray(hidden, np.float64) @ np.asarray(kernel, np.float64) / temperature
     logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     entropy = -(np.exp(logps) * logps).sum(-1)
-    return np.take_along_axis(logps, tokens[..., None], -1)[..., 0], entropy
+    return np.take_along_axis(logps, tokens[..., None], -1)[..., 0], entropy, np.log(np.exp(logits).sum(-1))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -40,9 +40,8 @@ def test_equals_the_plain_computation(small_chunks, temperature):
     tokens = random.integers(0, 64, (2, 13)).astype(np.int32)
     assert scoring.positions_at_a_time(2, 13, 64) == 5
     scores = score_hidden(jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(tokens), temperature)
-    logps, entropy = plain(hidden, kernel, tokens, temperature)
-    np.testing.assert_allclose(scores.logps, logps, atol=1e-5)
-    np.testing.assert_allclose(scores.entropy, entropy, atol=1e-5)
+    for ours, theirs in zip(scores, plain(hidden, kernel, tokens, temperature), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_gradients_equal_those_of_the_plain_computation(small_chunks):
@@ -52,12 +51,13 @@ def test_gradients_equal_those_of_the_plain_computation(small_chunks):
 
     def chunked(hidden, kernel):
         scores = score_hidden(hidden, kernel, tokens)
-        return jnp.sum(scores.logps * jnp.arange(13)) + jnp.sum(scores.entropy**2)
+        return jnp.sum(scores.logps * jnp.arange(13)) + jnp.sum(scores.entropy**2) + jnp.sum(scores.log_z**2)
 
     def direct(hidden, kernel):
         logps = jax.nn.log_softmax(hidden @ kernel)
-        entropy = -jnp.sum(jnp.exp(logps) * logps, -1)
-        return jnp.sum(jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0] * jnp.arange(13)) + jnp.sum(entropy**2)
+        entropy, log_z = -jnp.sum(jnp.exp(logps) * logps, -1), jax.nn.logsumexp(hidden @ kernel, axis=-1)
+        chosen = jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0]
+        return jnp.sum(chosen * jnp.arange(13)) + jnp.sum(entropy**2) + jnp.sum(log_z**2)
 
     for ours, theirs in zip(jax.grad(chunked, (0, 1))(hidden, kernel), jax.grad(direct, (0, 1))(hidden, kernel),
                             strict=True):
@@ -71,6 +71,8 @@ def test_index_t_speaks_of_token_t(variables):
     scores = jitted_score(MODEL, variables, batch)
     assert scores.logps[0, 0] == 0
     assert scores.entropy[0, 0] == 0
+    assert scores.log_z[0, 0] == 0
+    np.testing.assert_allclose(scores.log_z[0, 4], jax.nn.logsumexp(logits[0, 3]), rtol=1e-5)
     expected = jax.nn.log_softmax(logits[0, 3])[batch["tokens"][0, 4]]
     np.testing.assert_allclose(scores.logps[0, 4], expected, rtol=1e-5)
 
@@ -86,11 +88,22 @@ def test_packed_rows_score_as_alone(variables):
         at = together["segment_ids"][row] == segment
         tokens = together["tokens"][row, at]
         index = next(i for i, each in enumerate(some) if np.array_equal(each.tokens, tokens))
-        np.testing.assert_allclose(scores.logps[row, at], alone.logps[index, : at.sum()], atol=1e-5)
-        np.testing.assert_allclose(scores.entropy[row, at], alone.entropy[index, : at.sum()], atol=1e-5)
+        for one, other in zip(scores, alone, strict=True):
+            np.testing.assert_allclose(one[row, at], other[index, : at.sum()], atol=1e-5)
         matched += 1
     assert matched == len(some)
-    assert not np.any(np.asarray(scores.logps)[together["segment_ids"] == 0])
+    assert not any(np.any(np.asarray(each)[together["segment_ids"] == 0]) for each in scores)
+
+
+def test_huge_logits_stay_finite():
+    hidden, kernel = jnp.full((1, 2, 1), 1000.0), jnp.arange(4.0)[None]
+
+    def total(kernel):
+        return jnp.sum(score_hidden(hidden, kernel, jnp.zeros((1, 2), int)).log_z)
+
+    value, gradient = jax.value_and_grad(total)(kernel)
+    assert float(value) == pytest.approx(6000)
+    np.testing.assert_allclose(gradient, [[0, 0, 0, 2000]])
 
 
 def test_no_array_of_all_logits_exists(monkeypatch):
@@ -100,7 +113,7 @@ def test_no_array_of_all_logits_exists(monkeypatch):
               jax.ShapeDtypeStruct((batch, length), "int32")]
 
     def total(hidden, kernel, tokens):
-        return jnp.sum(score_hidden(hidden, kernel, tokens).logps)
+        return sum(jnp.sum(each) for each in score_hidden(hidden, kernel, tokens))
 
     text = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shapes).compile().as_text()
     sizes = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w\[([\d,]+)\]", text)]

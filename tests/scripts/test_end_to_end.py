@@ -82,7 +82,7 @@ def test_mesh_and_micro_batches_leave_the_metrics_alone(sft):
 
 
 def test_packing_and_held_out_rows(sft, token_rows):
-    run = sft("packed", "--packing", "--max-length", 64, "--eval-data", token_rows, "--eval-every", 2)
+    run = sft("packed", "--packing", "first-fit", "--max-length", 64, "--eval-data", token_rows, "--eval-every", 2)
     held_out = [line for line in lines(run / "metrics.jsonl") if "eval/loss" in line]
     assert [line["step"] for line in held_out] == [0, 2, 4]
     assert held_out[-1]["eval/loss"] < held_out[0]["eval/loss"]

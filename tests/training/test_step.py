@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import CONFIG, LORA, one_device, packed, padded, random_variables, rows, variables_on
+from tiny import CONFIG, LORA, one_device, packed, padded, put, random_variables, rows, variables_on
 
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.next_token import next_token
 from objectives.sft import sft
 from sharding.mesh import MeshConfig, make_mesh
-from training.loop import put_batch
 from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from training.state import TrainState, init_state
 from training.step import accumulate, make_eval_step, make_train_step
@@ -32,7 +31,7 @@ def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sf
     with jax.set_mesh(mesh):
         variables = variables_on(mesh, lora)
         state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
-        on_device = put_batch(jax.device_get(batch), mesh, num_microbatches)
+        on_device = put(batch, mesh, num_microbatches)
         (total, weight, metrics), grads = jax.jit(
             lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
     entropy = metrics["entropy"][0] / metrics["entropy"][1]
@@ -115,7 +114,7 @@ def run_steps(lora, count, change=lambda state, batch: (state, batch), mesh=None
     step = make_train_step(model, sft, optimizer, schedule, state)
     history = []
     for _ in range(count):
-        state, batch = change(state, put_batch(jax.device_get(padded(ROWS)), mesh, 2))
+        state, batch = change(state, put(padded(ROWS), mesh, 2))
         with jax.set_mesh(mesh):
             state, metrics = step(state, batch)
         history.append(jax.device_get(metrics))
@@ -183,5 +182,5 @@ def test_optimiser_state_is_split_as_its_parameters_are():
 
 
 def test_evaluation_equals_the_training_loss(lora, reference):
-    sums = make_eval_step(Transformer(CONFIG, lora), sft)(random_variables(lora), padded(ROWS))
+    sums = make_eval_step(Transformer(CONFIG, lora), sft, one_device())(random_variables(lora), padded(ROWS))
     assert float(sums[0] / sums[1]) == pytest.approx(reference[0], rel=1e-5)

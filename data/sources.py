@@ -1,0 +1,150 @@
+"""Where rows come from: JSON lines, Parquet, a Hub data set or TFDS, all read by random access.
+
+A source is opened by name (`open_source`) and then is a sequence of records that can say where each of them stands.
+Its pickle is small: worker processes open the same files again.
+"""
+
+import bisect
+import dataclasses
+import glob
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from data.records import JsonlSource, Record
+from errors import InputError
+
+KINDS = "FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or a glob of them), hf:OWNER/NAME or tfds:NAME, then maybe @WEIGHT"
+
+
+class Source(Protocol):
+    """Rows by index, 0 to len - 1. IndexError beyond, so that a source can be iterated over."""
+
+    def __len__(self) -> int:
+        """Rows, at least one."""
+
+    def __getitem__(self, index: int) -> Record:
+        """A row as plain Python values. Raises InputError, naming the place, for one that cannot be read."""
+
+    def place(self, index: int) -> str:
+        """Where a row stands: 'file.jsonl:17' (line, from 1), 'file.parquet row 4' (from 0)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """One entry of --data. `weight` is its share of a mixture; `columns` renames, from our name to theirs."""
+
+    source: str
+    weight: float = 1.0
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not isinstance(self.source, str) or not self.source:
+            raise InputError(f"data {self.source!r}: names no source; give {KINDS}")
+        if type(self.weight) not in (int, float) or not 0 < self.weight < math.inf:
+            raise InputError(f"data {self.source}: weight {self.weight!r} is no number above 0; give one or none")
+        names = [*self.columns, *self.columns.values()] if isinstance(self.columns, dict) else [None]
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(f"data {self.source}: columns are {self.columns!r}; give our name: their name, as strings")
+
+
+def parse_source(text: str) -> DataSource:
+    """SOURCE or SOURCE@WEIGHT. An "@" that no number follows is part of the name."""
+    source, _, weight = text.rpartition("@")
+    try:
+        number = float(weight)
+    except ValueError:
+        return DataSource(text)
+    return DataSource(source, number) if "@" in text else DataSource(text)
+
+
+def open_source(data: DataSource) -> Source:
+    """The rows behind a name, with their columns renamed.
+
+    Raises InputError for a name of no known kind, for what cannot be read, and for what holds no rows.
+    """
+    source = _open(data.source)
+    if not len(source):
+        raise InputError(f"data {data.source}: holds no rows; give a data set with some")
+    return Renamed(source, data.columns) if data.columns else source
+
+
+def _open(text: str) -> Source:
+    scheme, _, spec = text.partition(":")
+    if scheme == "tfds":
+        from data.tfds_source import open_tfds
+
+        return open_tfds(spec)
+    if scheme == "hf":
+        from data.arrow_source import open_hub
+
+        return open_hub(spec)
+    if text.endswith(".parquet"):
+        from data.arrow_source import open_parquet
+
+        return open_parquet(_files(text))
+    if text.endswith((".jsonl", ".jsonl.gz")):
+        sources = [JsonlSource(path) for path in _files(text)]
+        return Concatenated(sources) if len(sources) > 1 else sources[0]
+    raise InputError(f"data {text}: of no known kind; give {KINDS}")
+
+
+def _files(pattern: str) -> list[str]:
+    """The file of that very name, else the files that match, sorted."""
+    if os.path.exists(pattern) or not any(character in pattern for character in "*?["):
+        return [pattern]
+    paths = sorted(glob.glob(pattern, recursive=True))
+    if not paths:
+        raise InputError(f"data {pattern}: matches no file; mend the pattern (** goes through folders)")
+    return paths
+
+
+class Concatenated:
+    """Sources one after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = sources
+        self._ends = list(itertools.accumulate(len(source) for source in sources))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        source, row = self._find(index)
+        return source[row]
+
+    def place(self, index: int) -> str:
+        source, row = self._find(index)
+        return source.place(row)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        index = range(len(self))[index]
+        at = bisect.bisect_right(self._ends, index)
+        return self._sources[at], index - self._ends[at] + len(self._sources[at])
+
+
+class Renamed:
+    """A source whose columns go by our names. A column that was renamed is gone under its old one."""
+
+    def __init__(self, source: Source, columns: dict[str, str]):
+        self._source, self._columns = source, columns
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        for ours, theirs in self._columns.items():
+            if theirs not in record:
+                raise InputError(f"{self.place(index)}: no column {theirs!r} to take {ours!r} from, only "
+                                 f"{sorted(record)}; mend the data's columns or the row")
+        return self._rename(record)
+
+    def place(self, index: int) -> str:
+        return self._source.place(index)
+
+    def _rename(self, record: Record) -> Record:
+        rest = {name: value for name, value in record.items() if name not in self._columns.values()}
+        return rest | {ours: record[theirs] for ours, theirs in self._columns.items()}

@@ -1,0 +1,229 @@
+"""Training data as streams: row r of every batch is a stream of its own, read wherever that row is needed.
+
+The rows of all sources, mixed, shuffled and repeated, are one global sequence g = 0, 1, 2, ... Of B streams, stream r takes
+r, r + B, r + 2B, ... and packs or sorts what it takes by itself. So what row r of step s holds depends on seed and B
+alone, never on how many hosts or workers share the reading, and the position in the data is B small states, one a
+stream, that any number of hosts can go on from.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import grain
+import numpy as np
+from absl import flags
+
+from data.reading import COUNTS, Encoder, columns, read_row
+from data.sources import Source
+from errors import InputError
+
+WINDOW = 16
+"""rows of a stream that are sorted by length at a time"""
+
+PACKING_BINS = 8
+"""packed rows that a stream keeps open at a time (first-fit)"""
+
+Packing = Literal["none", "first-fit", "concat-then-split"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """What the streams of a run are made of; enough to make any of them anywhere."""
+
+    sources: tuple[Source, ...]
+    weights: tuple[float, ...]
+    encoder: Encoder
+    batch_size: int
+    length: int
+    """tokens of a packed row"""
+    packing: Packing
+    seed: int
+
+
+def _read(index: int, source: Source, encoder: Encoder) -> dict[str, np.ndarray]:
+    return columns(*read_row(index, source, encoder))
+
+
+def make_stream(streams: Streams, number: int) -> grain.IterDataset:
+    """Stream `number`: endless rows, packed or in windows of like length."""
+    parts = [grain.MapDataset.range(len(source)).seed(streams.seed + place).shuffle().repeat()
+             .map(functools.partial(_read, source=source, encoder=streams.encoder))
+             for place, source in enumerate(streams.sources)]
+    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=streams.weights)
+    taken = mixed[number :: streams.batch_size]
+    kept = _Kept(taken.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)),
+                 limit=sum(map(len, streams.sources)))
+    if streams.packing == "none":
+        return _Windows(kept, streams)
+    lengths = dict.fromkeys(("tokens", "loss_mask", "counts"), streams.length)
+    if streams.packing == "first-fit":
+        return grain.experimental.FirstFitPackIterDataset(kept, length_struct=lengths, num_packing_bins=PACKING_BINS,
+                                                          seed=streams.seed)
+    return grain.experimental.ConcatThenSplitIterDataset(kept, length_struct=lengths)
+
+
+class _Kept(grain.IterDataset):
+    """Passes over rows that are left out; the next row kept carries their counts."""
+
+    def __init__(self, parent: grain.IterDataset, limit: int):
+        super().__init__(parent)
+        self.limit = limit
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return _KeptIterator(iter(self._parent), self.limit)
+
+
+class _KeptIterator(grain.DatasetIterator):
+    def __init__(self, parent: grain.DatasetIterator, limit: int):
+        super().__init__(parent)
+        self._limit = limit
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        counts = np.zeros(len(COUNTS), np.int32)
+        for _ in range(self._limit):
+            row = next(self._parent)
+            counts += row["counts"][0]
+            if len(row["tokens"]):
+                row["counts"][0] = counts
+                return row
+        raise InputError(f"none of {self._limit} rows can be trained on: "
+                         f"{', '.join(f'{name} {count}' for name, count in zip(COUNTS, counts) if count)}; "
+                         f"look at --too-long, --bad-rows and --max-length")
+
+    def get_state(self) -> Any:
+        return self._parent.get_state()
+
+    def set_state(self, state: Any) -> None:
+        self._parent.set_state(state)
+
+
+class _Windows(grain.IterDataset):
+    """Rows in windows of WINDOW, longest first, the windows' steps then shuffled alike in all streams.
+
+    The i-th longest of a window is about as long in every stream, so the rows of a batch need little padding, and no
+    stream had to ask another. A window ends where an epoch does.
+    """
+
+    def __init__(self, parent: grain.IterDataset, streams: Streams):
+        super().__init__(parent)
+        epoch = len(streams.sources[0]) if len(streams.sources) == 1 else sys.maxsize
+        self.epoch, self.batch_size, self.seed = epoch, streams.batch_size, streams.seed
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return _WindowsIterator(iter(self._parent), self)
+
+
+class _WindowsIterator(grain.DatasetIterator):
+    """The state is the parent's at the window's start, the window's first step, and the rows taken from it."""
+
+    def __init__(self, parent: grain.DatasetIterator, plan: _Windows):
+        super().__init__(parent)
+        self._plan, self._first, self._taken = plan, 0, 0
+        self._start, self._rows = parent.get_state(), None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._rows is None:
+            rows = [next(self._parent) for _ in range(window_size(self._first, self._plan.epoch, self._plan.batch_size))]
+            rows.sort(key=lambda row: -len(row["tokens"]))
+            order = np.random.default_rng([self._plan.seed, self._first]).permutation(len(rows))
+            self._rows = [rows[place] for place in order]
+        row = self._rows[self._taken]
+        self._taken += 1
+        if self._taken == len(self._rows):
+            self._first, self._taken, self._rows = self._first + len(self._rows), 0, None
+            self._start = self._parent.get_state()
+        return row
+
+    def get_state(self) -> Any:
+        return {"parent": self._start, "first": self._first, "taken": self._taken}
+
+    def set_state(self, state: Any) -> None:
+        self._parent.set_state(state["parent"])
+        self._start, self._first, self._taken, self._rows = state["parent"], state["first"], state["taken"], None
+
+
+def window_size(first: int, epoch: int, batch_size: int) -> int:
+    """Steps of the window that begins at step `first`: WINDOW, or fewer so that it ends with the epoch of its rows."""
+    end = -(-((first * batch_size) // epoch + 1) * epoch // batch_size)  # the step at which the epoch is over
+    return min(WINDOW, end - first)
+
+
+class _Group(grain.IterDataset):
+    """Some of the streams, one step at a time: (their rows, their states after it)."""
+
+    def __init__(self, streams: Streams, numbers: Sequence[int], states: Sequence[Any] | None):
+        super().__init__()
+        self.streams, self.numbers, self.states = streams, numbers, states
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return _GroupIterator(self)
+
+
+class _GroupIterator(grain.DatasetIterator):
+    def __init__(self, group: _Group):
+        super().__init__()
+        self._iterators = [iter(make_stream(group.streams, number)) for number in group.numbers]
+        if group.states is not None:
+            for iterator, state in zip(self._iterators, group.states, strict=True):
+                iterator.set_state(_as_tuples(state))
+        self._step = 0
+
+    def __next__(self) -> tuple[list[dict[str, np.ndarray]], list[Any]]:
+        self._step += 1
+        return [next(each) for each in self._iterators], [each.get_state() for each in self._iterators]
+
+    def get_state(self) -> Any:
+        return self._step  # asked for by the prefetching process only; a run's position is in what __next__ gives
+
+    def set_state(self, state: Any) -> None:
+        raise NotImplementedError("a group of streams starts at the states it is made with")
+
+
+def _as_tuples(state: Any) -> Any:
+    """Lists inside a state as tuples again: JSON has no tuples, and concat-then-split compares with one."""
+    if isinstance(state, dict):
+        return {name: _as_tuples(value) for name, value in state.items()}
+    return tuple(state) if isinstance(state, list) else state
+
+
+def _in_a_process(group: _Group) -> grain.IterDataset:
+    """The group read by a process of its own, four steps ahead; its rows come through a pipe, since the shared memory
+    that Grain would put each small array in costs more than it saves, and outlives a killed run."""
+    piped = grain.experimental.WithOptionsIterDataset(group, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize))
+    return piped.mp_prefetch(grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=4))
+
+
+class StreamReader:
+    """Steps of the streams `numbers`: `next` gives their rows; `states` is where each stands after that step.
+
+    `workers` processes read ahead, each its share of the streams; with 0, this process reads. `start` is the states
+    to go on from.
+    """
+
+    def __init__(self, streams: Streams, numbers: Sequence[int], workers: int = 0, start: Sequence[Any] | None = None):
+        shares = [list(range(len(numbers)))[worker::workers] for worker in range(workers)] or [range(len(numbers))]
+        self._shares = [share for share in shares if share]
+        self._numbers = list(numbers)
+        self.states = list(start) if start is not None else [None] * len(self._numbers)
+        self._readers = []
+        if workers and not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for absl flags, which nobody parses here
+        for share in self._shares:
+            group = _Group(streams, [self._numbers[i] for i in share], start and [start[i] for i in share])
+            self._readers.append(iter(_in_a_process(group) if workers else group))
+
+    def __next__(self) -> list[dict[str, np.ndarray]]:
+        rows: list[Any] = [None] * len(self._numbers)
+        for share, reader in zip(self._shares, self._readers, strict=True):
+            read, states = next(reader)
+            for place, row, state in zip(share, read, states, strict=True):
+                rows[place], self.states[place] = row, state
+        return rows
+
+    def close(self) -> None:
+        """Ends the workers; without it Python's shutdown would do so noisily."""
+        for reader in self._readers:
+            reader.close()

@@ -1,0 +1,119 @@
+"""What every training script shares: its flags, and the data that it trains on and is held out."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+from data.sources import DataSource
+from scripts import cli
+from sharding.hosts import HostsConfig
+from sharding.mesh import MeshConfig
+from training.optimizer import OptimizerConfig
+
+CHECKED = 10_000
+"""rows up to which a data set is read through before the first step, to find bad rows and the longest early"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFlags:
+    data: tuple[DataSource, ...]
+    """sources: FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or globs of them), tfds:NAME[/CONFIG][:SPLIT],
+    hf:OWNER/NAME[/CONFIG][:SPLIT]; several are mixed by weight, written SOURCE@WEIGHT"""
+    output_dir: str
+    """the run directory: config.yaml, metrics.jsonl, checkpoints/"""
+    batch_size: int = 8
+    """rows of a step, over all devices and micro-batches"""
+    num_microbatches: int = 1
+    """parts that a step's rows are split into to save memory; the loss and gradient stay the same"""
+    learning_rate: float = 1e-4
+    """peak learning rate"""
+    seed: int = 0
+    """of what is initialised, the order of rows, and dropout"""
+    max_length: int | None = None
+    """longest row allowed, in tokens, and length of packed rows; the model's context by default"""
+    too_long: Literal["error", "truncate", "drop"] = "error"
+    """what happens to rows over --max-length; metrics count them (concat-then-split cuts every row where it must)"""
+    bad_rows: Literal["error", "skip"] = "error"
+    """what happens to rows that cannot be read or trained on; metrics count those skipped"""
+    workers: int = 0
+    """processes that read and tokenise ahead, on every host; 0: the training process does so itself"""
+    eval_data: tuple[DataSource, ...] = ()
+    """held-out rows, evaluated before the first step and after the last"""
+    eval_every: int = 0
+    """steps between evaluations; 0 for none in between"""
+    save_every: int = 100
+    """steps between checkpoints; one is always saved after the last step; 0 for none in between"""
+    keep_best: bool = False
+    """keep the checkpoint with the least held-out loss, too, besides the newest two"""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """where metrics go besides metrics.jsonl"""
+    profile: str | None = None
+    """FIRST:LAST: write a JAX profiler trace of these steps to profile/"""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """of matmuls (and of the frozen weights under LoRA); auto is what is fastest here"""
+    remat: Literal["none", "dots", "full"] = "none"
+    """recompute in the backward pass to save memory: nothing, all but matmuls, or whole layers"""
+    attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"
+    """attention kernel; auto picks by platform"""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+
+
+MAY_DIFFER = frozenset({"mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
+                        "bad_rows"})
+"""what a resumed run may change"""
+
+
+def check_flags(flags: TrainingFlags) -> None:
+    """Raises InputError for numbers that make no sense."""
+    cli.check_positive(flags, "batch_size", "num_microbatches", "learning_rate")
+    cli.check_seed(flags.seed)
+    cli.check_not_negative(flags, "workers", "eval_every", "save_every")
+
+
+def open_sources(flags: TrainingFlags) -> tuple[list[Any], list[Any]]:
+    """(sources trained on, sources held out), none of their rows read yet."""
+    from data.sources import open_source
+
+    return [open_source(each) for each in flags.data], [open_source(each) for each in flags.eval_data]
+
+
+def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, vocab_size: int, context: int) -> Any:
+    """How records become rows; `context` is the model's, in tokens."""
+    from data.reading import Encoder
+
+    longest = None if packing == "concat-then-split" else cli.row_length(flags.max_length, context)
+    return Encoder(tokenizer, vocab_size, longest, flags.too_long, flags.bad_rows)
+
+
+def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:
+    """The training rows as streams. A small data set is read through first, a large one's first rows."""
+    from data.reading import check_rows
+    from data.streams import Streams
+    from training.progress import track
+
+    length = cli.row_length(flags.max_length, context)
+    measured = packing == "none" or (packing == "first-fit" and flags.max_length is None)
+    longest = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
+                         functools.partial(track, what="checking rows"))
+    weights = tuple(each.weight for each in flags.data)
+    return Streams(tuple(sources), weights, encoder, flags.batch_size, longest or length if measured else length,
+                   packing, flags.seed)
+
+
+def recorded(flags: TrainingFlags, *sources: list[Any]) -> dict[str, Any]:
+    """What config.yaml holds: the flags, and what the data are known again by."""
+    from data.reading import fingerprint
+
+    return dataclasses.asdict(flags) | {"sha256": [fingerprint(each) for each in sources]}
+
+
+def loop_config(flags: TrainingFlags, max_steps: int, flops_per_token: float) -> Any:
+    """The flags that concern the loop."""
+    from training.loop import LoopConfig
+    from training.trackers import parse_steps
+
+    return LoopConfig(max_steps, flags.save_every, flags.eval_every, flags.keep_best, flags.trackers,
+                      parse_steps(flags.profile) if flags.profile else None, flops_per_token)

@@ -1,0 +1,52 @@
+"""Where the rows of a batch live: which of them this process must read, and how they become one global array."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sharding.rules import RULES, ways
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Rows of a batch over the mesh: as [K, b] for a train step of K micro-batches, as [b] where K is None.
+
+    b is the smallest number that holds all rows and divides over the devices; what is left over is empty rows.
+    """
+
+    batch_size: int
+    num_microbatches: int | None
+    mesh: jax.sharding.Mesh
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shards, count = ways(RULES["batch"], self.mesh), self.num_microbatches or 1
+        each = -(-self.batch_size // (count * shards)) * shards
+        return (count, each) if self.num_microbatches else (each,)
+
+    @property
+    def sharding(self) -> NamedSharding:
+        lead = (None,) if self.num_microbatches else ()
+        return NamedSharding(self.mesh, PartitionSpec(*lead, RULES["batch"]))
+
+    def local_rows(self) -> list[int]:
+        """The rows that devices of this process hold; those on a tensor axis across processes are read by each."""
+        numbers = np.arange(np.prod(self.shape)).reshape(self.shape)
+        held = self.sharding.addressable_devices_indices_map(self.shape).values()
+        return sorted({int(row) for index in held for row in numbers[index].flat if row < self.batch_size})
+
+    def put(self, batch: dict[str, np.ndarray], rows: list[int]) -> dict[str, jax.Array]:
+        """Arrays [len(rows), ...] of `rows` as global arrays [K, b, ...] or [b, ...]; every process gives its own."""
+        numbers = np.arange(np.prod(self.shape)).reshape(self.shape)
+        places = np.full(numbers.size, len(rows))  # one past the end: an empty row
+        places[rows] = np.arange(len(rows))
+
+        def make(array: np.ndarray) -> jax.Array:
+            filled = np.concatenate([array, np.zeros_like(array[:1])])
+            lead = len(self.shape)
+            return jax.make_array_from_callback(self.shape + array.shape[1:], self.sharding,
+                                                lambda index: filled[places[numbers[index[:lead]]]])
+
+        return {name: make(array) for name, array in batch.items()}

@@ -1,0 +1,175 @@
+"""JSON lines by random access, and the shapes that records come in."""
+
+import gzip
+import json
+import pickle
+
+import pytest
+
+from data import records
+from data.encode import encode_prompts, encode_record, encode_text
+from data.records import JsonlSource, normalise
+from data.tokenizer import load_tokenizer
+from errors import InputError
+from models.pretrained import EMBEDDED, locate
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(locate(EMBEDDED))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="rows.jsonl"):
+        content = text.encode() if isinstance(text, str) else text
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        return tmp_path / name
+
+    return write
+
+
+LINES = '\n{"i": 0}\n  \t\n\r\n{"i": 1}\r\n {"i": 2, "t": "a\u2028b\x85c"}\n\n{"i": 3}'
+
+
+@pytest.mark.parametrize("scan_bytes", [1, 7, 1 << 24])  # lines that end in, at and across what is scanned at once
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n \n"])
+def test_rows_and_places(write, monkeypatch, scan_bytes, name, end):
+    monkeypatch.setattr(records, "SCAN_BYTES", scan_bytes)
+    source = JsonlSource(write(LINES + end, name))
+    assert [row["i"] for row in source] == [0, 1, 2, 3]
+    assert source[2]["t"] == "a\u2028b\x85c"
+    assert [source.place(i).rpartition(":")[2] for i in range(4)] == ["2", "5", "6", "8"]
+    assert source.place(0).rpartition(":")[0].endswith(name)
+
+
+def test_indices_are_those_of_a_sequence(write):
+    source = JsonlSource(write(LINES))
+    assert source[-1] == {"i": 3}
+    assert source.place(-1) == source.place(3)
+    for beyond in (4, -5):
+        with pytest.raises(IndexError):
+            source[beyond]
+        with pytest.raises(IndexError):
+            source.place(beyond)
+
+
+def test_a_bad_row_is_found_when_it_is_reached(write):
+    lines = [json.dumps({"i": i}) for i in range(50_000)]
+    lines[30_000:30_003] = ["[1, 2]", '{"i": ', "[" * 200_000]
+    source = JsonlSource(write("\n".join(lines)))
+    assert (source[29_999], source[30_003]) == ({"i": 29_999}, {"i": 30_003})
+    with pytest.raises(InputError, match=r"rows\.jsonl:30001: a JSON object was expected, not list"):
+        source[30_000]
+    for index in (30_001, 30_002):
+        with pytest.raises(InputError, match=rf"rows\.jsonl:{index + 1}: malformed JSON"):
+            source[index]
+
+
+def test_no_utf8_is_malformed(write):
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: malformed JSON"):
+        JsonlSource(write(b'{"t": "\xff\xfe"}'))[0]
+
+
+def test_a_row_costs_eight_bytes(write):
+    source = JsonlSource(write('{"i": 0}\n' * 1000))
+    assert source._starts.nbytes == 8 * len(source)
+    assert not isinstance(source._data, bytes)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_a_pickle_opens_the_file_again(write, name):
+    source = JsonlSource(write('{"i": 0}\n' * 10_000, name))
+    assert len(pickle.dumps(source)) < 1000
+    again = pickle.loads(pickle.dumps(source))  # noqa: S301
+    assert (len(again), again[7], again.place(7)) == (len(source), source[7], source.place(7))
+
+
+def test_a_file_that_changed_under_its_pickle_is_refused(write):
+    state = pickle.dumps(JsonlSource(write('{"i": 0}\n' * 3)))
+    write('{"i": 0}\n' * 4)
+    with pytest.raises(InputError, match="has changed since it was opened"):
+        pickle.loads(state)  # noqa: S301
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:20] + b"\0" * 9 + data[29:],
+                                    lambda data: data[:5], lambda data: b'{"i": 0}\n'])
+def test_damaged_gzip_names_the_file(write, damage):
+    path = write("".join(json.dumps({"i": i}) + "\n" for i in range(1000)), "rows.jsonl.gz")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"rows\.jsonl\.gz: truncated or corrupt gzip \(.+\); fetch"):
+        JsonlSource(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+@pytest.mark.parametrize("text", ["", "\n", " \n\t\n"])
+def test_empty_files(write, name, text):
+    with pytest.raises(InputError, match=r"rows\.jsonl.*: holds no rows"):
+        JsonlSource(write(text, name))
+
+
+def test_missing_files_and_folders(tmp_path):
+    for path in (tmp_path / "none.jsonl", tmp_path / "none.jsonl.gz", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            JsonlSource(path)
+
+
+def test_sharegpt_becomes_messages():
+    system = {"from": "system", "value": "Be kind."}
+    turns = [system, *SHAREGPT, {"from": "tool", "value": "3"}, {"from": "assistant", "value": "Three", "weight": 1}]
+    assert normalise({"conversations": turns, "id": 7}) == {
+        "messages": [{"role": "system", "content": "Be kind."}, *CHAT, {"role": "tool", "content": "3"},
+                     {"role": "assistant", "content": "Three", "weight": 1}],
+        "id": 7,
+    }
+    assert normalise({"prompt": SHAREGPT[:1], "chosen": SHAREGPT[1:]}) == {"prompt": CHAT[:1], "chosen": CHAT[1:]}
+
+
+@pytest.mark.parametrize("record", [{"messages": CHAT}, {"text": "a"}, {"messages": "no list"},
+                                    {"messages": [3, {"from": "gpt"}]},
+                                    {"prompt": CHAT[:1], "answer": [{"from": "Rome", "value": 3}]},
+                                    {"messages": CHAT, "conversations": SHAREGPT}])
+def test_other_records_stay_as_they_are(record):
+    assert normalise(record) == record
+
+
+@pytest.mark.parametrize("speaker", ["bard", None, ["gpt"]])
+def test_unknown_speakers_are_named(speaker):
+    with pytest.raises(InputError, match="message 1 is from .*, not from one of human"):
+        normalise({"conversations": [*SHAREGPT[:1], {"from": speaker, "value": "Hello"}]})
+
+
+@pytest.mark.parametrize("record", [
+    {"conversations": SHAREGPT},
+    {"conversations": CHAT},
+    {"prompt": SHAREGPT[:1], "completion": SHAREGPT[1:]},
+    {"prompt": CHAT[:1], "completion": CHAT[1:]},
+])
+def test_one_chat_in_every_shape_is_one_row(record, tokenizer):
+    expected = encode_record({"messages": CHAT}, tokenizer, vocab_size=49152, training=True)
+    row = encode_record(record, tokenizer, vocab_size=49152, training=True)
+    assert row.tokens.tolist() == expected.tokens.tolist()
+    assert row.loss_mask.tolist() == expected.loss_mask.tolist()
+
+
+def test_tokens_go_before_any_chat_beside_them(tokenizer):
+    record = {"tokens": [5, 6], "conversations": [{"from": "bard", "value": ""}]}
+    assert encode_record(record, tokenizer, vocab_size=49152, training=True).tokens.tolist() == [5, 6]
+
+
+def test_prompts_of_sharegpt_chats(tokenizer):
+    one, two = encode_prompts([{"conversations": SHAREGPT}, {"messages": CHAT}], tokenizer, vocab_size=49152,
+                              max_length=64)
+    assert one == two
+
+
+@pytest.mark.parametrize("text", ["", "The sky is blue.", "  é\u2028 日本語 <|im_start|> 12345\n"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_text_needs_no_offsets(text, training, tokenizer, monkeypatch):
+    by_offsets = tokenizer.encode_with_offsets(text)[0] + [tokenizer.eos_id] * training
+    monkeypatch.setattr(tokenizer, "encode_with_offsets", None)
+    assert encode_text("", text, tokenizer, training) == (by_offsets, [1.0] * len(by_offsets))

@@ -1,0 +1,245 @@
+"""Checkpoints that are damaged, of another model, on another mesh, kept as the best, or cannot be written."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from errors import InputError
+from models.transformer import Transformer
+from sharding.mesh import MeshConfig, make_mesh
+from training import checkpoints
+from training.state import init_state
+
+POSITION = [{"next": 3}, {"next": [1, 2]}]
+
+
+def make_state(mesh, lora=None, seed=0):
+    """Step 0; another seed is another key and other optimiser state, so that nothing restored is there by chance."""
+    variables = tiny.variables_on(mesh, lora)
+    model = Transformer(tiny.CONFIG, lora)
+    state = init_state(model, variables["params"], optax.adamw(1e-3), jax.random.key(seed), mesh)
+    draw = np.random.default_rng(seed)
+
+    def fill(leaf):
+        return jax.device_put(draw.uniform(1, 100, leaf.shape).astype(leaf.dtype), leaf.sharding)
+
+    return state.replace(opt_state=jax.tree.map(fill, state.opt_state))
+
+
+def at(state, step):
+    return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
+
+
+def numbers(state):
+    """Every number of a state, by name."""
+    leaves = {"trainable": state.trainable, "opt": state.opt_state, "rng": jax.random.key_data(state.rng)}
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(leaves)}
+
+
+def assert_same(one, two):
+    one, two = numbers(one), numbers(two)
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+
+def restore(run, state):
+    with checkpoints.open_manager(run) as manager:
+        return checkpoints.restore_newest(manager, state)
+
+
+def steps(run):
+    return checkpoints.finished_steps(run / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run with checkpoints of steps 1 and 2; what was saved has seed 5, step 1 with seed 6."""
+    run = tmp_path_factory.mktemp("saved")
+    with checkpoints.open_manager(run) as manager:
+        for step, seed in ((1, 6), (2, 5)):
+            checkpoints.save(manager, at(make_state(tiny.one_device(), seed=seed), step), [*POSITION, step], None)
+        manager.wait_until_finished()
+    return run
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "run")
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(folder):
+    path = largest(folder / "trainable")
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def zero(folder):
+    path = largest(folder / "progress" / "ocdbt.process_0")
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flip(path):
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def edit_position(folder):
+    path = folder / "data" / "metadata"
+    text = path.read_text()
+    assert '"next": 3' in text
+    path.write_text(text.replace('"next": 3', '"next": 7'))
+
+
+DAMAGES = {
+    "array file truncated": truncate,
+    "array file gone": lambda folder: largest(folder / "trainable").unlink(),
+    "array file zeroed": zero,
+    "bit flipped in weights": lambda folder: flip(largest(folder / "trainable")),
+    "bit flipped in optimiser state": lambda folder: flip(largest(folder / "progress" / "ocdbt.process_0")),
+    "position changed": edit_position,
+    "position gone": lambda folder: (folder / "data" / "metadata").unlink(),
+    "manifest gone": lambda folder: (folder / "trainable" / "manifest.ocdbt").unlink(),
+    "list of arrays is garbage": lambda folder: (folder / "progress" / "_METADATA").write_bytes(b"garbage"),
+    "no optimiser state": lambda folder: shutil.rmtree(folder / "progress"),
+    "no weights": lambda folder: shutil.rmtree(folder / "trainable"),
+    "empty": lambda folder: [shutil.rmtree(item) for item in folder.iterdir() if item.is_dir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_passed_over(run, damage, capfd):
+    damage(run / "checkpoints" / "2")
+    state, position = restore(run, make_state(tiny.one_device()))
+    assert_same(state, make_state(tiny.one_device(), seed=6))
+    assert (int(state.step), position) == (1, [*POSITION, 1])
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1, said
+    assert said[0].startswith(f"warning: {run}/checkpoints/2: the checkpoint is incomplete or damaged (")
+    assert (run / "checkpoints" / "damaged-2").is_dir()
+    assert steps(run) == [1]
+
+
+def test_the_same_step_is_saved_again_and_may_be_damaged_again(run, capfd):
+    for damaged in (["damaged-2"], ["damaged-2", "damaged-2-1"]):
+        truncate(run / "checkpoints" / "2")
+        with checkpoints.open_manager(run) as manager:
+            state, position = checkpoints.restore_newest(manager, make_state(tiny.one_device()))
+            checkpoints.save(manager, at(state, 2), position, None)
+        assert sorted(path.name for path in (run / "checkpoints").glob("damaged-*")) == damaged
+        assert int(restore(run, make_state(tiny.one_device()))[0].step) == 2
+    assert capfd.readouterr().err.count("warning") == 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_every_bit_counts_in_a_checksum(dtype):
+    size, everywhere = jnp.dtype(dtype).itemsize, make_state(tiny.one_device()).step.sharding
+    arrays = {}
+    for bit in range(2 * 3 * 8 * size):
+        content = np.zeros(2 * 3 * size, np.uint8)
+        content[bit // 8] = 1 << bit % 8
+        arrays[str(bit)] = jax.device_put(content.view(dtype).reshape(2, 3), everywhere)
+    sums = checkpoints.checksums(arrays).values()
+    assert 0 not in sums
+    assert len(set(sums)) > len(sums) // 2
+
+
+def test_all_damaged_is_an_error_and_stays_one(run, capfd):
+    for step in (1, 2):
+        truncate(run / "checkpoints" / str(step))
+    for _ in range(2):  # the second time, nothing is left to try: it must not start anew in the same folder
+        with pytest.raises(InputError, match=r"all checkpoints are damaged \(damaged-1, damaged-2\)") as caught:
+            restore(run, make_state(tiny.one_device()))
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_damaged_is_not_opened_as_a_model(run):
+    state = make_state(tiny.one_device(), seed=5)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                          state.trainable)
+    np.testing.assert_array_equal(checkpoints.restore_trainable(run, shapes)["embedding"], state.params["embedding"])
+    for damage in (DAMAGES["bit flipped in weights"], truncate):
+        damage(run / "checkpoints" / "2")
+        with pytest.raises(InputError, match="checkpoints/2: the checkpoint is incomplete or damaged") as caught:
+            checkpoints.restore_trainable(run, shapes)
+        assert "\n" not in str(caught.value)
+    assert steps(run) == [1, 2]
+
+
+@pytest.mark.parametrize("error", [ValueError("PERMISSION_DENIED: open"), PermissionError(13, "denied"),
+                                   OSError(24, "Too many open files")])
+def test_a_checkpoint_that_this_process_may_not_read_stays_where_it_is(run, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoints, "_restore", fail)
+    with pytest.raises(InputError, match="checkpoints/2: the checkpoint cannot be read"):
+        restore(run, make_state(tiny.one_device()))
+    assert steps(run) == [1, 2]
+
+
+def test_no_memory_is_no_damage(run, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: out of device memory")
+
+    monkeypatch.setattr(checkpoints, "_restore", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        restore(run, make_state(tiny.one_device()))
+    assert steps(run) == [1, 2]
+
+
+def test_what_a_kill_left_of_a_save_is_no_checkpoint(run, capfd):
+    left = run / "checkpoints" / "3.orbax-checkpoint-tmp"
+    shutil.copytree(run / "checkpoints" / "2" / "trainable", left / "trainable.orbax-checkpoint-tmp")
+    assert int(restore(run, make_state(tiny.one_device()))[0].step) == 2
+    assert not left.exists()
+    assert capfd.readouterr().err == ""
+
+
+def test_another_model_is_an_error_and_nothing_is_lost(run):
+    lora = make_state(tiny.one_device(), tiny.LORA)
+    with pytest.raises(InputError, match=r"checkpoints/2: .* another model \(embedding .* absent here\)") as caught:
+        restore(run, lora)
+    assert "\n" not in str(caught.value)
+    state = make_state(tiny.one_device())
+    wider = {**state.params, "embedding": jnp.zeros((128, 32))}
+    with pytest.raises(InputError, match=r"\(embedding is \(64, 32\) there, \(128, 32\) here\)"):
+        restore(run, state.replace(params=wider))
+    assert steps(run) == [1, 2]
+    assert not state.params["final_norm"]["scale"].is_deleted()
+
+
+def test_the_best_is_kept_besides_the_newest_two(tmp_path):
+    state = make_state(tiny.one_device(), tiny.LORA)
+    for keep_best, kept in ((False, [6, 7]), (True, [3, 6, 7])):
+        run = tmp_path / str(keep_best)
+        for first in (1, 5):  # the best of a run that was stopped in between, too
+            with checkpoints.open_manager(run, keep_best=keep_best) as manager:
+                for step in range(first, min(first + 4, 8)):
+                    loss = {1: 4.0, 3: 1.5, 5: 2.0, 7: 3.0}.get(step)
+                    checkpoints.save(manager, at(state, step), POSITION, loss and {"loss": loss})
+        assert steps(run) == kept
+
+
+def test_restored_onto_other_meshes(tmp_path):
+    shapes = [(8, 1, 1), (2, 2, 2), (1, 1, 1), (1, 4, 2)]
+    meshes = [make_mesh(MeshConfig(*shape), jax.devices()[: np.prod(shape)]) for shape in shapes]
+    with checkpoints.open_manager(tmp_path) as manager:
+        checkpoints.save(manager, at(make_state(meshes[0], tiny.LORA, seed=5), 1), POSITION, None)
+    for step, mesh in enumerate(meshes[1:], 2):
+        with checkpoints.open_manager(tmp_path) as manager:
+            state, position = checkpoints.restore_newest(manager, make_state(mesh, tiny.LORA))
+            assert position == POSITION
+            assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(state.opt_state))
+            checkpoints.save(manager, at(state, step), position, None)
+    assert_same(state, make_state(meshes[0], tiny.LORA, seed=5))
