@@ -113,7 +113,8 @@ def train_step(config: Config, model_config: ModelConfig, dtype: str) -> Callabl
     optimizer = make_optimizer(OptimizerConfig(), schedule)
     state = init_state(model, random_params(model, mesh), optimizer, jax.random.key(0), mesh)
     step = make_train_step(model.clone(training=True), sft, optimizer, schedule, state)
-    batch = Placement(config.batch_size, 1, mesh).put(random_batch(config, model_config.vocab_size), list(range(config.batch_size)))
+    rows = list(range(config.batch_size))
+    batch = Placement(config.batch_size, 1, mesh).put(random_batch(config, model_config.vocab_size), rows)
 
     def call() -> Any:
         nonlocal state

@@ -79,7 +79,7 @@ def read_all(sources: Sequence[Source], encoder: Encoder,
     Raises InputError where there are sources, but no row is left.
     """
     rows, counts = [], dict.fromkeys(COUNTS, 0)
-    for source, index in track([(source, index) for source in sources for index in range(len(source))]):
+    for source, index in track([(each, index) for each in sources for index in range(len(each))]):
         row, event = read_row(index, source, encoder)
         if row is not None:
             rows.append(row)
@@ -102,12 +102,12 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
 
     Returns the tokens of the longest row if these were all rows, else None.
     """
-    each = limit // len(sources)
+    share = limit // len(sources)
     longest = 0
-    for source, index in track([(source, index) for source in sources for index in range(min(len(source), each))]):
+    for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
         row, _ = read_row(index, source, encoder)
         longest = max(longest, 0 if row is None else len(row.tokens))
-    return longest if longest and all(len(source) <= each for source in sources) else None
+    return longest if longest and all(len(source) <= share for source in sources) else None
 
 
 def windows(rows: Sequence[Row], length: int) -> list[Row]:

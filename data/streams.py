@@ -1,9 +1,9 @@
 """Training data as streams: row r of every batch is a stream of its own, read wherever that row is needed.
 
-The rows of all sources, mixed, shuffled and repeated, are one global sequence g = 0, 1, 2, ... Of B streams, stream r takes
-r, r + B, r + 2B, ... and packs or sorts what it takes by itself. So what row r of step s holds depends on seed and B
-alone, never on how many hosts or workers share the reading, and the position in the data is B small states, one a
-stream, that any number of hosts can go on from.
+The rows of all sources, mixed, shuffled and repeated, are one global sequence g = 0, 1, 2, ... Of B streams, stream r
+takes r, r + B, r + 2B, ... and packs or sorts what it takes by itself. So what row r of step s holds depends on seed
+and B alone, never on how many hosts or workers share the reading, and the position in the data is B small states, one
+a stream, that any number of hosts can go on from.
 """
 
 import dataclasses
@@ -126,7 +126,8 @@ class _WindowsIterator(grain.DatasetIterator):
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self._rows is None:
-            rows = [next(self._parent) for _ in range(window_size(self._first, self._plan.epoch, self._plan.batch_size))]
+            size = window_size(self._first, self._plan.epoch, self._plan.batch_size)
+            rows = [next(self._parent) for _ in range(size)]
             rows.sort(key=lambda row: -len(row["tokens"]))
             order = np.random.default_rng([self._plan.seed, self._first]).permutation(len(rows))
             self._rows = [rows[place] for place in order]
@@ -192,7 +193,8 @@ def _as_tuples(state: Any) -> Any:
 def _in_a_process(group: _Group) -> grain.IterDataset:
     """The group read by a process of its own, four steps ahead; its rows come through a pipe, since the shared memory
     that Grain would put each small array in costs more than it saves, and outlives a killed run."""
-    piped = grain.experimental.WithOptionsIterDataset(group, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize))
+    through_pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    piped = grain.experimental.WithOptionsIterDataset(group, through_pipe)
     return piped.mp_prefetch(grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=4))
 
 

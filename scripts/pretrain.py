@@ -13,7 +13,8 @@ DESCRIPTION = """Train a language model to predict the next token of every text.
 
   python -m scripts.train_tokenizer --data tfds:python_stdlib --vocab-size 4096 --output tokenizers/python
   python -m scripts.pretrain --config configs/pretrain.yaml
-  python -m scripts.pretrain --model smollm2-135m-instruct --data domain/*.jsonl --output-dir runs/domain --max-steps 500
+  python -m scripts.pretrain --model smollm2-135m-instruct --data domain/*.jsonl --output-dir runs/domain \\
+      --max-steps 500
 
 Without --model the weights are random and the sizes --architecture's; with it, training goes on from there (continual
 pre-training). Stopped, by whatever, it goes on where it was when the same command is given again."""
@@ -106,9 +107,9 @@ def main(config: Config) -> None:
               f"{config.batch_size * streams.length:,} tokens")
     evaluation = make_evaluation(model, next_token, held_out, config.batch_size, mesh) if held_out else None
     start(run, recorded, model_config, tokenizer)
-    train(state, train_step, lambda position: TrainingBatches(streams, placement.local_rows(), config.workers, position),
-          run, placement, loop,
-          evaluation and (lambda state: language_model_metrics(evaluation(state), held_out, num_bytes)))
+    rows = placement.local_rows()
+    train(state, train_step, lambda position: TrainingBatches(streams, rows, config.workers, position), run, placement,
+          loop, evaluation and (lambda state: language_model_metrics(evaluation(state), held_out, num_bytes)))
     cli.say(f"done: {run} (next: python -m scripts.generate --model {run} --prompt 'def ' --output out.jsonl)")
 
 

@@ -81,8 +81,9 @@ def main(config: Config) -> None:
     loop = experiment.loop_config(config, config.max_steps,
                                   flops_per_token(model_config, streams.length, lora))
     start(run, recorded, model_config, open_tokenizer(opened.tokenizer))
-    train(state, train_step, lambda position: TrainingBatches(streams, placement.local_rows(), config.workers, position),
-          run, placement, loop, evaluate)
+    rows = placement.local_rows()
+    train(state, train_step, lambda position: TrainingBatches(streams, rows, config.workers, position), run, placement,
+          loop, evaluate)
     cli.say(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output out.jsonl)")
 
 

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 from data.batches import Batch, TrainingBatches, widen
 from errors import InputError, Stopped
+from sharding.hosts import lost_peers
 from sharding.placement import Placement
 from training import checkpoints
 from training.metrics import MetricsFile
@@ -55,9 +56,10 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
         state, position = restored if restored else (state, None)
         loop = _Loop(run, placement, config, manager, open_batches(position), int(state.step))
         try:
-            with loop.log:
+            with lost_peers(lambda: loop.saved), loop.log:
                 state = loop.steps(state, train_step, evaluate, stop)
         finally:
+            loop.profiler.close(lambda: None)
             loop.batches.close()
         with checkpoints.writing(manager):
             manager.wait_until_finished()

@@ -139,11 +139,13 @@ def test_a_directory_of_something_else(refused, tiny_model, token_rows, tmp_path
 
 def test_bad_recipes(refused, tmp_path):
     (tmp_path / "typo.yaml").write_text("learning_rat: 1\n")
-    assert "unknown key 'learning_rat'; known are data, output_dir" in refused("sft", "--config", tmp_path / "typo.yaml")
+    err = refused("sft", "--config", tmp_path / "typo.yaml")
+    assert "unknown key 'learning_rat'; known are data, output_dir" in err
     (tmp_path / "kind.yaml").write_text("max_steps: many\n")
     assert "max_steps: int expected, not 'many'" in refused("sft", "--config", tmp_path / "kind.yaml")
     (tmp_path / "choice.yaml").write_text("optimizer: {schedule: step}\n")
-    assert "schedule: 'step' is none of cosine, linear, wsd, constant" in refused("sft", "--config", tmp_path / "choice.yaml")
+    err = refused("sft", "--config", tmp_path / "choice.yaml")
+    assert "schedule: 'step' is none of cosine, linear, wsd, constant" in err
     (tmp_path / "maybe.yaml").write_text("max-length: abc\n")
     assert "max_length: int or nothing expected" in refused("sft", "--config", tmp_path / "maybe.yaml")
     (tmp_path / "list.yaml").write_text("lora: {targets: q}\n")

@@ -91,7 +91,8 @@ def test_killed_once_in_a_lora_run_with_dropout(tmp_path, rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), LORA, ("--packing", "first-fit", "--max-length", 64)], ids=["full", "lora", "packed"])
+@pytest.mark.parametrize("more", [(), LORA, ("--packing", "first-fit", "--max-length", 64)],
+                         ids=["full", "lora", "packed"])
 def test_killed_three_times_out_of_three(tmp_path, rows, more):
     finish(tmp_path / "whole", rows, *more)
     for attempt in range(3):
