@@ -105,7 +105,7 @@ def test_killed_three_times_out_of_three(tmp_path, rows, more):
 def test_metrics_after_a_resume_hold_each_step_once(tmp_path):
     file = MetricsFile(tmp_path, 0)
     for step in range(1, 6):
-        file.write(step, {"loss": float("nan") if step == 2 else 0.5, "num_tokens": 10 * step})
+        file.write(step, {"loss": float("nan") if step == 2 else 0.5, "num_tokens": 10})
     with (tmp_path / "metrics.jsonl").open("a") as torn:
         torn.write('{"step": 6, "lo')
     again = MetricsFile(tmp_path, 3)
