@@ -23,6 +23,9 @@ from errors import InputError
 WINDOW = 16
 """rows of a stream that are sorted by length at a time"""
 
+SHUFFLED_TOKENS = 65_536
+"""of a stream that is concatenated and split: the rows that are shuffled at a time, in tokens"""
+
 PACKING_BINS = 8
 """packed rows that a stream keeps open at a time (first-fit)"""
 
@@ -62,7 +65,10 @@ def make_stream(streams: Streams, number: int) -> grain.IterDataset:
     if streams.packing == "first-fit":
         return grain.experimental.FirstFitPackIterDataset(kept, length_struct=lengths, num_packing_bins=PACKING_BINS,
                                                           seed=streams.seed)
-    return grain.experimental.ConcatThenSplitIterDataset(kept, length_struct=lengths)
+    split = grain.experimental.ConcatThenSplitIterDataset(kept, length_struct=lengths)
+    # a long text would fill the row at this place in many successive batches, which then teach little that is new
+    return grain.experimental.WindowShuffleIterDataset(split, window_size=-(-SHUFFLED_TOKENS // streams.length),
+                                                       seed=streams.seed + number)
 
 
 class _Kept(grain.IterDataset):

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
@@ -69,16 +70,9 @@ def _data_flags() -> Any:
     """Teaches tyro that a DataSource is written SOURCE or SOURCE@WEIGHT."""
     import tyro
 
-    def read(arguments: list[str]) -> DataSource:
-        try:
-            return parse_source(arguments[0])
-        except InputError as error:  # tyro would make three lines of it
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-
     registry = tyro.constructors.ConstructorRegistry()
     spec = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1, metavar="SOURCE[@WEIGHT]", instance_from_str=read,
+        nargs=1, metavar="SOURCE[@WEIGHT]", instance_from_str=lambda arguments: parse_source(arguments[0]),
         is_instance=lambda value: isinstance(value, DataSource), str_from_instance=lambda value: [value.source])
     registry.primitive_rule(lambda info: spec if info.type is DataSource else None)
     return registry
@@ -129,7 +123,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return parse_source(value)
     if dataclasses.is_dataclass(kind):
         return build(kind, value, where)
-    if kind is float and isinstance(value, str | int):  # YAML reads 2e-4 as a string
+    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    if float in kinds and type(value) in (str, int):  # YAML reads 2e-4 as a string
         try:
             return float(value)
         except ValueError:
@@ -185,6 +180,28 @@ def output_lines(output: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     with partial.open("w", encoding="utf-8") as file:
         yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
     os.replace(partial, output)
+
+
+def check_folder(output: str) -> None:
+    """Raises InputError where a new folder cannot be written, before the work and not after it."""
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--output {output} exists and is not empty; name a new folder")
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--output {output}: no folder can be made in {parent}; name another")
+
+
+@contextlib.contextmanager
+def whole_folder(output: str) -> Iterator[Path]:
+    """A folder to write into, beside `output`; it takes that name when all is written."""
+    folder = Path(output)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=folder.name, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        partial = Path(scratch) / "partial"
+        partial.mkdir()
+        yield partial
+        os.replace(partial, folder)  # an empty folder is replaced
 
 
 def check_positive(config: Any, *names: str) -> None:

@@ -45,7 +45,7 @@ class TrainingFlags:
     save_every: int = 100
     """steps between checkpoints; one is always saved after the last step; 0 for none in between"""
     keep_best: bool = False
-    """keep the checkpoint with the least held-out loss, too, besides the newest two"""
+    """keep the checkpoint with the least held-out loss, too, besides the newest two (--model RUN@best)"""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """where metrics go besides metrics.jsonl"""
     profile: str | None = None

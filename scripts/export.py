@@ -1,8 +1,6 @@
 """A run's model in the formats of others: a Hugging Face folder, or a PEFT adapter."""
 
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +18,7 @@ DESCRIPTION = """Export a run for transformers, PEFT or vLLM.
 @dataclasses.dataclass(frozen=True)
 class Config:
     run: str
-    """run directory (or any other model)"""
+    """run directory (RUN@best, RUN@STEP: one of its checkpoints), or any other model"""
     output: str
     """folder to write; it must not exist yet, or be empty"""
     format: Literal["merged", "adapter"] = "merged"
@@ -32,25 +30,14 @@ class Config:
 def main(config: Config) -> None:
     from training.runs import open_model
 
-    folder = Path(config.output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--output {folder} exists and is not empty; name a new folder")
+    cli.check_folder(config.output)
     opened = open_model(config.run)
     if config.format == "adapter" and getattr(opened, "lora", None) is None:
         raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
-    export(opened, folder, config.format, config.dtype)
-    print(f"exported: {folder}")
-
-
-def export(opened: Any, folder: Path, form: str, dtype: str) -> None:
-    """Writes into a folder beside `folder` that takes its name when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=folder.name, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
-        partial = Path(scratch) / "export"
-        {"merged": write_merged, "adapter": write_lora}[form](opened, partial, dtype)
-        if folder.exists():
-            folder.rmdir()  # empty, as checked
-        os.replace(partial, folder)
+    write = {"merged": write_merged, "adapter": write_lora}[config.format]
+    with cli.whole_folder(config.output) as folder:
+        write(opened, folder, config.dtype)
+    print(f"exported: {config.output}")
 
 
 def write_merged(opened: Any, folder: Path, dtype: str) -> None:

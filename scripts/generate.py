@@ -20,7 +20,8 @@ rows are the row with "completion", "completion_tokens", "completion_logps" and 
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str
-    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
+    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
+    (RUN@best, RUN@STEP: one of its checkpoints)"""
     prompt: str | None = None
     """one prompt; or --data"""
     data: tuple[DataSource, ...] = ()

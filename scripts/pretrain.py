@@ -23,7 +23,8 @@ pre-training). Stopped, by whatever, it goes on where it was when the same comma
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(experiment.TrainingFlags):
     model: str | None = None
-    """model to go on from: embedded, Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
+    """model to go on from: embedded, Hub id, preset, folder, .gguf file, PEFT adapter or run directory
+    (RUN@best, RUN@STEP: one of its checkpoints)"""
     architecture: Architecture = Architecture()
     tokenizer: str | None = None
     """folder, .gguf or .model file (scripts.train_tokenizer makes one); the model's own by default"""
@@ -80,6 +81,9 @@ def main(config: Config) -> None:
     recorded = experiment.recorded(config, sources, held_out_sources)
     check_free(run, recorded, experiment.MAY_DIFFER)
     streams = experiment.make_streams(config, config.packing, sources, encoder, context)
+    max_steps = config.max_steps or max(1, config.max_tokens // (config.batch_size * streams.length))
+    schedule = make_schedule(config.optimizer, config.learning_rate, max_steps)
+    optimizer = make_optimizer(config.optimizer, schedule)
     whole = dataclasses.replace(encoder, max_length=None)
     held_out = windows(read_all(held_out_sources, whole)[0], streams.length)
     num_bytes = scored_bytes(held_out_sources, whole)
@@ -94,9 +98,6 @@ def main(config: Config) -> None:
         params = random_params(model_config, jax.random.key(config.seed), mesh)
 
     # the experiment
-    max_steps = config.max_steps or max(1, config.max_tokens // (config.batch_size * streams.length))
-    schedule = make_schedule(config.optimizer, config.learning_rate, max_steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
     model = Transformer(model_config)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     objective = cli.load_function(config.objective)

@@ -20,7 +20,8 @@ and the first token, which nothing predicts, has 0."""
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str
-    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
+    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
+    (RUN@best, RUN@STEP: one of its checkpoints)"""
     data: tuple[DataSource, ...]
     """sources, as for scripts.sft"""
     output: str

@@ -18,7 +18,8 @@ Stopped, by whatever, it goes on where it was when the same command is given aga
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(experiment.TrainingFlags):
     model: str
-    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory"""
+    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
+    (RUN@best, RUN@STEP: one of its checkpoints)"""
     max_steps: int
     """optimiser steps"""
     objective: str = "objectives.sft:sft"
@@ -52,6 +53,8 @@ def main(config: Config) -> None:
     hosts.connect(config.hosts)
     config = dataclasses.replace(config, model=absolute_reference(config.model), dtype=cli.resolve_dtype(config.dtype))
     objective = cli.load_function(config.objective)
+    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
+    optimizer = make_optimizer(config.optimizer, schedule)
     mesh = make_mesh(config.mesh)
     run = Path(config.output_dir)
 
@@ -72,8 +75,6 @@ def main(config: Config) -> None:
                                        param_dtype=config.dtype if lora else "float32")
 
     # the experiment
-    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
     model = Transformer(model_config, lora)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     train_step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)

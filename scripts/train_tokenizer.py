@@ -1,15 +1,10 @@
 """A SentencePiece tokenizer from rows of text."""
 
-import contextlib
 import dataclasses
 import functools
-import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
-from errors import InputError
+from data.sources import DataSource
 from scripts import cli
 
 DESCRIPTION = """Train a SentencePiece tokenizer.
@@ -26,8 +21,8 @@ MEASURED_TEXTS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    data: str
-    """where the rows come from: .jsonl or .parquet file, tfds:NAME, hf:OWNER/NAME"""
+    data: tuple[DataSource, ...]
+    """sources, taken together: FILE.jsonl, FILE.parquet, tfds:NAME, hf:OWNER/NAME (or globs of files)"""
     output: str
     """folder to write; it must not exist yet, or be empty"""
     vocab_size: int = 4096
@@ -41,45 +36,24 @@ class Config:
 
 
 def main(config: Config) -> None:
-    from data.sources import open_source, parse_source
+    from data.sources import Concatenated, open_source
     from data.tokenizer_training import bytes_per_token, sample_texts, train_tokenizer
     from training.progress import track
 
     cli.check_positive(config, "vocab_size", "max_bytes")
     cli.check_seed(config.seed)
-    check_folder(config.output)
-    source = open_source(parse_source(config.data))
+    cli.check_folder(config.output)
+    source = Concatenated([open_source(each) for each in config.data])
     texts = sample_texts(source, config.max_bytes, config.seed, functools.partial(track, what="reading"))
     print(f"training on {sum(map(len, texts)):,} characters", flush=True)
     tokenizer = train_tokenizer(texts, config.vocab_size, config.model_type)
-    with whole_folder(config.output) as folder:
+    with cli.whole_folder(config.output) as folder:
         tokenizer.save(folder)
+    data = " ".join(each.source for each in config.data)
     ratio = bytes_per_token(tokenizer, texts[:MEASURED_TEXTS])
     print(f"{tokenizer.vocab_size:,} pieces, {ratio:.2f} bytes per token on text it was trained on: {config.output}\n"
-          f"next: python -m scripts.pretrain --tokenizer {config.output} --data {config.data} "
+          f"next: python -m scripts.pretrain --tokenizer {config.output} --data {data} "
           f"--output-dir runs/mine --max-steps 1000")
-
-
-def check_folder(output: str) -> None:
-    """Raises InputError where a new folder cannot be written, before the work and not after it."""
-    folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--output {output} exists and is not empty; name a new folder")
-    parent = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--output {output}: no folder can be made in {parent}; name another")
-
-
-@contextlib.contextmanager
-def whole_folder(output: str) -> Iterator[Path]:
-    """A folder to write into, beside `output`; it takes that name when all is written."""
-    folder = Path(output)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=folder.name, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
-        partial = Path(scratch) / "partial"
-        partial.mkdir()
-        yield partial
-        os.replace(partial, folder)  # an empty folder is replaced
 
 
 if __name__ == "__main__":

@@ -214,16 +214,16 @@ def _progress(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "rng": jax.random.key_data(state.rng)}
 
 
-def restore_trainable(run: Path, shapes: Any, step: int | None = None) -> Any:
-    """Only the trained collection of a run's checkpoint (the newest by default), as `shapes` (with shardings) says."""
-    missing = InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
+def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:
+    """Only the trained collection of a run's checkpoint, as `shapes` (with shardings) says.
+
+    `which` is "newest", "best" (the least held-out loss) or a step. Raises InputError where there is no such one.
+    """
     if not (run / "checkpoints").is_dir():
-        raise missing
+        raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
     _keep_quiet()
     with open_manager(run, read_only=True) as manager:
-        step = manager.latest_step() if step is None else step
-        if step is None:
-            raise missing
+        step = _find(manager, run, which)
         try:
             found = manager.restore(step, args=ocp.args.Composite(
                 trainable=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()))
@@ -234,3 +234,16 @@ def restore_trainable(run: Path, shapes: Any, step: int | None = None) -> Any:
             raise InputError(f"{manager.directory}/{step}: {_damaged(error)}; give the training command again, which "
                              f"goes on from the one before it") from None
         return found["trainable"]
+
+
+def _find(manager: ocp.CheckpointManager, run: Path, which: str) -> int:
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
+    if which == "best" and manager.best_step() is None:
+        raise InputError(f"{run}@best: no checkpoint is known by its held-out loss; train with --keep-best, --eval-data "
+                         f"and --eval-every")
+    step = {"newest": steps[-1], "best": manager.best_step()}.get(which, which)
+    if int(step) not in steps:
+        raise InputError(f"{run}@{which}: no such checkpoint; there are {', '.join(map(str, steps))}")
+    return int(step)

@@ -85,12 +85,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run opened as a model; `load` gives its newest checkpoint."""
+    """A run opened as a model; `load` gives one of its checkpoints: the newest, the best, or that of a step."""
 
     path: Path
     config: ModelConfig
     tokenizer: Path
     lora: LoRAConfig | None
+    checkpoint: str = "newest"
 
     def base(self) -> "Pretrained | TrainedRun":
         """The model that the run started from."""
@@ -100,7 +101,8 @@ class TrainedRun:
         """(model, variables) on `mesh`: `params`, and `lora` where it was trained; `compute` overrides dtype, ..."""
         if self.lora is None:
             config = dataclasses.replace(self.config, **compute)
-            return Transformer(config), {"params": restore_trainable(self.path, on_mesh(abstract_params(config), mesh))}
+            shapes = on_mesh(abstract_params(config), mesh)
+            return Transformer(config), {"params": restore_trainable(self.path, shapes, self.checkpoint)}
         config, params = load_merged(self.base(), mesh, **compute)
         return Transformer(config, self.lora), {"params": params, "lora": self.load_lora(mesh)}
 
@@ -108,7 +110,7 @@ class TrainedRun:
         """The trained `lora` collection alone."""
         model = Transformer(self.config, self.lora)
         boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["lora"]
-        return restore_trainable(self.path, on_mesh(boxed, mesh))
+        return restore_trainable(self.path, on_mesh(boxed, mesh), self.checkpoint)
 
 
 def on_mesh(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -118,14 +120,22 @@ def on_mesh(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def open_model(reference: str) -> Pretrained | TrainedRun:
-    """What --model names: a run directory, or anything that models.pretrained opens."""
-    run = Path(reference).expanduser()
+    """What --model names: a run directory, its checkpoint RUN@STEP or RUN@best, or what models.pretrained opens."""
+    path, checkpoint = split_checkpoint(reference)
+    run = Path(path).expanduser()
     if not is_run(run):
         return open_pretrained(reference)
     config = from_hf(read_json(run / "model" / "config.json"), str(run / "model" / "config.json"))
     lora = read_config(run).get("lora") or {"rank": 0}
     lora_config = LoRAConfig(**{name: tuple(value) if name == "targets" else value for name, value in lora.items()})
-    return TrainedRun(run, config, run / "model", lora_config if lora_config.rank else None)
+    return TrainedRun(run, config, run / "model", lora_config if lora_config.rank else None, checkpoint)
+
+
+def split_checkpoint(reference: str) -> tuple[str, str]:
+    """("RUN", "best") of "RUN@best", ("RUN", "100") of "RUN@100"; anything else is (itself, "newest")."""
+    path, at, checkpoint = reference.rpartition("@")
+    named = at and (checkpoint == "best" or checkpoint.isdecimal()) and is_run(Path(path).expanduser())
+    return (path, checkpoint) if named else (reference, "newest")
 
 
 def open_tokenizer(path: Path) -> Tokenizer | None:
@@ -135,6 +145,8 @@ def open_tokenizer(path: Path) -> Tokenizer | None:
 
 def absolute_reference(reference: str) -> str:
     """A local path made absolute, so that a run can be opened from anywhere; names stay as they are."""
-    path = Path(reference).expanduser()
-    return str(path.resolve()) if path.exists() else reference
+    name, checkpoint = split_checkpoint(reference)
+    path = Path(name).expanduser()
+    absolute = str(path.resolve()) if path.exists() else name
+    return absolute if checkpoint == "newest" else f"{absolute}@{checkpoint}"
 

@@ -134,3 +134,29 @@ def test_help_teaches(run_script, name):
     assert "--config" in out
     if name != "quickstart":
         assert f"python -m scripts.{name}" in out
+
+
+def test_any_checkpoint_of_a_run_is_a_model_the_best_one_by_name(run_script, tiny_model, token_rows, write_rows,
+                                                                     tmp_path):
+    run = tmp_path / "run"
+    others = write_rows("others.jsonl", [{"tokens": list(range(first, first + 20))} for first in range(8)])
+    flags = ("--model", tiny_model, "--data", token_rows, "--eval-data", others, "--batch-size", 4, "--save-every", 2,
+             "--eval-every", 2, "--max-steps", 14, "--optimizer.schedule", "constant", "--dtype", "float32",
+             "--learning-rate", 0.1)
+    assert run_script("sft", *flags, "--keep-best", "--output-dir", run)[0] == 0
+    losses = {line["step"]: line["eval/loss"] for line in lines(run / "metrics.jsonl")
+              if "eval/loss" in line and line["step"]}
+    best = min(losses, key=losses.get)
+    assert best < 12, "the best is to be one that is not among the newest two"
+
+    def scores(reference):
+        out = tmp_path / "scores.jsonl"
+        status, _, err = run_script("score", "--model", reference, "--data", token_rows, "--output", out)
+        return (out.read_text(), err) if status == 0 else (None, err)
+
+    assert scores(f"{run}@best") == scores(f"{run}@{best}") != scores(run)
+    assert scores(f"{run}@14") == scores(run)
+    assert scores(f"{run}@5")[1] == f"error: {run}@5: no such checkpoint; there are {best}, 12, 14\n"
+    assert run_script("sft", *flags, "--output-dir", tmp_path / "plain")[0] == 0
+    assert "@best: no checkpoint is known by its held-out loss; train with --keep-best" in scores(
+        f"{tmp_path / 'plain'}@best")[1]
