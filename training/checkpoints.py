@@ -241,8 +241,8 @@ def _find(manager: ocp.CheckpointManager, run: Path, which: str) -> int:
     if not steps:
         raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
     if which == "best" and manager.best_step() is None:
-        raise InputError(f"{run}@best: no checkpoint is known by its held-out loss; train with --keep-best, --eval-data "
-                         f"and --eval-every")
+        raise InputError(f"{run}@best: no checkpoint is known by its held-out loss; train with --keep-best, "
+                         f"--eval-data and --eval-every")
     step = {"newest": steps[-1], "best": manager.best_step()}.get(which, which)
     if int(step) not in steps:
         raise InputError(f"{run}@{which}: no such checkpoint; there are {', '.join(map(str, steps))}")
