@@ -90,7 +90,8 @@ def _project_backward(saved: Any, cotangent: Array) -> tuple[Array, None, Array]
     cotangent = cotangent.astype(hidden.dtype)
     to_hidden = jnp.einsum("...v,dv->...d", cotangent, kernel)
     to_stored = jnp.einsum("...d,...v->dv", hidden, cotangent, preferred_element_type=jnp.float32)
-    return to_hidden, None, to_stored.astype(like_stored.dtype)
+    # the barrier: XLA's CPU backend would fold the transpose of a tied embedding into a matmul that it cannot run
+    return to_hidden, None, jax.lax.optimization_barrier(to_stored).astype(like_stored.dtype)
 
 
 project.defvjp(_project_forward, _project_backward)

@@ -10,6 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from data.batches import TrainingBatches, pad
+from data.reading import Encoder
+from data.records import JsonlSource
+from data.streams import Streams
 from models.config import from_hf
 from models.pretrained import EMBEDDED, open_pretrained
 from models.scoring import score
@@ -72,13 +76,43 @@ def test_both_spellings_of_rope_scaling():
     assert new.rope_scaling is not None
 
 
-def test_smollm2_equals_transformers_on_real_sentences(one_device):
+@pytest.fixture(scope="module")
+def smollm2(one_device):
+    """Scores batches by the embedded model."""
+    model, variables = open_pretrained(EMBEDDED).load(one_device)
+
+    def scores(batch):
+        with jax.set_mesh(one_device):
+            return jax.jit(score, static_argnums=0)(model, variables, batch)
+
+    return scores
+
+
+def test_smollm2_equals_transformers_on_real_sentences(smollm2):
     texts = json.loads((FIXTURES / "smollm2_texts.json").read_text())["texts"]
     expected = np.load(FIXTURES / "smollm2.npz")
     length = max(len(text["tokens"]) for text in texts)
     tokens = np.array([text["tokens"] + [0] * (length - len(text["tokens"])) for text in texts])
-    scores = scores_of(EMBEDDED, tokens, one_device)
+    scores = smollm2(batch_of(tokens))
     for row, text in enumerate(texts):
         count = len(text["tokens"])
         np.testing.assert_allclose(scores.logps[row, :count], expected[f"logps_{row}"], atol=1e-4)
         np.testing.assert_allclose(scores.entropy[row, :count], expected[f"entropy_{row}"], atol=1e-4)
+
+
+@pytest.mark.parametrize("packing", ["first-fit", "concat-then-split"])
+def test_smollm2_scores_packed_segments_as_it_scores_them_alone(packing, smollm2, tmp_path):
+    texts = json.loads((FIXTURES / "smollm2_texts.json").read_text())["texts"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"tokens": text["tokens"][:25]}) + "\n" for text in texts))
+    encoder = Encoder(None, 49152, None if packing == "concat-then-split" else 64)
+    streams = Streams((JsonlSource(tmp_path / "rows.jsonl"),), (1.0,), encoder, 3, 64, packing, 0)
+    batch = next(TrainingBatches(streams, range(3)))
+    segments = [(row, batch["segment_ids"][row] == segment) for row in range(3)
+                for segment in range(1, batch["segment_ids"][row].max() + 1)]
+    assert len(segments) > 6
+    alone = pad([{"tokens": batch["tokens"][row][chosen], "loss_mask": np.ones(chosen.sum())}
+                 for row, chosen in segments], [64])  # as long: other lengths round otherwise, packed or not
+    packed, unpacked = smollm2(batch), smollm2(alone)
+    for place, (row, chosen) in enumerate(segments):
+        np.testing.assert_allclose(packed.logps[row][chosen][1:], unpacked.logps[place][1 : chosen.sum()], rtol=0,
+                                   atol=1e-5)

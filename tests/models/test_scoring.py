@@ -144,3 +144,15 @@ def test_lora_pays_for_no_gradient_of_the_vocabulary():
     text = [jax.jit(jax.grad(total, wrt)).lower(*shapes).compile().as_text() for wrt in (0, (0, 1))]
     dots = [each.count(" dot(") + each.count("custom-call(") for each in text]
     assert dots[0] < dots[1]
+
+
+def test_the_gradient_of_a_tied_embedding_in_bfloat16():
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden, embedding = jax.random.normal(keys[0], (2, 64, 32)), 0.1 * jax.random.normal(keys[1], (128, 32))
+    tokens = jax.random.randint(keys[2], (2, 64), 0, 128)
+
+    @jax.jit
+    def gradient(hidden):
+        return jax.grad(lambda stored: jnp.sum(score_hidden(hidden, stored.T, tokens).logps))(embedding)
+
+    np.testing.assert_allclose(gradient(hidden.astype(jnp.bfloat16)), gradient(hidden), atol=0.05)
