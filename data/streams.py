@@ -24,7 +24,10 @@ WINDOW = 16
 """rows of a stream that are sorted by length at a time"""
 
 SHUFFLED_TOKENS = 65_536
-"""of a stream that is concatenated and split: the rows that are shuffled at a time, in tokens"""
+"""of a stream that is concatenated and split: the rows that are shuffled at a time, in tokens; less in a small epoch"""
+
+MEASURED = 32
+"""rows of each source, evenly spaced, that the tokens of an epoch are estimated from"""
 
 PACKING_BINS = 8
 """packed rows that a stream keeps open at a time (first-fit)"""
@@ -44,6 +47,20 @@ class Streams:
     """tokens of a packed row"""
     packing: Packing
     seed: int
+
+    @functools.cached_property
+    def shuffled(self) -> int:
+        """Packed rows that are shuffled at a time: SHUFFLED_TOKENS, or about a stream's share of an epoch if that is
+        less. A window over several epochs would give one row many times before it gives another once."""
+        epoch = sum(_tokens(source, self.encoder) for source in self.sources)
+        return max(1, min(-(-SHUFFLED_TOKENS // self.length), round(epoch / (self.batch_size * self.length))))
+
+
+def _tokens(source: Source, encoder: Encoder) -> float:
+    """Tokens of all rows, by the mean of some of them."""
+    places = sorted({place * len(source) // MEASURED for place in range(MEASURED)})
+    rows = [read_row(place, source, encoder)[0] for place in places]
+    return len(source) * sum(len(row.tokens) for row in rows if row is not None) / len(places)
 
 
 def _read(index: int, source: Source, encoder: Encoder) -> dict[str, np.ndarray]:
@@ -67,7 +84,7 @@ def make_stream(streams: Streams, number: int) -> grain.IterDataset:
                                                           seed=streams.seed)
     split = grain.experimental.ConcatThenSplitIterDataset(kept, length_struct=lengths)
     # a long text would fill the row at this place in many successive batches, which then teach little that is new
-    return grain.experimental.WindowShuffleIterDataset(split, window_size=-(-SHUFFLED_TOKENS // streams.length),
+    return grain.experimental.WindowShuffleIterDataset(split, window_size=streams.shuffled,
                                                        seed=streams.seed + number)
 
 
