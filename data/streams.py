@@ -9,7 +9,7 @@ a stream, that any number of hosts can go on from.
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import grain
@@ -74,86 +74,86 @@ def make_stream(streams: Streams, number: int) -> grain.IterDataset:
              for place, source in enumerate(streams.sources)]
     mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=streams.weights)
     taken = mixed[number :: streams.batch_size]
-    kept = _Kept(taken.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)),
-                 limit=sum(map(len, streams.sources)))
+    kept = _Kept(taken.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)), streams, number)
     if streams.packing == "none":
-        return _Windows(kept, streams)
-    lengths = dict.fromkeys(("tokens", "loss_mask", "counts"), streams.length)
+        return _Windows(kept, functools.partial(_sorted_window, streams=streams))
+    lengths = dict.fromkeys(("tokens", "loss_mask", "counts", "epoch_end"), streams.length)
     if streams.packing == "first-fit":
         return grain.experimental.FirstFitPackIterDataset(kept, length_struct=lengths, num_packing_bins=PACKING_BINS,
                                                           seed=streams.seed)
     split = grain.experimental.ConcatThenSplitIterDataset(kept, length_struct=lengths)
-    # a long text would fill the row at this place in many successive batches, which then teach little that is new
-    return grain.experimental.WindowShuffleIterDataset(split, window_size=streams.shuffled,
-                                                       seed=streams.seed + number)
+    return _Windows(split, functools.partial(_shuffled_window, streams=streams, number=number))
 
 
 class _Kept(grain.IterDataset):
-    """Passes over rows that are left out; the next row kept carries their counts."""
+    """Passes over rows that are left out; the next row kept carries their counts. `epoch_end` [T] is 1 at the last
+    token of the last row that the stream takes from an epoch of its only source."""
 
-    def __init__(self, parent: grain.IterDataset, limit: int):
+    def __init__(self, parent: grain.IterDataset, streams: Streams, number: int):
         super().__init__(parent)
-        self.limit = limit
+        self.limit, self.number, self.batch_size = sum(map(len, streams.sources)), number, streams.batch_size
+        self.epoch = _epoch(streams)
 
     def __iter__(self) -> grain.DatasetIterator:
-        return _KeptIterator(iter(self._parent), self.limit)
+        return _KeptIterator(iter(self._parent), self)
+
+
+def _epoch(streams: Streams) -> int:
+    """Rows of an epoch; a mixture has none."""
+    return len(streams.sources[0]) if len(streams.sources) == 1 else sys.maxsize
 
 
 class _KeptIterator(grain.DatasetIterator):
-    def __init__(self, parent: grain.DatasetIterator, limit: int):
+    def __init__(self, parent: grain.DatasetIterator, plan: _Kept):
         super().__init__(parent)
-        self._limit = limit
+        self._plan, self._next = plan, plan.number
 
     def __next__(self) -> dict[str, np.ndarray]:
-        counts = np.zeros(len(COUNTS), np.int32)
-        for _ in range(self._limit):
-            row = next(self._parent)
+        counts, plan = np.zeros(len(COUNTS), np.int32), self._plan
+        for _ in range(plan.limit):
+            row, number = next(self._parent), self._next
+            self._next += plan.batch_size
             counts += row["counts"][0]
             if len(row["tokens"]):
                 row["counts"][0] = counts
+                row["epoch_end"] = np.zeros(len(row["tokens"]), np.int32)
+                row["epoch_end"][-1] = number // plan.epoch != self._next // plan.epoch
                 return row
-        raise InputError(f"none of {self._limit} rows can be trained on: "
+        raise InputError(f"none of {plan.limit} rows can be trained on: "
                          f"{', '.join(f'{name} {count}' for name, count in zip(COUNTS, counts) if count)}; "
                          f"look at --too-long, --bad-rows and --max-length")
 
     def get_state(self) -> Any:
-        return self._parent.get_state()
+        return {"parent": self._parent.get_state(), "next": self._next}
 
     def set_state(self, state: Any) -> None:
-        self._parent.set_state(state)
+        self._parent.set_state(state["parent"])
+        self._next = state["next"]
 
 
 class _Windows(grain.IterDataset):
-    """Rows in windows of WINDOW, longest first, the windows' steps then shuffled alike in all streams.
+    """Rows in windows, each in an order of its own: `read` takes the parent's iterator and the number of rows before
+    the window, and gives its rows."""
 
-    The i-th longest of a window is about as long in every stream, so the rows of a batch need little padding, and no
-    stream had to ask another. A window ends where an epoch does.
-    """
-
-    def __init__(self, parent: grain.IterDataset, streams: Streams):
+    def __init__(self, parent: grain.IterDataset, read: Callable[[grain.DatasetIterator, int], list[Any]]):
         super().__init__(parent)
-        epoch = len(streams.sources[0]) if len(streams.sources) == 1 else sys.maxsize
-        self.epoch, self.batch_size, self.seed = epoch, streams.batch_size, streams.seed
+        self.read = read
 
     def __iter__(self) -> grain.DatasetIterator:
-        return _WindowsIterator(iter(self._parent), self)
+        return _WindowsIterator(iter(self._parent), self.read)
 
 
 class _WindowsIterator(grain.DatasetIterator):
-    """The state is the parent's at the window's start, the window's first step, and the rows taken from it."""
+    """The state is the parent's at the window's start, the number of rows before it, and of those taken from it."""
 
-    def __init__(self, parent: grain.DatasetIterator, plan: _Windows):
+    def __init__(self, parent: grain.DatasetIterator, read: Callable[[grain.DatasetIterator, int], list[Any]]):
         super().__init__(parent)
-        self._plan, self._first, self._taken = plan, 0, 0
+        self._read, self._first, self._taken = read, 0, 0
         self._start, self._rows = parent.get_state(), None
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self._rows is None:
-            size = window_size(self._first, self._plan.epoch, self._plan.batch_size)
-            rows = [next(self._parent) for _ in range(size)]
-            rows.sort(key=lambda row: -len(row["tokens"]))
-            order = np.random.default_rng([self._plan.seed, self._first]).permutation(len(rows))
-            self._rows = [rows[place] for place in order]
+            self._rows = self._read(self._parent, self._first)
         row = self._rows[self._taken]
         self._taken += 1
         if self._taken == len(self._rows):
@@ -167,6 +167,32 @@ class _WindowsIterator(grain.DatasetIterator):
     def set_state(self, state: Any) -> None:
         self._parent.set_state(state["parent"])
         self._start, self._first, self._taken, self._rows = state["parent"], state["first"], state["taken"], None
+
+
+def _sorted_window(parent: grain.DatasetIterator, first: int, streams: Streams) -> list[Any]:
+    """WINDOW rows, longest first, their steps then shuffled alike in all streams.
+
+    The i-th longest of a window is about as long in every stream, so the rows of a batch need little padding, and no
+    stream had to ask another. A window ends where an epoch does.
+    """
+    rows = [next(parent) for _ in range(window_size(first, _epoch(streams), streams.batch_size))]
+    rows.sort(key=lambda row: -len(row["tokens"]))
+    return _permuted(rows, [streams.seed, first])
+
+
+def _shuffled_window(parent: grain.DatasetIterator, first: int, streams: Streams, number: int) -> list[Any]:
+    """SHUFFLED_TOKENS, or up to the end of an epoch, as packed rows; the streams are shuffled each in its own way.
+
+    Unshuffled, a long text would fill the same row of many successive batches, which then teach little that is new.
+    """
+    rows = [next(parent)]
+    while len(rows) * streams.length < SHUFFLED_TOKENS and not rows[-1]["epoch_end"].any():
+        rows.append(next(parent))
+    return _permuted(rows, [streams.seed, first, number])
+
+
+def _permuted(rows: list[Any], seed: list[int]) -> list[Any]:
+    return [rows[place] for place in np.random.default_rng(seed).permutation(len(rows))]
 
 
 def window_size(first: int, epoch: int, batch_size: int) -> int:

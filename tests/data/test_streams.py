@@ -183,3 +183,19 @@ def test_rows_of_which_none_can_be_used():
 def test_states_before_the_first_step_are_the_beginning():
     reader = StreamReader(make("none"), range(B))
     assert reader.states == [None] * B
+
+
+class Long(Rows):
+    """Every text fills ten packed rows."""
+
+    def __getitem__(self, index):
+        return {"tokens": [self.first + index] * 320}
+
+
+def test_rows_cut_from_one_text_do_not_follow_each_other():
+    batches, _ = read(make("concat-then-split", [Long(48)]), 120)
+    texts = np.stack([batch["tokens"][:, 0] for batch in batches])  # [steps, B]; 12 texts a stream
+    for row in range(B):
+        assert len(set(texts[:10, row])) > 4
+        assert len(set(texts[:, row])) == 12, "an epoch is over before the next one begins"
+    assert not np.array_equal(texts[:, 0] - texts[0, 0], texts[:, 1] - texts[0, 1])
