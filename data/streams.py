@@ -8,7 +8,11 @@ a stream, that any number of hosts can go on from.
 
 import dataclasses
 import functools
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -25,9 +29,6 @@ WINDOW = 16
 
 SHUFFLED_TOKENS = 65_536
 """of a stream that is concatenated and split: the rows that are shuffled at a time, in tokens; less in a small epoch"""
-
-MEASURED = 32
-"""rows of each source, evenly spaced, that the tokens of an epoch are estimated from"""
 
 PACKING_BINS = 8
 """packed rows that a stream keeps open at a time (first-fit)"""
@@ -47,20 +48,6 @@ class Streams:
     """tokens of a packed row"""
     packing: Packing
     seed: int
-
-    @functools.cached_property
-    def shuffled(self) -> int:
-        """Packed rows that are shuffled at a time: SHUFFLED_TOKENS, or about a stream's share of an epoch if that is
-        less. A window over several epochs would give one row many times before it gives another once."""
-        epoch = sum(_tokens(source, self.encoder) for source in self.sources)
-        return max(1, min(-(-SHUFFLED_TOKENS // self.length), round(epoch / (self.batch_size * self.length))))
-
-
-def _tokens(source: Source, encoder: Encoder) -> float:
-    """Tokens of all rows, by the mean of some of them."""
-    places = sorted({place * len(source) // MEASURED for place in range(MEASURED)})
-    rows = [read_row(place, source, encoder)[0] for place in places]
-    return len(source) * sum(len(row.tokens) for row in rows if row is not None) / len(places)
 
 
 def _read(index: int, source: Source, encoder: Encoder) -> dict[str, np.ndarray]:
@@ -244,7 +231,21 @@ def _in_a_process(group: _Group) -> grain.IterDataset:
     that Grain would put each small array in costs more than it saves, and outlives a killed run."""
     through_pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
     piped = grain.experimental.WithOptionsIterDataset(group, through_pipe)
-    return piped.mp_prefetch(grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=4))
+    return piped.mp_prefetch(grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=4),
+                             worker_init_fn=_live_with_the_parent)
+
+
+def _live_with_the_parent(*_: int) -> None:
+    """In a worker: it ends when the training process is gone, killed ones too, and leaves signals that a scheduler or a
+    terminal sends to the whole group (SIGTERM, SIGINT) to that process, which closes it."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class StreamReader:

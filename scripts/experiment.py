@@ -61,8 +61,8 @@ class TrainingFlags:
     hosts: HostsConfig = HostsConfig()
 
 
-MAY_DIFFER = frozenset({"mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
-                        "bad_rows"})
+MAY_DIFFER = frozenset({"output_dir", "mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers",
+                        "profile", "bad_rows"})
 """what a resumed run may change"""
 
 

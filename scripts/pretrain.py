@@ -71,6 +71,8 @@ def main(config: Config) -> None:
     opened = open_model(config.model) if config.model else None
     tokenizer_path = Path(config.tokenizer).expanduser() if config.tokenizer else opened.tokenizer
     tokenizer = open_tokenizer(tokenizer_path)
+    if tokenizer is None and opened is None:
+        raise InputError(f"--tokenizer {config.tokenizer}: holds no tokenizer; scripts.train_tokenizer makes one")
     model_config = opened.config if opened else make_config(config.architecture, tokenizer.vocab_size)
     context = model_config.max_length
     if tokenizer is not None and tokenizer.vocab_size > model_config.vocab_size:

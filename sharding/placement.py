@@ -32,10 +32,14 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec(*lead, RULES["batch"]))
 
     def local_rows(self) -> list[int]:
-        """The rows that devices of this process hold; those on a tensor axis across processes are read by each."""
+        """The rows that devices of this process hold; those on a tensor axis across processes are read by each.
+
+        At least one: a process whose devices hold only what is left over needs the shapes of rows, as all others do.
+        """
         numbers = np.arange(np.prod(self.shape)).reshape(self.shape)
         held = self.sharding.addressable_devices_indices_map(self.shape).values()
-        return sorted({int(row) for index in held for row in numbers[index].flat if row < self.batch_size})
+        rows = sorted({int(row) for index in held for row in numbers[index].flat if row < self.batch_size})
+        return rows or [self.batch_size - 1]
 
     def put(self, batch: dict[str, np.ndarray], rows: list[int]) -> dict[str, jax.Array]:
         """Arrays [len(rows), ...] of `rows` as global arrays [K, b, ...] or [b, ...]; every process gives its own."""

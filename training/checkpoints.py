@@ -11,7 +11,10 @@ import itertools
 import json
 import logging
 import math
+import os
+import re
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from errors import InputError
+from sharding import hosts
 from training.state import TrainState
 
 LATEST = 2
@@ -32,7 +36,7 @@ LATEST = 2
 def open_manager(run: Path, *, read_only: bool = False, keep_best: bool = False) -> ocp.CheckpointManager:
     """The manager of a run directory's checkpoints/; the newest LATEST are kept, and the one with the least held-out
     loss if `keep_best`. What a kill left of an unfinished save is removed."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant: no metrics, reading only
+    _keep_quiet()
     newest = checkpoint_managers.LatestN(n=LATEST)
     best = checkpoint_managers.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
     kept = checkpoint_managers.AnyPreservationPolicy([newest, best]) if keep_best else newest
@@ -41,6 +45,17 @@ def open_manager(run: Path, *, read_only: bool = False, keep_best: bool = False)
                                            read_only=read_only, create=not read_only,
                                            cleanup_tmp_directories=not read_only)
     return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+
+
+@contextlib.contextmanager
+def opened(run: Path, *, keep_best: bool = False) -> Iterator[ocp.CheckpointManager]:
+    """open_manager for a block. Raises InputError at its end where the save that is under way cannot be written."""
+    manager = open_manager(run, keep_best=keep_best)
+    try:
+        yield manager
+    finally:
+        with writing(manager):
+            manager.close()
 
 
 def _loss(metrics: dict[str, float]) -> float:
@@ -55,8 +70,17 @@ def save(manager: ocp.CheckpointManager, state: TrainState, position: Any, held_
     arrays = {"trainable": state.trainable, "progress": _progress(state)}
     data = {"position": position, "checksums": checksums(arrays) | {"position": _checksum_of_json(position)}}
     with writing(manager):
+        _probe(Path(manager.directory))
         manager.save(int(state.step), metrics=held_out, args=ocp.args.Composite(
             **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}, data=ocp.args.JsonSave(data)))
+
+
+def _probe(folder: Path) -> None:
+    """Raises OSError where no folder can be made in `folder`. Orbax would, too, but leave threads that wait for that
+    folder for minutes, and keep the process from ending."""
+    if jax.process_index() == 0:
+        (folder / ".probe").mkdir(exist_ok=True)
+        (folder / ".probe").rmdir()
 
 
 def checksums(tree: Any) -> dict[str, int]:
@@ -93,10 +117,18 @@ def writing(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        if hosts.explain(error) is not None:
+            raise  # it is another process that is gone
         good = finished_steps(Path(manager.directory))
         kept = f"the last good one is of step {good[-1]}" if good else "there is none yet"
-        raise InputError(f"{manager.directory}: a checkpoint could not be written ({_first_line(error)}); {kept}; "
+        raise InputError(f"{manager.directory}: a checkpoint could not be written ({_reason(error)}); {kept}; "
                          f"make room or mend the permissions, and give the same command again") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said; TensorStore puts it at the end of a long line."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
@@ -115,7 +147,6 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> tuple[T
     A damaged one is named on standard error, moved to damaged-STEP, and the one before it is taken. Raises InputError
     for a checkpoint of another model, for one that cannot be read although it may be good, and where all are damaged.
     """
-    _keep_quiet()
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (state.trainable, _progress(state)))
     for step in sorted(manager.all_steps(), reverse=True):
         try:
@@ -162,13 +193,25 @@ def _damaged(error: BaseException) -> str:
 
 
 def _keep_quiet() -> None:
-    """Where one read fails, Orbax leaves; TensorStore's other reads would each print that nobody waits for them."""
-    sys.unraisablehook = _all_but_abandoned_reads
+    """Where one read or write fails, it is raised, and said once; Orbax's threads and all that they had begun would
+    each print a traceback besides."""
+    sys.unraisablehook = _all_but_abandoned
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    absl = logging.getLogger("absl")
+    absl.setLevel(logging.ERROR)  # Orbax warns of what is meant: no metrics, reading only
+    absl.addFilter(_is_not_raised_too)
 
 
-def _all_but_abandoned_reads(unraisable: Any) -> None:
+def _all_but_abandoned(unraisable: Any) -> None:
     if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
         sys.__unraisablehook__(unraisable)
+
+
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    said = ("_SignalingThread.run() raised an exception", "or the Commit callback in background save thread",
+            "Save Finalize thread")
+    return not any(part in record.getMessage() for part in said)
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, state: TrainState, shapes: Any) -> tuple[TrainState, Any]:
@@ -221,7 +264,6 @@ def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:
     """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
-    _keep_quiet()
     with open_manager(run, read_only=True) as manager:
         step = _find(manager, run, which)
         try:

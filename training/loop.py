@@ -1,9 +1,10 @@
 """The loop around the train step: batches in, metrics out, checkpoints, a progress bar."""
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
     first step, every eval_every steps and after the last. Raises InputError for bad rows (after saving what is done),
     and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved, after SIGTERM.
     """
-    with (checkpoints.open_manager(run, keep_best=config.keep_best) as manager, jax.set_mesh(placement.mesh),
-          Preemption() as stop):
+    with (Preemption() as stop, checkpoints.opened(run, keep_best=config.keep_best) as manager,
+          jax.set_mesh(placement.mesh)):
         restored = checkpoints.restore_newest(manager, state)
         state, position = restored if restored else (state, None)
         loop = _Loop(run, placement, config, manager, open_batches(position), int(state.step))
@@ -91,7 +92,8 @@ class _Loop:
             if asked or _due(step, config.save_every, config.max_steps):
                 self._save(state, step)
             if asked:
-                self.manager.wait_until_finished()
+                with checkpoints.writing(self.manager):
+                    self.manager.wait_until_finished()
                 raise Stopped(f"stopped by SIGTERM after step {step} of {config.max_steps}, which is saved; the same "
                               f"command goes on from there")
         return state
@@ -149,13 +151,24 @@ def gather_position(local: dict[int, Any], batch_size: int) -> list[Any]:
     return [merged[row] for row in range(batch_size)]
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a failed write (full disk, no permission) into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or mend the permissions, and give "
+                         f"the same command again") from None
+
+
 class _Log:
     """Writes a step's metrics once the next step is under way, so that the device never waits for the host."""
 
     def __init__(self, run: Path, config: LoopConfig, first: int):
         self._main = jax.process_index() == 0
         self._config, self._pending, self._skipped = config, None, 0
-        self._file = MetricsFile(run, first) if self._main else None
+        with _writing(run / "metrics.jsonl"):
+            self._file = MetricsFile(run, first) if self._main else None
         self._trackers = open_trackers(config.trackers, run, first)
         self._progress = TrainingProgress(first, config.max_steps, shown=self._main)
         self._last = time.perf_counter()
@@ -195,7 +208,8 @@ class _Log:
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if not self._main:
             return
-        values = self._file.write(step, values)
+        with _writing(self._file.path):
+            values = self._file.write(step, values)
         self._trackers.log(step, values)
         if "loss" in values:
             self._progress.step(step, values)

@@ -48,7 +48,11 @@ def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Toke
     One process writes; the others wait for it.
     """
     if hosts.is_main() and not is_run(run):
-        _write(run, config, model, tokenizer)
+        try:
+            _write(run, config, model, tokenizer)
+        except OSError as error:
+            raise InputError(f"--output-dir {run}: cannot be written ({error.strerror}); make room, mend the "
+                             f"permissions, or choose another") from None
     hosts.barrier("run directory")
 
 

@@ -1,105 +1,122 @@
-"""A run that is killed and started again ends with the very weights of one that was not."""
+"""A run that is killed and started again ends with the very numbers of one that was not."""
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import dataclasses
+import json
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+import optax
 import pytest
+import tiny
+from same_run import LORA, assert_same_run, finish, flags, kill_once, seeded, unfinished, write_rows
 
+from data.batches import TrainingBatches
+from data.reading import Encoder
+from data.records import JsonlSource
+from data.streams import Streams
+from errors import Stopped
+from models.transformer import Transformer
+from objectives.sft import sft
+from sharding.placement import Placement
+from training.checkpoints import finished_steps
+from training.loop import LoopConfig, train
 from training.metrics import MetricsFile, read_metrics
+from training.preemption import Preemption
+from training.state import init_state
+from training.step import make_train_step
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "tests" / "fixtures" / "families" / "smollm2"
-STEPS = 40
-TIMES = {"tokens_per_second", "step_seconds", "data_seconds", "tflops_per_second", "host_memory_gib"}
-
-
-def start(run, rows, *more):
-    """scripts.sft in a process of its own, on one device."""
-    command = [sys.executable, "-m", "scripts.sft", "--model", TINY, "--data", rows, "--eval-data", rows,
-               "--output-dir", run, "--max-steps", STEPS, "--batch-size", 4, "--learning-rate", "1e-2",
-               "--save-every", 6, "--dtype", "float32", *more]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    return subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True)
+PACKINGS = ("none", "first-fit", "concat-then-split")
+VARIANTS = {
+    "full": ("sft", ()),
+    "lora": ("sft", LORA),
+    "first-fit": ("sft", ("--packing", "first-fit", "--max-length", 40)),
+    "concat-then-split": ("sft", (*LORA, "--packing", "concat-then-split", "--max-length", 24)),
+    "workers": ("sft", ("--workers", 1)),
+    "pretrain": ("pretrain", ("--optimizer.name", "muon", "--max-length", 24)),
+}
 
 
-def finish(run, rows, *more):
-    process = start(run, rows, *more)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-
-
-def kill_after(run, rows, lines, *more):
-    """SIGKILL once metrics.jsonl holds that many lines, and a random moment later."""
-    process = start(run, rows, *more)
-    metrics, deadline = run / "metrics.jsonl", time.monotonic() + 300
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    time.sleep(random.uniform(0, 0.05))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
-def final(run):
-    """Every number of the last checkpoint."""
-    with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
-        assert manager.latest_step() == STEPS
-        found = manager.restore(STEPS, args=ocp.args.Composite(
-            trainable=ocp.args.StandardRestore(), progress=ocp.args.StandardRestore(), data=ocp.args.JsonRestore()))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(
-        {name: found[name] for name in ("trainable", "progress", "data")})}
-
-
-def assert_same_run(run, other):
-    one, two = final(run), final(other)
-    assert one.keys() == two.keys()
-    for name, array in one.items():
-        np.testing.assert_array_equal(array, two[name], err_msg=name)
-    timeless = [[{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(each)]
-                for each in (run, other)]
-    assert timeless[0] == timeless[1]
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    draw = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("".join(f'{{"tokens": {draw.integers(0, 128, length).tolist()}}}\n'
-                            for length in draw.integers(8, 33, 22)))
-    return path
-
-
-LORA = ("--lora.rank", 4, "--lora.dropout", 0.1)
+@pytest.fixture
+def rows(tmp_path):
+    return write_rows(tmp_path / "rows.jsonl", 22)
 
 
 def test_killed_once_in_a_lora_run_with_dropout(tmp_path, rows):
-    finish(tmp_path / "whole", rows, *LORA)
-    kill_after(tmp_path / "killed", rows, random.randint(7, STEPS - 3), *LORA)
-    finish(tmp_path / "killed", rows, *LORA)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    more = (*LORA, "--eval-data", rows)
+    finish(flags(tmp_path / "whole", rows, 40, *more))
+    run = tmp_path / "killed"
+    kill_once(run, flags(run, rows, 40, *more), 8, seeded())
+    assert max(finished_steps(run / "checkpoints")) < 40
+    finish(flags(run, rows, 40, *more))
+    assert_same_run(run, tmp_path / "whole", 40)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), LORA, ("--packing", "first-fit", "--max-length", 64)],
-                         ids=["full", "lora", "packed"])
-def test_killed_three_times_out_of_three(tmp_path, rows, more):
-    finish(tmp_path / "whole", rows, *more)
-    for attempt in range(3):
-        run = tmp_path / f"killed{attempt}"
-        kill_after(run, rows, random.randint(1, STEPS - 3), *more)
-        finish(run, rows, *more)
-        assert_same_run(tmp_path / "whole", run)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_ten_times_half_of_them_during_a_save(tmp_path, rows, variant):
+    script, more = VARIANTS[variant]
+    finish(flags(tmp_path / "whole", rows, 300, *more), script)
+    run, draw, torn = tmp_path / "killed", seeded(sorted(VARIANTS).index(variant)), 0
+    arguments = flags(run, rows, 300, *more)
+    for attempt in range(10):
+        saved = max(finished_steps(run / "checkpoints"), default=0)
+        kill_once(run, arguments, saved, draw, script, in_a_save=attempt % 2 == 1)
+        assert max(finished_steps(run / "checkpoints"), default=0) < 300
+        torn += attempt % 2 == 1 and bool(unfinished(run))
+    assert torn >= 3
+    finish(arguments, script)
+    assert_same_run(run, tmp_path / "whole", 300)
+
+
+def read(streams, steps, start=None):
+    """(batch, position after it) of each step."""
+    batches = TrainingBatches(streams, range(4), start=start)
+    return [(next(batches), json.loads(json.dumps([batches.position()[row] for row in range(4)])))
+            for _ in range(steps)]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("count", [22, 24])
+def test_any_step_can_be_gone_on_from_also_at_the_edges_of_epochs(tmp_path, packing, count):
+    """22 rows are no whole number of steps, 24 are."""
+    source = JsonlSource(write_rows(tmp_path / "rows.jsonl", count))
+    length = 16 if packing == "none" else 24
+    streams = Streams((source,), (1.0,), Encoder(None, 128, None), 4, length, packing, 0)
+    whole = read(streams, 16)
+    for step in range(1, 15):
+        for (batch, place), (other, other_place) in zip(whole[step : step + 2], read(streams, 2, whole[step - 1][1])):
+            for name, array in batch.items():
+                np.testing.assert_array_equal(array, other[name], err_msg=f"{name} after {step}")
+            assert place == other_place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [22, 24])
+def test_stopped_at_the_edges_of_epochs(tmp_path, monkeypatch, count):
+    """22 rows are over in the middle of step 6 and after step 11, 24 after steps 6 and 12."""
+    mesh, optimizer, schedule = tiny.one_device(), optax.adamw(1e-2), optax.constant_schedule(1e-2)
+    source, vocab = JsonlSource(write_rows(tmp_path / "rows.jsonl", count, vocab=64)), tiny.CONFIG.vocab_size
+    streams = Streams((source,), (1.0,), Encoder(None, vocab, None), 4, 16, "none", 0)
+    model = Transformer(tiny.CONFIG, dataclasses.replace(tiny.LORA, dropout=0.1), training=True)
+
+    def beginning():
+        return init_state(model, tiny.variables_on(mesh)["params"], optimizer, jax.random.key(0), mesh)
+
+    train_step = make_train_step(model, sft, optimizer, schedule, beginning())
+
+    def go_on(run):
+        run.mkdir(exist_ok=True)
+        train(beginning(), train_step, lambda position: TrainingBatches(streams, range(4), start=position), run,
+              Placement(4, 1, mesh), LoopConfig(max_steps=14, save_every=0, eval_every=0))
+
+    go_on(tmp_path / "whole")
+    for stop in (5, 6, 11, 12):
+        monkeypatch.setattr(Preemption, "asked", lambda _, step, stop=stop: step == stop)
+        with pytest.raises(Stopped, match=f"after step {stop} of 14"):
+            go_on(tmp_path / "run")
+    monkeypatch.undo()
+    go_on(tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole", 14)
 
 
 def test_metrics_after_a_resume_hold_each_step_once(tmp_path):
