@@ -176,6 +176,18 @@ def test_what_is_damaged_is_not_opened_as_a_model(run):
     assert steps(run) == [1, 2]
 
 
+def test_a_checkpoint_is_opened_by_its_step(run):
+    state = make_state(tiny.one_device())
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                          state.trainable)
+    np.testing.assert_array_equal(checkpoints.restore_trainable(run, shapes, "1")["embedding"],
+                                  state.params["embedding"])
+    with pytest.raises(InputError, match=r"run@7: no such checkpoint; there are 1, 2$"):
+        checkpoints.restore_trainable(run, shapes, "7")
+    with pytest.raises(InputError, match="run@best: no checkpoint is known by its held-out loss"):
+        checkpoints.restore_trainable(run, shapes, "best")
+
+
 @pytest.mark.parametrize("error", [ValueError("PERMISSION_DENIED: open"), PermissionError(13, "denied"),
                                    OSError(24, "Too many open files")])
 def test_a_checkpoint_that_this_process_may_not_read_stays_where_it_is(run, monkeypatch, error):
