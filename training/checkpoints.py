@@ -258,7 +258,8 @@ def _progress(state: TrainState) -> dict[str, Any]:
 
 
 def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:
-    """Only the trained collection of a run's checkpoint, as `shapes` (with shardings) says.
+    """Only the trained collection of a run's checkpoint, as `shapes` (with shardings) says; what is trained is float32,
+    and is cast once its checksums are compared.
 
     `which` is "newest", "best" (the least held-out loss) or a step. Raises InputError where there is no such one.
     """
@@ -267,15 +268,17 @@ def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:
     with open_manager(run, read_only=True) as manager:
         step = _find(manager, run, which)
         try:
+            stored = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding),
+                                  shapes)
             found = manager.restore(step, args=ocp.args.Composite(
-                trainable=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()))
+                trainable=ocp.args.StandardRestore(stored), data=ocp.args.JsonRestore()))
             _check(found)
         except Exception as error:
             if not _is_damage(error, manager, step):
                 raise
             raise InputError(f"{manager.directory}/{step}: {_damaged(error)}; give the training command again, which "
                              f"goes on from the one before it") from None
-        return found["trainable"]
+        return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found["trainable"], shapes)
 
 
 def _find(manager: ocp.CheckpointManager, run: Path, which: str) -> int:

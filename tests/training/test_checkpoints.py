@@ -182,6 +182,9 @@ def test_a_checkpoint_is_opened_by_its_step(run):
                           state.trainable)
     np.testing.assert_array_equal(checkpoints.restore_trainable(run, shapes, "1")["embedding"],
                                   state.params["embedding"])
+    halves = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding), shapes)
+    np.testing.assert_array_equal(checkpoints.restore_trainable(run, halves)["embedding"],
+                                  state.params["embedding"].astype(jnp.bfloat16))
     with pytest.raises(InputError, match=r"run@7: no such checkpoint; there are 1, 2$"):
         checkpoints.restore_trainable(run, shapes, "7")
     with pytest.raises(InputError, match="run@best: no checkpoint is known by its held-out loss"):
