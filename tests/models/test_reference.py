@@ -103,7 +103,7 @@ def test_smollm2_equals_transformers_on_real_sentences(smollm2):
 @pytest.mark.parametrize("packing", ["first-fit", "concat-then-split"])
 def test_smollm2_scores_packed_segments_as_it_scores_them_alone(packing, smollm2, tmp_path):
     texts = json.loads((FIXTURES / "smollm2_texts.json").read_text())["texts"]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"tokens": text["tokens"][:25]}) + "\n" for text in texts))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"tokens": text["tokens"][:20]}) + "\n" for text in texts))
     encoder = Encoder(None, 49152, None if packing == "concat-then-split" else 64)
     streams = Streams((JsonlSource(tmp_path / "rows.jsonl"),), (1.0,), encoder, 3, 64, packing, 0)
     batch = next(TrainingBatches(streams, range(3)))
