@@ -1,4 +1,4 @@
-"""The one scorer: log-probability, entropy and normaliser of every token, without a [B, T, V] array.
+"""The one scorer: log-probability, entropy, normaliser and collision of every token, without a [B, T, V] array.
 
 The vocabulary projection runs over chunks of positions under lax.scan, each rematerialised, so that neither pass
 holds more than one chunk's logits.
@@ -27,6 +27,8 @@ class TokenScores(NamedTuple):
     """of the distribution that token t is drawn from, in nats"""
     log_z: Float[Array, "B T"]
     """log of that distribution's normaliser: logsumexp of logits / temperature"""
+    log_collision: Float[Array, "B T"]
+    """log sum_v p_v^2: that two draws of token t agree"""
 
 
 def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
@@ -110,4 +112,5 @@ def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], sto
     chosen = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == tokens[..., None]
     logps = jnp.sum(jnp.where(chosen, shifted, 0.0), axis=-1) - log_total
     entropy = log_total - jnp.sum(masses * shifted, axis=-1) / total
-    return TokenScores(logps, entropy, log_total + peak[..., 0])
+    log_collision = jnp.log(jnp.sum(masses * masses, axis=-1)) - 2 * log_total
+    return TokenScores(logps, entropy, log_total + peak[..., 0], log_collision)

@@ -30,7 +30,8 @@ def plain(hidden, kernel, tokens, temperature):
     logits = np.asarray(hidden, np.float64) @ np.asarray(kernel, np.float64) / temperature
     logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     entropy = -(np.exp(logps) * logps).sum(-1)
-    return np.take_along_axis(logps, tokens[..., None], -1)[..., 0], entropy, np.log(np.exp(logits).sum(-1))
+    collision = np.log((np.exp(logps) ** 2).sum(-1))
+    return np.take_along_axis(logps, tokens[..., None], -1)[..., 0], entropy, np.log(np.exp(logits).sum(-1)), collision
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -51,13 +52,15 @@ def test_gradients_equal_those_of_the_plain_computation(small_chunks):
 
     def chunked(hidden, kernel):
         scores = score_hidden(hidden, kernel, tokens)
-        return jnp.sum(scores.logps * jnp.arange(13)) + jnp.sum(scores.entropy**2) + jnp.sum(scores.log_z**2)
+        return jnp.sum(scores.logps * jnp.arange(13)) + jnp.sum(scores.entropy**2) + jnp.sum(scores.log_z**2) + (
+            jnp.sum(scores.log_collision**2))
 
     def direct(hidden, kernel):
         logps = jax.nn.log_softmax(hidden @ kernel)
         entropy, log_z = -jnp.sum(jnp.exp(logps) * logps, -1), jax.nn.logsumexp(hidden @ kernel, axis=-1)
         chosen = jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0]
-        return jnp.sum(chosen * jnp.arange(13)) + jnp.sum(entropy**2) + jnp.sum(log_z**2)
+        return jnp.sum(chosen * jnp.arange(13)) + jnp.sum(entropy**2) + jnp.sum(log_z**2) + (
+            jnp.sum(jax.nn.logsumexp(2 * logps, axis=-1) ** 2))
 
     for ours, theirs in zip(jax.grad(chunked, (0, 1))(hidden, kernel), jax.grad(direct, (0, 1))(hidden, kernel),
                             strict=True):

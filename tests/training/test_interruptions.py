@@ -128,6 +128,7 @@ def test_what_cannot_be_written_ends_a_run_that_goes_on_later(tmp_path, rows, wh
     status, lines = ended(process)
     (run / "checkpoints").chmod(0o755)
     assert status == 1
+    assert len(lines) == 1, lines
     [line] = lines
     found = re.fullmatch(rf"error: {run}/{reasons}; make room or mend the permissions, and give the same command again",
                          line)
