@@ -1,14 +1,21 @@
-"""Preference pairs: one record to two rows, chosen and rejected, each with its own loss mask."""
+"""Preferences: pairs, one record to two rows, chosen and rejected; and answers with a label."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data.chat import encode_chat
-from data.encode import Row, encode_text, finish_row, pretokenised
+from data.encode import Row, encode_record, encode_text, finish_row, pretokenised
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from errors import InputError
 
 Encoded = tuple[list[int], list[float]]  # tokens and loss mask
+
+
+DIFFERENT_PROMPTS = "chosen and rejected answer different prompts, so they cannot be compared; mend or drop the row"
 
 
 class Pair(NamedTuple):
@@ -21,29 +28,47 @@ class Pair(NamedTuple):
 def encode_pair(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int) -> Pair:
     """Pair of a record with `chosen` and `rejected`, `prompt` given or implied, or with their tokens.
 
-    - `chosen_tokens`, `rejected_tokens`, and optionally `chosen_loss_mask`, `rejected_loss_mask`: taken as they are.
+    - `chosen_tokens`, `rejected_tokens`, and optionally `chosen_loss_mask`, `rejected_loss_mask`: taken as they are;
+      so are `chosen_ref_logps` and `rejected_ref_logps`, the reference's log-probability of each token.
     - Strings: beside a `prompt` they are what follows it. Without one, the tokens that both begin with are the prompt,
       so that none straddles the border: a text is cut only where both have a token begin. An end token is added.
     - Messages: beside a `prompt` (messages, or a string: what the user says) they are what follows it, or the whole
       conversation with the prompt in it. Without one, the messages that both begin with are the prompt.
-    Raises InputError for other shapes, two equal answers, or an answer without any target.
+    A `margin`, a number, is how much better the chosen answer is, for reward models.
+    Raises InputError for other shapes, two equal answers, different prompts, or an empty answer.
     """
+    more = _margin(record)
     if "chosen_tokens" in record and "rejected_tokens" in record:
-        pair = [_named(side, _tokens, record, side, vocab_size) for side in Pair._fields]
-    elif tokenizer is None:
+        return _pretokenised_pair(record, vocab_size, more)
+    if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have chosen_tokens and rejected_tokens; put "
                          "tokenizer.json into its folder")
-    elif "chosen" in record and "rejected" in record:
-        pair = _encode_answers(normalise(record), tokenizer)
-    else:
+    if "chosen" not in record or "rejected" not in record:
         raise InputError(f"no known columns among {sorted(record)}; a pair has chosen and rejected, with a prompt or "
                          f"without, or chosen_tokens and rejected_tokens")
-    return _finish(*pair)
+    return _finish(*_encode_answers(normalise(record), tokenizer), more)
 
 
-def _finish(chosen: Encoded, rejected: Encoded) -> Pair:
+def _pretokenised_pair(record: Record, vocab_size: int, more: Mapping[str, Any]) -> Pair:
+    pair = [_named(side, _tokens, record, side, vocab_size) for side in Pair._fields]
+    _refuse_different_prompts(record, *pair)
+    references = [_named(side, _ref_logps, record, side) for side in Pair._fields]
+    return Pair(*(row._replace(more=row.more | reference) for row, reference in zip(_finish(*pair, more), references)))
+
+
+def _margin(record: Record) -> dict[str, float]:
+    margin = record.get("margin")
+    if margin is None:
+        return {}
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+        raise InputError(f"margin must be a number, not {margin!r}")
+    return {"margin": margin}
+
+
+def _finish(chosen: Encoded, rejected: Encoded, more: Mapping[str, Any]) -> Pair:
     _refuse_equal(chosen, rejected)
-    return Pair(_named("chosen", finish_row, *chosen, True), _named("rejected", finish_row, *rejected, True))
+    return Pair(*(_named(side, finish_row, *encoded, True)._replace(more=more)
+                  for side, encoded in zip(Pair._fields, (chosen, rejected))))
 
 
 def _refuse_equal(chosen: Any, rejected: Any) -> None:
@@ -62,9 +87,31 @@ def _tokens(record: Record, side: str, vocab_size: int) -> Encoded:
     return pretokenised({"tokens": record[f"{side}_tokens"], "loss_mask": record.get(f"{side}_loss_mask")}, vocab_size)
 
 
+def _refuse_different_prompts(record: Record, chosen: Encoded, rejected: Encoded) -> None:
+    """Where masks say what the prompts are."""
+    if record.get("chosen_loss_mask") is None or record.get("rejected_loss_mask") is None:
+        return
+    prompts = [tokens[: next((i for i, target in enumerate(mask) if target), 0)] for tokens, mask in (chosen, rejected)]
+    if prompts[0] != prompts[1]:
+        raise InputError(f"{DIFFERENT_PROMPTS} (the tokens before the first target)")
+
+
+def _ref_logps(record: Record, side: str) -> dict[str, np.ndarray]:
+    found, count = record.get(f"{side}_ref_logps"), len(record[f"{side}_tokens"])
+    if found is None:
+        return {}
+    numbers = isinstance(found, list) and all(isinstance(each, int | float) and math.isfinite(each) for each in found)
+    if not numbers or len(found) != count:
+        raise InputError(f"ref_logps must hold one number for each of the {count} tokens")
+    return {"ref_logps": np.asarray(found, np.float32)}
+
+
 def _encode_answers(record: Record, tokenizer: Tokenizer) -> list[Encoded]:
     prompt, answers = record.get("prompt"), [record["chosen"], record["rejected"]]
     _refuse_equal(*answers)
+    for side, answer in zip(Pair._fields, answers):
+        if isinstance(answer, str) and not answer.strip():
+            raise InputError(f"{side}: the answer is empty; fill it or drop the row")
     if all(isinstance(answer, list) for answer in answers) and isinstance(prompt, str | list | None):
         chats = _chats(prompt, *answers)
         return [_named(side, encode_chat, tokenizer, *chat) for side, chat in zip(Pair._fields, chats)]
@@ -78,6 +125,8 @@ def _encode_answers(record: Record, tokenizer: Tokenizer) -> list[Encoded]:
 def _mask_common(chosen: Encoded, rejected: Encoded) -> list[Encoded]:
     """The leading tokens that both have are the prompt; an answer that is the other's beginning keeps its end token."""
     common = min(_count_common(chosen[0], rejected[0]), len(chosen[0]) - 1, len(rejected[0]) - 1)
+    if not common:
+        raise InputError(f"{DIFFERENT_PROMPTS} (no token is common at their beginning, and there is no column prompt)")
     return [(tokens, [0.0] * common + mask[common:]) for tokens, mask in (chosen, rejected)]
 
 
@@ -90,6 +139,9 @@ def _chats(prompt: Any, chosen: list, rejected: list) -> list[tuple[list, int]]:
     """For each answer the whole conversation and the index of its first message that may be a target."""
     if prompt is None:
         common = _count_common(chosen, rejected)
+        if any(isinstance(message, dict) and message.get("role") in ("user", "system")
+               for answer in (chosen, rejected) for message in answer[common : common + 1]):
+            raise InputError(f"{DIFFERENT_PROMPTS} (at message {common})")
         return [(chosen, common), (rejected, common)]
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return [_named(side, _whole, messages, answer) for side, answer in zip(Pair._fields, (chosen, rejected))]
@@ -104,3 +156,26 @@ def _whole(prompt: list, answer: list) -> tuple[list, int]:
     if first not in ("assistant", "tool"):
         raise InputError("begins neither with the prompt nor with the assistant's turn; make prompt and answer agree")
     return prompt + answer, len(prompt)
+
+
+def encode_labelled(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int) -> Row:
+    """Row of a record that encode_record takes, with its `label`: true for a desirable answer, false for another.
+
+    Raises InputError for a label that is missing or neither, and for an empty answer.
+    """
+    if "label" not in record:
+        raise InputError(f"no column label among {sorted(record)}; a row has prompt and completion, messages or "
+                         f"tokens, and a label, true or false")
+    if not isinstance(record["label"], bool | np.bool_):
+        raise InputError(f"label is {record['label']!r} but must be true or false")
+    if isinstance(record.get("completion"), str) and not record["completion"].strip():
+        raise InputError("the completion is empty; fill it or drop the row")
+    row = encode_record(record, tokenizer, vocab_size=vocab_size, training=True)
+    return row._replace(more={"label": float(record["label"])})
+
+
+def mismatch(own: Row, other: Row) -> Row:
+    """The prompt of one row with the answer of another, which it was not given for (KTO's reference point)."""
+    begin, answer = int(np.argmax(own.loss_mask > 0)), int(np.argmax(other.loss_mask > 0))
+    mask = np.concatenate([np.zeros(begin, np.float32), other.loss_mask[answer:]])
+    return Row(np.concatenate([own.tokens[:begin], other.tokens[answer:]]), mask, own.more)

@@ -1,9 +1,11 @@
 """Rows of sources as token ids: what happens to bad and over-long ones, all rows at once, and a check of the first."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.encode import Row, encode_record, start_tokens
+from data.pairs import encode_labelled, encode_pair, mismatch
 from data.sources import Source
 from data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from errors import InputError
@@ -34,6 +37,14 @@ class Encoder:
     bad_rows: Literal["error", "skip"] = "error"
     training: bool = True
     """end texts with the end token and ask for a target; scoring takes a row as it is"""
+    form: Literal["row", "pair", "labelled"] = "row"
+    """what a record is: a row; two answers, chosen and rejected; or an answer with a label, which becomes two rows, the
+    second of them another record's answer to this one's prompt"""
+
+    @property
+    def group(self) -> int:
+        """Rows that a record becomes."""
+        return 1 if self.form == "row" else 2
 
     def open_tokenizer(self) -> Tokenizer | None:
         return _open_tokenizer(self.tokenizer)
@@ -44,45 +55,73 @@ def _open_tokenizer(path: Path | None) -> Tokenizer | None:
     return load_tokenizer(path) if path is not None and has_tokenizer(path) else None
 
 
-def read_row(index: int, source: Source, encoder: Encoder) -> tuple[Row | None, str | None]:
-    """A row, or None where it is left out; and which of COUNTS it counts for, if any.
+def read_record(index: int, source: Source, encoder: Encoder) -> tuple[tuple[Row, ...] | None, str | None]:
+    """The encoder.group rows of a record, or None where it is left out; and which of COUNTS it counts for, if any.
 
-    Raises InputError, naming file and row, for a bad row or one that is too long, unless the encoder says otherwise.
+    Raises InputError, naming file and row, for a bad record or one that is too long, unless the encoder says otherwise.
     """
     try:
-        row = encode_record(source[index], encoder.open_tokenizer(), vocab_size=encoder.vocab_size,
-                            training=encoder.training)
+        rows = _encode(index, source, encoder)
     except InputError as error:
         if encoder.bad_rows == "skip":
             return None, "rows_skipped"
+        raise InputError(str(error)) from None
+    if encoder.max_length is None or longest_row(rows) <= encoder.max_length:
+        return rows, None
+    return _too_long(rows, encoder, source.place(index))
+
+
+def _encode(index: int, source: Source, encoder: Encoder) -> tuple[Row, ...]:
+    """The rows of one record; those of a labelled one need another record, too."""
+    tokenizer, vocab_size = encoder.open_tokenizer(), encoder.vocab_size
+    with _placed(source, index):
+        if encoder.form == "pair":
+            return encode_pair(source[index], tokenizer, vocab_size=vocab_size)
+        if encoder.form == "row":
+            return (encode_record(source[index], tokenizer, vocab_size=vocab_size, training=encoder.training),)
+        own = encode_labelled(source[index], tokenizer, vocab_size=vocab_size)
+    other = other_record(index, len(source))
+    with _placed(source, other):
+        answer = encode_labelled(source[other], tokenizer, vocab_size=vocab_size)
+    return own, mismatch(own, answer).cut(encoder.max_length or sys.maxsize)
+
+
+@contextlib.contextmanager
+def _placed(source: Source, index: int) -> Iterator[None]:
+    """Names file and row in what is said of a bad one."""
+    try:
+        yield
+    except InputError as error:
         place = source.place(index)
         raise InputError(str(error) if str(error).startswith(place) else f"{place}: {error}") from None
-    if encoder.max_length is None or len(row.tokens) <= encoder.max_length:
-        return row, None
-    return _too_long(row, encoder, source.place(index))
 
 
-def _too_long(row: Row, encoder: Encoder, place: str) -> tuple[Row | None, str]:
+def other_record(index: int, count: int) -> int:
+    """The record whose answer is put to record `index`'s prompt: a golden section of the data set further on, so that
+    two answers to one prompt, which often are neighbours or half a file apart, are not taken for each other's."""
+    return (index + max(1, round(0.382 * count))) % count
+
+
+def _too_long(rows: tuple[Row, ...], encoder: Encoder, place: str) -> tuple[tuple[Row, ...] | None, str]:
     if encoder.too_long == "error":
-        raise InputError(f"{place}: {len(row.tokens)} tokens are longer than the {encoder.max_length} allowed; shorten "
-                         f"or remove the row, raise --max-length up to the model's context, or set --too-long")
-    cut = Row(*(each[: encoder.max_length] for each in row))
-    if encoder.too_long == "drop" or (encoder.training and not cut.loss_mask.any()):
+        raise InputError(f"{place}: {longest_row(rows)} tokens are longer than the {encoder.max_length} allowed; "
+                         f"shorten or remove the row, raise --max-length up to the model's context, or set --too-long")
+    cut = tuple(row.cut(encoder.max_length) for row in rows)
+    if encoder.too_long == "drop" or (encoder.training and not all(row.loss_mask.any() for row in cut)):
         return None, "rows_dropped"  # with no target left, nothing can be learnt from it
     return cut, "rows_truncated"
 
 
 def read_all(sources: Sequence[Source], encoder: Encoder,
              track: Callable[[Any], Any] = iter) -> tuple[list[Row], dict[str, int]]:
-    """All rows, in their order, and COUNTS of those that were cut or left out. `track` may draw a progress bar.
+    """All rows, in their order, and COUNTS of what was cut or left out. `track` may draw a progress bar.
 
     Raises InputError where there are sources, but no row is left.
     """
     rows, counts = [], dict.fromkeys(COUNTS, 0)
     for source, index in track([(each, index) for each in sources for index in range(len(each))]):
-        row, event = read_row(index, source, encoder)
-        if row is not None:
-            rows.append(row)
+        read, event = read_record(index, source, encoder)
+        rows += read or ()
         if event is not None:
             counts[event] += 1
     if sources and not rows:
@@ -92,8 +131,8 @@ def read_all(sources: Sequence[Source], encoder: Encoder,
 
 
 def longest_row(rows: Sequence[Row]) -> int:
-    """Tokens of the longest row."""
-    return max(len(row.tokens) for row in rows)
+    """Tokens of the longest row; 0 without any."""
+    return max((len(row.tokens) for row in rows), default=0)
 
 
 def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
@@ -105,8 +144,8 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
     share = limit // len(sources)
     longest = 0
     for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
-        row, _ = read_row(index, source, encoder)
-        longest = max(longest, 0 if row is None else len(row.tokens))
+        rows, _ = read_record(index, source, encoder)
+        longest = max(longest, longest_row(rows or ()))
     return longest if longest and all(len(source) <= share for source in sources) else None
 
 
@@ -116,7 +155,7 @@ def windows(rows: Sequence[Row], length: int) -> list[Row]:
     That token is context there and no target, so every target is scored exactly once.
     """
     pieces = []
-    for tokens, mask in rows:
+    for tokens, mask, _ in rows:
         for start in range(0, max(1, len(tokens) - 1), length - 1):
             piece = Row(tokens[start : start + length], mask[start : start + length].copy())
             piece.loss_mask[0] = 0.0
@@ -153,10 +192,30 @@ def fingerprint(sources: Sequence[Source]) -> str:
     return digest.hexdigest()
 
 
-def columns(row: Row | None, event: str | None) -> dict[str, np.ndarray]:
-    """tokens, loss_mask [T] and counts [T, 3], which hold the event at the row's first token; T is 0 without a row."""
-    tokens, mask = row or Row(np.zeros(0, np.int32), np.zeros(0, np.float32))
-    counts = np.zeros((max(1, len(tokens)), len(COUNTS)), np.int32)
+def join_columns(rows: tuple[Row, ...] | None, event: str | None) -> dict[str, np.ndarray]:
+    """The rows of a record end to end: tokens, loss_mask, ... [T]; counts [T, 3], which hold the event at the first
+    token; where there are several rows, their `lengths` and what else is said of each, [rows]. T is 0 without rows."""
+    parts = [row.columns() for row in rows or [Row(np.zeros(0, np.int32), np.zeros(0, np.float32))]]
+    joined = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
+    counts = np.zeros((max(1, len(joined["tokens"])), len(COUNTS)), np.int32)
     if event is not None:
         counts[0, COUNTS.index(event)] = 1
-    return {"tokens": tokens, "loss_mask": mask, "counts": counts}
+    lengths = {"lengths": np.asarray([len(part["tokens"]) for part in parts])} if len(parts) > 1 else {}
+    return joined | {"counts": counts} | lengths
+
+
+def part_columns(joined: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What join_columns joined, row by row; the event, as counts [3], is the first row's."""
+    total = len(joined["tokens"])
+    lengths = joined.get("lengths", np.asarray([total]))
+    ends = np.cumsum(lengths)[:-1]
+    parts: list[dict[str, np.ndarray]] = [{} for _ in lengths]
+    for name, array in joined.items():
+        if name not in ("counts", "lengths", "epoch_end"):
+            pieces = np.split(array, ends) if len(array) == total else list(array)
+            for part, piece in zip(parts, pieces, strict=True):
+                part[name] = piece
+    if "counts" in joined:
+        for place, part in enumerate(parts):
+            part["counts"] = joined["counts"].sum(0) * (place == 0)
+    return parts

@@ -20,7 +20,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from data.reading import COUNTS, Encoder, columns, read_row
+from data.reading import COUNTS, Encoder, join_columns, read_record
 from data.sources import Source
 from errors import InputError
 
@@ -51,7 +51,7 @@ class Streams:
 
 
 def _read(index: int, source: Source, encoder: Encoder) -> dict[str, np.ndarray]:
-    return columns(*read_row(index, source, encoder))
+    return join_columns(*read_record(index, source, encoder))
 
 
 def make_stream(streams: Streams, number: int) -> grain.IterDataset:
@@ -163,7 +163,7 @@ def _sorted_window(parent: grain.DatasetIterator, first: int, streams: Streams) 
     stream had to ask another. A window ends where an epoch does.
     """
     rows = [next(parent) for _ in range(window_size(first, _epoch(streams), streams.batch_size))]
-    rows.sort(key=lambda row: -len(row["tokens"]))
+    rows.sort(key=lambda row: -np.max(row.get("lengths", len(row["tokens"]))))
     return _permuted(rows, [streams.seed, first])
 
 

@@ -38,6 +38,8 @@ class ModelConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     sliding_window: int | None = None
+    reward_head: bool = False
+    """a reward model: a scalar head in place of the vocabulary projection (models/heads.py)"""
     family: str = "llama"
 
     dtype: str = "float32"
@@ -125,7 +127,8 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
             max_length=config["max_position_embeddings"], rope_theta=rope["rope_theta"],
             rope_scaling=_rope_scaling(rope, where), norm_eps=config.get("rms_norm_eps", 1e-6),
             tie_embeddings=config.get("tie_word_embeddings", False), qkv_bias=family == "qwen2",
-            qk_norm=family == "qwen3", sliding_window=_sliding_window(config, family, where), family=family)
+            qk_norm=family == "qwen3", sliding_window=_sliding_window(config, family, where),
+            reward_head=_has_reward_head(config, where), family=family)
     except TypeError as error:
         raise InputError(f"{where}: a value has the wrong type ({error})") from None
     except KeyError as error:
@@ -164,6 +167,18 @@ def _sliding_window(config: dict[str, Any], family: str, where: str) -> int | No
     return config.get("sliding_window")
 
 
+def _has_reward_head(config: dict[str, Any], where: str) -> bool:
+    """True for a classifier of one label, which transformers' reward models are."""
+    if not any(name.endswith(CLASSIFIER) for name in config.get("architectures") or []):
+        return False
+    labels = len(config.get("id2label") or "01")  # transformers' default is two
+    if labels != 1:
+        raise InputError(f"{where}: a classifier of {labels} labels; a reward model has one")
+    return True
+
+
+CLASSIFIER = "ForSequenceClassification"
+
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
                   "qwen3": "Qwen3ForCausalLM"}
 
@@ -183,6 +198,9 @@ def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
         written |= {"use_sliding_window": config.sliding_window is not None, "max_window_layers": 0}
     if config.family == "qwen2":
         del written["attention_bias"]  # its q, k and v always have one
+    if config.reward_head:
+        written |= {"architectures": [_ARCHITECTURES[config.family].replace("ForCausalLM", CLASSIFIER)],
+                    "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     return written | {"rope_scaling": _scaling_to_hf(config.rope_scaling)}
 
 

@@ -40,8 +40,11 @@ class LoRAConfig:
 def merge(params: dict[str, Any], lora: dict[str, Any], scale: float | jax.Array) -> dict[str, Any]:
     """`params` with kernel + scale * A @ B wherever `lora` holds an A and a B; both trees unboxed.
 
-    The product is float32; the kernel's dtype is kept. Kernels are [L, in, out], A [L, in, R], B [L, R, out].
+    The product is float32; the kernel's dtype is kept. Kernels are [L, in, out], A [L, in, R], B [L, R, out]. An array
+    of `lora` itself (a reward head's) is added to its namesake.
     """
+    if not isinstance(lora, dict):
+        return (params.astype(jnp.float32) + lora).astype(params.dtype)
     if "a" in lora:
         product = jnp.einsum("lir,lro->lio", lora["a"], lora["b"], precision=jax.lax.Precision.HIGHEST)
         kernel = params["kernel"]

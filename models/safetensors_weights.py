@@ -70,15 +70,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_hf_folder(folder: Path, params: dict[str, Any], config: ModelConfig, dtype: str,
-                    shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes config.json and safetensors, a new file every `shard_bytes`, that transformers loads with the same logits.
+                    shard_bytes: int = SHARD_BYTES, pad_token_id: int | None = None) -> None:
+    """Writes config.json and safetensors, a new file every `shard_bytes`, that transformers loads with the same logits
+    (or, a reward model, with the same rewards: it looks for the last token that is not `pad_token_id`).
 
     The host holds one file's tensors at a time.
     """
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(to_hf(config, dtype), indent=2) + "\n")
+    written = to_hf(config, dtype) | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
+    (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(_shards(named_tensors(params, jnp.dtype(dtype)), shard_bytes), 1):
         file = f"model-{number:05d}.safetensors"

@@ -181,10 +181,20 @@ class Transformer(nn.Module):
         x = constrain(x, "batch", "length", "features")
         layers = _stacked_blocks(config)(config, self.lora, self.training, name="layers")
         x, _ = layers(x, cos_sin(config, positions), Places(positions, segment_ids))
-        if not config.tie_embeddings:
+        if config.reward_head:
+            self._reward_head()
+        elif not config.tie_embeddings:
             head = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab"))
             self.param("lm_head", head, (config.embed_dim, config.vocab_size), jnp.dtype(config.param_dtype))
         return RMSNorm(config, name="final_norm")(x)
+
+    def _reward_head(self) -> None:
+        """The scalar head that models/heads.py applies; under LoRA, what is learnt is added to a frozen one."""
+        shape = (self.config.embed_dim, 1)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("features", "features"))
+        self.param("reward_head", zeros, shape, jnp.dtype(self.config.param_dtype))
+        if self.lora is not None and (self.is_initializing() or self.has_variable("lora", "reward_head")):
+            self.variable("lora", "reward_head", zeros, None, shape, jnp.float32)
 
 
 def _stacked_blocks(config: ModelConfig) -> Any:

@@ -40,7 +40,7 @@ LINEAR_NAMES = {
 _NORM_NAMES = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "q_norm": "self_attn.q_norm",
                "k_norm": "self_attn.k_norm"}
 _TOP_NAMES = {"embedding": "model.embed_tokens.weight", "final_norm/scale": "model.norm.weight",
-              "lm_head": "lm_head.weight"}
+              "lm_head": "lm_head.weight", "reward_head": "score.weight"}
 
 
 def hf_name(path: str) -> str:
@@ -55,7 +55,7 @@ def hf_name(path: str) -> str:
 
 def is_transposed(path: str) -> bool:
     """True where Hugging Face keeps [out, in]."""
-    return path.endswith("kernel") or path == "lm_head"
+    return path.endswith("kernel") or path in ("lm_head", "reward_head")
 
 
 def abstract_params(config: ModelConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from objectives.pairs import (
     answer_lengths,
     answer_means,
     answer_sums,
+    log_ratios,
     policy_metrics,
     present_pairs,
     reward_metrics,
@@ -275,11 +276,12 @@ def measure(scores: Any, batch: dict[str, ArrayLike], beta: float, label_smoothi
             alpha: float, ld_alpha: float | None, tau: float) -> Pairs:
     """Sums and scores of every pair.
 
-    Differences to the reference are taken by token, before the sum: a policy that is its reference has D of exactly 0.
+    Differences to the reference are taken by token, before the sum: a policy that is its reference has D of exactly 0
+    (objectives.pairs.log_ratios).
     """
     mask, lengths = batch["loss_mask"], answer_lengths(batch["loss_mask"])
     counted = mask if ld_alpha is None else _desensitise(mask, ld_alpha)
-    D = answer_sums(scores.logps - batch["ref_logps"], counted)
+    D = answer_sums(log_ratios(scores.logps, batch["ref_logps"]), counted)
     per_row = (DIVERGENCES[divergence](D, alpha), D, answer_sums(scores.logps, counted), lengths)
     sides = [side for rows in per_row for side in split_pairs(rows)]
     nll_w = -split_pairs(answer_sums(scores.logps, mask))[0]

@@ -8,7 +8,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, ArrayLike, Float
 
 from objectives.base import Loss, masked_sum
-from objectives.pairs import answer_sums, sum_and_weight
+from objectives.pairs import answer_sums, log_ratios, sum_and_weight
 
 
 def kto(scores: Any, batch: dict[str, ArrayLike], beta: float = 0.1, desirable_weight: float = 1.0,
@@ -33,7 +33,7 @@ def kto(scores: Any, batch: dict[str, ArrayLike], beta: float = 0.1, desirable_w
     mask = batch["loss_mask"]
     present = jnp.any(mask != 0, axis=-1).astype(mask.dtype)
     good = jnp.asarray(batch["label"]) != 0
-    D = answer_sums(scores.logps - batch["ref_logps"], mask)
+    D = answer_sums(log_ratios(scores.logps, batch["ref_logps"]), mask)
     z = jax.lax.stop_gradient(jnp.where(present != 0, batch["kto_z"], 0.0))
     sign, weight = jnp.where(good, 1.0, -1.0), jnp.where(good, desirable_weight, undesirable_weight)
     losses = weight * (1 - sigmoid(sign * beta * (D - z)))
@@ -51,7 +51,7 @@ def mismatched(scores: Any, batch: dict[str, ArrayLike]) -> tuple[Array, Array]:
     `batch` has loss_mask and ref_logps as `kto` takes them, of the mismatched rows.
     """
     mask = batch["loss_mask"]
-    D = answer_sums(scores.logps - batch["ref_logps"], mask)
+    D = answer_sums(log_ratios(scores.logps, batch["ref_logps"]), mask)
     return sum_and_weight(D, jnp.any(mask != 0, axis=-1).astype(mask.dtype))
 
 

@@ -23,6 +23,17 @@ def split_pairs(rows: Shaped[ArrayLike, "B *rest"]) -> tuple[Array, Array]:
     return rows[0::2], rows[1::2]
 
 
+def log_ratios(logps: Float[ArrayLike, "B T"], ref_logps: Float[ArrayLike, "B T"]) -> Float[Array, "B T"]:
+    """log pi - log ref by token; what is within rounding of 0 is 0, with the gradient that it has.
+
+    Policy and reference are scored by two programs, whose sums over the vocabulary may round differently in the last
+    bits. So a policy that still is its reference has ratios of exactly 0.
+    """
+    ratios = logps - ref_logps
+    rounding = 4 * jnp.finfo(ratios.dtype).eps * jnp.maximum(1.0, jnp.abs(ref_logps))
+    return ratios - jax.lax.stop_gradient(jnp.where(jnp.abs(ratios) <= rounding, ratios, 0.0))
+
+
 def answer_sums(values: Float[ArrayLike, "B T"], mask: Float[ArrayLike, "B T"]) -> Float[Array, "B"]:
     """Sum over each row's answer; what is masked adds exactly 0, even if not finite."""
     chex.assert_equal_shape([values, mask])

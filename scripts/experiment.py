@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from data.sources import DataSource
 from scripts import cli
@@ -23,7 +24,7 @@ class TrainingFlags:
     output_dir: str
     """the run directory: config.yaml, metrics.jsonl, checkpoints/"""
     batch_size: int = 8
-    """rows of a step, over all devices and micro-batches"""
+    """rows (or pairs of them) of a step, over all devices and micro-batches"""
     num_microbatches: int = 1
     """parts that a step's rows are split into to save memory; the loss and gradient stay the same"""
     learning_rate: float = 1e-4
@@ -80,12 +81,49 @@ def open_sources(flags: TrainingFlags) -> tuple[list[Any], list[Any]]:
     return [open_source(each) for each in flags.data], [open_source(each) for each in flags.eval_data]
 
 
-def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, vocab_size: int, context: int) -> Any:
+class Rows(NamedTuple):
+    """What a run trains on and what is held out."""
+
+    streams: Any
+    held_out: list[Any]
+    encoder: Any
+    """of what is held out, which may be as long as the model's context"""
+    held_out_sources: list[Any]
+    recorded: dict[str, Any]
+    """what config.yaml is to hold"""
+
+
+def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: str = "row") -> Rows:
+    """The rows for an opened model. Raises InputError for bad ones, or where --output-dir holds another experiment."""
+    from data.reading import read_all
+    from training.runs import check_free
+
+    context = opened.config.max_length
+    encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form)
+    sources, held_out_sources = open_sources(flags)
+    recorded_flags = recorded(flags, sources, held_out_sources)
+    check_free(Path(flags.output_dir), recorded_flags, MAY_DIFFER)
+    streams = make_streams(flags, packing, sources, encoder, context)
+    whole = dataclasses.replace(encoder, max_length=context)
+    return Rows(streams, read_all(held_out_sources, whole)[0], whole, held_out_sources, recorded_flags)
+
+
+def replace_sources(rows: Rows, replace: Callable[[Any, Any, str], list[Any]]) -> Rows:
+    """The same rows from other sources: `replace` takes sources, their encoder and "train" or "held-out"."""
+    from data.reading import read_all
+
+    sources = tuple(replace(rows.streams.sources, rows.streams.encoder, "train"))
+    held_out, _ = read_all(replace(rows.held_out_sources, rows.encoder, "held-out"), rows.encoder)
+    return rows._replace(streams=dataclasses.replace(rows.streams, sources=sources), held_out=held_out)
+
+
+def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, vocab_size: int, context: int,
+                 form: str = "row") -> Any:
     """How records become rows; `context` is the model's, in tokens."""
     from data.reading import Encoder
 
     longest = None if packing == "concat-then-split" else cli.row_length(flags.max_length, context)
-    return Encoder(tokenizer, vocab_size, longest, flags.too_long, flags.bad_rows)
+    return Encoder(tokenizer, vocab_size, longest, flags.too_long, flags.bad_rows, form=form)
 
 
 def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:

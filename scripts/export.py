@@ -34,6 +34,8 @@ def main(config: Config) -> None:
     opened = open_model(config.run)
     if config.format == "adapter" and getattr(opened, "lora", None) is None:
         raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
+    if config.format == "adapter" and opened.config.reward_head:
+        raise InputError("--format adapter: a reward model's head is no LoRA matrix; use --format merged")
     write = {"merged": write_merged, "adapter": write_lora}[config.format]
     with cli.whole_folder(config.output) as folder:
         write(opened, folder, config.dtype)
@@ -47,10 +49,20 @@ def write_merged(opened: Any, folder: Path, dtype: str) -> None:
     from training.runs import open_tokenizer
 
     model_config, params = load_merged(opened, make_mesh(MeshConfig(fsdp=-1, data=1)), param_dtype="float32")
-    write_hf_folder(folder, params, model_config, dtype)
     tokenizer = open_tokenizer(opened.tokenizer)
+    pad_token_id = choose_padding(tokenizer) if tokenizer is not None and model_config.reward_head else None
+    write_hf_folder(folder, params, model_config, dtype, pad_token_id=pad_token_id)
     if tokenizer is not None:
         tokenizer.save(folder)
+
+
+def choose_padding(tokenizer: Any) -> int | None:
+    """The id of the tokenizer's padding token, made BOS where it was the end token: transformers' classifiers read the
+    last token that is no padding, which must not be the one before the end token. None where there is no such token."""
+    if tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.pad_token = tokenizer.bos_token
+    ids = tokenizer.encode(tokenizer.pad_token) if tokenizer.pad_token != tokenizer.eos_token else []
+    return ids[0] if len(ids) == 1 else None
 
 
 def write_lora(opened: Any, folder: Path, _: str) -> None:

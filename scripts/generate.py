@@ -59,13 +59,13 @@ def complete(config: Config) -> list[dict[str, Any]]:
     from rollouts.sampler import generate
     from sharding.mesh import make_mesh
     from training.progress import track
-    from training.runs import open_model, open_tokenizer
+    from training.runs import open_policy, open_tokenizer
 
     cli.check_positive(config, "max_new_tokens", "batch_size")
     cli.check_seed(config.seed)
     check(config)
     mesh = make_mesh(config.mesh)
-    opened = open_model(config.model)
+    opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
     source = Concatenated([open_source(each) for each in config.data]) if config.data else [{"prompt": config.prompt}]
     prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size,

@@ -55,7 +55,7 @@ def main(config: Config) -> None:
     from training.evaluation import language_model_metrics, make_evaluation
     from training.loop import train
     from training.optimizer import make_optimizer, make_schedule
-    from training.runs import absolute_reference, check_free, open_model, open_tokenizer, start
+    from training.runs import absolute_reference, check_free, open_policy, open_tokenizer, start
     from training.state import init_state
     from training.step import make_train_step
     from training.throughput import flops_per_token
@@ -68,7 +68,7 @@ def main(config: Config) -> None:
     run = Path(config.output_dir)
 
     # the model's sizes, and the texts
-    opened = open_model(config.model) if config.model else None
+    opened = open_policy(config.model) if config.model else None
     tokenizer_path = Path(config.tokenizer).expanduser() if config.tokenizer else opened.tokenizer
     tokenizer = open_tokenizer(tokenizer_path)
     if tokenizer is None and opened is None:
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
     loop = experiment.loop_config(config, max_steps, flops_per_token(model_config, streams.length))
     cli.say(f"{num_params(model_config) / 1e6:.1f} M parameters, {max_steps} steps of "
               f"{config.batch_size * streams.length:,} tokens")
-    evaluation = make_evaluation(model, next_token, held_out, config.batch_size, mesh) if held_out else None
+    evaluation = make_evaluation(model, next_token, held_out, placement) if held_out else None
     start(run, recorded, model_config, tokenizer)
     rows = placement.local_rows()
     train(state, train_step, lambda position: TrainingBatches(streams, rows, config.workers, position), run, placement,

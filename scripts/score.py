@@ -2,19 +2,24 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 from data.sources import DataSource
+from errors import InputError
 from scripts import cli
 from sharding.mesh import MeshConfig
 
-DESCRIPTION = """Score rows under a model: one figure a token.
+DESCRIPTION = """Score rows under a model: one figure a token, or, under a reward model, one reward a row.
 
   python -m scripts.score --model smollm2-135m-instruct --data rows.jsonl --output scores.jsonl
+  python -m scripts.score --model runs/reward --data rows.jsonl --output rewards.jsonl
 
 Rows have tokens, text, messages, or prompt and completion, as for scripts.sft; strings are scored as they are, with no
 end token added. Each output row is {"logps": [...], "entropy": [...], "loss_mask": [...]}; index t speaks of token t,
-and the first token, which nothing predicts, has 0."""
+and the first token, which nothing predicts, has 0.
+
+Under a reward model each output row is {"reward": x}, read at the row's last token; strings do get the end token, as in
+the pairs that it learnt from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +52,37 @@ def main(config: Config) -> None:
     cli.check_output(config.output)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
-    encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length, training=False)
+    encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length,
+                      training=opened.config.reward_head)
     rows, _ = read_all([open_source(each) for each in config.data], encoder, functools.partial(track, what="reading"))
     dtype = cli.resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
-    scores = score_rows(model, variables, rows, config.batch_size, mesh, config.temperature,
+    scorer = make_scorer(opened, config.temperature)
+    scores = score_rows(model, variables, rows, config.batch_size, mesh, scorer,
                         functools.partial(track, what="scoring"))
     with cli.output_lines(config.output) as write:
         for row, score in zip(rows, scores, strict=True):
-            write({"logps": score.logps.tolist(), "entropy": score.entropy.tolist(),
-                   "loss_mask": row.loss_mask.tolist()})
+            write(as_line(row, score))
     print(f"{len(rows)} rows scored: {config.output}")
+
+
+def make_scorer(opened: Any, temperature: float) -> Any:
+    """A language model's, or a reward model's. Raises InputError for a temperature where it has no meaning."""
+    from models.heads import score_rewards
+    from models.scoring import score
+
+    if not opened.config.reward_head:
+        return functools.partial(score, temperature=temperature)
+    if temperature != Config.temperature:
+        raise InputError("--temperature has no meaning for a reward model; leave it out")
+    return score_rewards
+
+
+def as_line(row: Any, score: Any) -> dict[str, Any]:
+    """What is written of a row."""
+    if hasattr(score, "rewards"):
+        return {"reward": score.rewards.item()}
+    return {"logps": score.logps.tolist(), "entropy": score.entropy.tolist(), "loss_mask": row.loss_mask.tolist()}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ def main(config: Config) -> None:
     import jax
 
     from data.batches import TrainingBatches
-    from data.reading import read_all
     from models.pretrained import load_merged
     from models.transformer import Transformer
     from sharding import hosts
@@ -43,7 +42,7 @@ def main(config: Config) -> None:
     from training.evaluation import make_evaluation
     from training.loop import train
     from training.optimizer import make_optimizer, make_schedule
-    from training.runs import absolute_reference, check_free, open_model, open_tokenizer, start
+    from training.runs import absolute_reference, open_policy, open_tokenizer, start
     from training.state import init_state
     from training.step import make_train_step
     from training.throughput import flops_per_token
@@ -59,14 +58,8 @@ def main(config: Config) -> None:
     run = Path(config.output_dir)
 
     # the model, not read yet, and the rows
-    opened = open_model(config.model)
-    context = opened.config.max_length
-    encoder = experiment.make_encoder(config, config.packing, opened.tokenizer, opened.config.vocab_size, context)
-    sources, held_out_sources = experiment.open_sources(config)
-    recorded = experiment.recorded(config, sources, held_out_sources)
-    check_free(run, recorded, experiment.MAY_DIFFER)
-    streams = experiment.make_streams(config, config.packing, sources, encoder, context)
-    held_out = read_all(held_out_sources, dataclasses.replace(encoder, max_length=context))[0]
+    opened = open_policy(config.model)
+    data = experiment.open_rows(config, opened, config.packing)
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
 
     # the weights, straight to their shards
@@ -78,13 +71,13 @@ def main(config: Config) -> None:
     model = Transformer(model_config, lora)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     train_step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
-    evaluate = make_evaluation(model, objective, held_out, config.batch_size, mesh) if held_out else None
+    evaluate = make_evaluation(model, objective, data.held_out, placement) if data.held_out else None
     loop = experiment.loop_config(config, config.max_steps,
-                                  flops_per_token(model_config, streams.length, lora))
-    start(run, recorded, model_config, open_tokenizer(opened.tokenizer))
+                                  flops_per_token(model_config, data.streams.length, lora))
+    start(run, data.recorded, model_config, open_tokenizer(opened.tokenizer))
     rows = placement.local_rows()
-    train(state, train_step, lambda position: TrainingBatches(streams, rows, config.workers, position), run, placement,
-          loop, evaluate)
+    train(state, train_step, lambda position: TrainingBatches(data.streams, rows, config.workers, position), run,
+          placement, loop, evaluate)
     cli.say(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output out.jsonl)")
 
 

@@ -11,19 +11,22 @@ from sharding.rules import RULES, ways
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Rows of a batch over the mesh: as [K, b] for a train step of K micro-batches, as [b] where K is None.
+    """Records of a batch over the mesh: as rows [K, b] for a train step of K micro-batches, as [b] where K is None.
 
-    b is the smallest number that holds all rows and divides over the devices; what is left over is empty rows.
+    A record is `group` adjacent rows (the two answers of a pair), which stay on one device and in one micro-batch. b is
+    the smallest number that holds all of them and divides over the devices; what is left over is empty rows.
     """
 
     batch_size: int
+    """records"""
     num_microbatches: int | None
     mesh: jax.sharding.Mesh
+    group: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         shards, count = ways(RULES["batch"], self.mesh), self.num_microbatches or 1
-        each = -(-self.batch_size // (count * shards)) * shards
+        each = -(-self.batch_size // (count * shards)) * shards * self.group
         return (count, each) if self.num_microbatches else (each,)
 
     @property
@@ -32,20 +35,22 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec(*lead, RULES["batch"]))
 
     def local_rows(self) -> list[int]:
-        """The rows that devices of this process hold; those on a tensor axis across processes are read by each.
+        """The records that devices of this process hold; those on a tensor axis across processes are read by each.
 
         At least one: a process whose devices hold only what is left over needs the shapes of rows, as all others do.
         """
-        numbers = np.arange(np.prod(self.shape)).reshape(self.shape)
+        numbers = np.arange(np.prod(self.shape)).reshape(self.shape) // self.group
         held = self.sharding.addressable_devices_indices_map(self.shape).values()
         rows = sorted({int(row) for index in held for row in numbers[index].flat if row < self.batch_size})
         return rows or [self.batch_size - 1]
 
     def put(self, batch: dict[str, np.ndarray], rows: list[int]) -> dict[str, jax.Array]:
-        """Arrays [len(rows), ...] of `rows` as global arrays [K, b, ...] or [b, ...]; every process gives its own."""
+        """Arrays [len(rows) * group, ...] of the records `rows` as global arrays [K, b, ...] or [b, ...]; every process
+        gives its own."""
         numbers = np.arange(np.prod(self.shape)).reshape(self.shape)
-        places = np.full(numbers.size, len(rows))  # one past the end: an empty row
-        places[rows] = np.arange(len(rows))
+        given = (np.asarray(rows)[:, None] * self.group + np.arange(self.group)).ravel()
+        places = np.full(numbers.size, len(given))  # one past the end: an empty row
+        places[given] = np.arange(len(given))
 
         def make(array: np.ndarray) -> jax.Array:
             filled = np.concatenate([array, np.zeros_like(array[:1])])

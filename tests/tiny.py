@@ -64,7 +64,7 @@ def rows(lengths, seed=0, vocab=64):
 def padded(some_rows, length=None):
     """One [B, T] batch."""
     longest = max(len(row.tokens) for row in some_rows)
-    return on_device(pad([row._asdict() for row in some_rows], [length or longest]))
+    return on_device(pad([row.columns() for row in some_rows], [length or longest]))
 
 
 def on_device(batch):
@@ -85,7 +85,7 @@ def packed(some_rows, length):
         start = 0
         for segment, row in enumerate(members, 1):
             stop = start + len(row.tokens)
-            batch["tokens"][at, start:stop], batch["loss_mask"][at, start:stop] = row
+            batch["tokens"][at, start:stop], batch["loss_mask"][at, start:stop] = row.tokens, row.loss_mask
             batch["positions"][at, start:stop] = np.arange(stop - start)
             batch["segment_ids"][at, start:stop] = segment
             start = stop

@@ -152,7 +152,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> tuple[T
         try:
             _check_same_model(manager, step, shapes[0])
             # what is replaced gives its memory back first: a run that just fits must fit when it is resumed, too
-            jax.tree.map(lambda leaf: leaf.delete(), (state.trainable, state.opt_state))
+            jax.tree.map(lambda leaf: leaf.delete(), (state.trainable, state.opt_state, state.reference))
             return _restore(manager, step, state, shapes)
         except Exception as error:
             if not _is_damage(error, manager, step):
@@ -210,7 +210,7 @@ def _all_but_abandoned(unraisable: Any) -> None:
 
 def _is_not_raised_too(record: logging.LogRecord) -> bool:
     said = ("_SignalingThread.run() raised an exception", "or the Commit callback in background save thread",
-            "Save Finalize thread")
+            "Save Finalize thread", "Failed to write metadata")
     return not any(part in record.getMessage() for part in said)
 
 
@@ -254,7 +254,8 @@ def _name(path: Any) -> str:
 
 
 def _progress(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state, "rng": jax.random.key_data(state.rng)}
+    progress = {"step": state.step, "opt_state": state.opt_state, "rng": jax.random.key_data(state.rng)}
+    return progress if state.reference is None else progress | {"reference": state.reference}
 
 
 def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:

@@ -1,5 +1,6 @@
 """Held-out metrics: the objective over rows that are never trained on."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,24 +10,29 @@ import numpy as np
 from data.batches import in_order
 from data.encode import Row
 from data.reading import longest_row
-from models.scoring import TokenScores, score
+from models.scoring import score
 from models.transformer import Transformer
 from sharding.placement import Placement
 from training.state import TrainState
-from training.step import Objective, make_eval_step
+from training.step import Objective, Prepare, Scorer, make_eval_step
 
 
-def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row], batch_size: int,
-                    mesh: jax.sharding.Mesh) -> Callable[[TrainState], dict[str, float]]:
-    """A function from a state to {"loss": ..., metric: ...}: sums over all rows, divided once."""
-    eval_step = make_eval_step(model, objective, mesh)
-    batches = in_order(rows, batch_size=batch_size, length=longest_row(rows))
-    placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
+def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row], placement: Placement,
+                    scorer: Scorer = score, prepare: Prepare = lambda _, batch: batch,
+                    ) -> Callable[[TrainState], dict[str, float]]:
+    """A function from a state to {"loss": ..., metric: ...}: sums over all rows, divided once.
+
+    Batches are as large as in training, in one piece, and `prepare` adds columns to each.
+    """
+    placement = dataclasses.replace(placement, num_microbatches=1)
+    eval_step = make_eval_step(model, objective, placement.mesh, scorer)
+    batches = in_order(rows, batch_size=placement.batch_size * placement.group, length=longest_row(rows))
+    numbers = list(range(placement.batch_size))
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        sums = [eval_step(state.variables(), placement.put(batch, numbers)) for batch in batches]
+        sums = [eval_step(state.variables(), prepare(state, placement.put(batch, numbers))) for batch in batches]
         total, weight, metrics = jax.device_get(jax.tree.map(lambda *parts: sum(parts), *sums))
-        return {"loss": float(total / weight)} | {name: float(s / w) for name, (s, w) in metrics.items()}
+        return {"loss": float(total / weight)} | {name: float(s / max(w, 1)) for name, (s, w) in metrics.items()}
 
     return evaluate
 
@@ -45,21 +51,20 @@ def language_model_metrics(metrics: dict[str, float], rows: Sequence[Row],
 
 
 def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row], batch_size: int,
-               mesh: jax.sharding.Mesh, temperature: float = 1.0,
-               track: Callable[[Any], Any] = iter) -> list[TokenScores]:
-    """Scores of each row, numpy [T] at the row's own length, in the order of `rows`.
+               mesh: jax.sharding.Mesh, scorer: Scorer = score, track: Callable[[Any], Any] = iter) -> list[Any]:
+    """Scores of each row, numpy, in the order of `rows`: [T] at the row's own length, or one number of the row.
 
     Rows are batched with those of like length. `track` may draw a progress bar over the batches.
     """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
-    scorer = jax.jit(lambda variables, batch, temperature: score(model, variables, batch, temperature))
+    jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch))
     done: list[Any] = [None] * len(rows)
     batches = in_order([rows[index] for index in order], batch_size=batch_size, length=longest_row(rows))
     placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
     with jax.set_mesh(mesh):
         for number, batch in enumerate(track(batches)):
-            scores = jax.device_get(scorer(variables, placement.put(batch, numbers), np.float32(temperature)))
+            scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))
             for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
                 length = len(rows[index].tokens)
-                done[index] = TokenScores(*(each[place, :length] for each in scores))
+                done[index] = type(scores)(*(each[place, :length] if each.ndim > 1 else each[place] for each in scores))
     return done

@@ -13,6 +13,7 @@ import yaml
 from data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from errors import InputError
 from models.config import ModelConfig, from_hf, to_hf
+from models.heads import with_reward_head
 from models.lora import LoRAConfig
 from models.pretrained import Pretrained, load_merged, open_pretrained
 from models.safetensors_weights import read_json
@@ -108,6 +109,8 @@ class TrainedRun:
             shapes = on_mesh(abstract_params(config), mesh)
             return Transformer(config), {"params": restore_trainable(self.path, shapes, self.checkpoint)}
         config, params = load_merged(self.base(), mesh, **compute)
+        if self.config.reward_head:
+            config, params = with_reward_head(config, params, mesh)
         return Transformer(config, self.lora), {"params": params, "lora": self.load_lora(mesh)}
 
     def load_lora(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
@@ -133,6 +136,14 @@ def open_model(reference: str) -> Pretrained | TrainedRun:
     lora = read_config(run).get("lora") or {"rank": 0}
     lora_config = LoRAConfig(**{name: tuple(value) if name == "targets" else value for name, value in lora.items()})
     return TrainedRun(run, config, run / "model", lora_config if lora_config.rank else None, checkpoint)
+
+
+def open_policy(reference: str) -> Pretrained | TrainedRun:
+    """open_model, for what says something. Raises InputError for a reward model."""
+    opened = open_model(reference)
+    if opened.config.reward_head:
+        raise InputError(f"model {reference!r} is a reward model, which writes nothing; give a language model")
+    return opened
 
 
 def split_checkpoint(reference: str) -> tuple[str, str]:

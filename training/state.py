@@ -24,6 +24,8 @@ class TrainState:
     opt_state: Any
     rng: jax.Array
     """typed key; a step uses fold_in(rng, step)"""
+    reference: Any = None
+    """a reference policy that follows the trained one, in the trainable collection's shape; None where none does"""
 
     @property
     def trainable(self) -> Any:

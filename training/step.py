@@ -9,17 +9,23 @@ import jax.numpy as jnp
 import optax
 
 from data.reading import COUNTS
+from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import Loss
 from training.state import TrainState
 
 Objective = Callable[[Any, dict[str, jax.Array]], Loss]
+Scorer = Callable[..., Any]
+"""(model, variables, batch, rngs=...) -> the scores that an objective takes"""
+Prepare = Callable[[TrainState, dict[str, jax.Array]], dict[str, jax.Array]]
+"""(state, batch of [K, B, T] arrays) -> the batch with what an objective needs besides (the reference's scores)"""
 Sums = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
 
 
 def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
-                    schedule: optax.Schedule, state: TrainState) -> Callable[[TrainState, dict[str, jax.Array]], Any]:
+                    schedule: optax.Schedule, state: TrainState, scorer: Scorer = score,
+                    follow: Callable[[TrainState], TrainState] = lambda state: state) -> Callable[..., Any]:
     """The jitted step: (state, batch of [K, B, T] arrays) -> (state, metrics); the state is donated.
 
     The new state lies on the devices as `state` does; left to the compiler, it could lie otherwise, and the second step
@@ -28,11 +34,12 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
     Loss and gradient are sum over micro-batches of `total` / sum of `weight`; every metric is its sum over its weight.
     An update whose gradient norm is not finite is skipped and counted in `skipped_updates`. `num_tokens` and `padding`
     (the share of positions that hold none) are of the whole batch, and so are its `counts` of rows, where it has them.
+    `follow` is applied to every new state (for a reference that follows the policy).
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         batch, counted = _count(batch)
-        (total, weight, sums), grads = accumulate(model, objective, state, batch)
+        (total, weight, sums), grads = accumulate(model, objective, state, batch, scorer)
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
         grad_norm = optax.tree.norm(grads)
@@ -45,7 +52,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
         metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in sums.items()}
         metrics |= {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
                     "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
-        return state, metrics | counted
+        return follow(state), metrics | counted
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = state.step.sharding  # so that every process can read the metrics
@@ -71,14 +78,22 @@ def _update(state: TrainState, grads: Any, optimizer: optax.GradientTransformati
     return state.with_trainable(optax.apply_updates(state.trainable, updates)).replace(opt_state=opt_state)
 
 
-def accumulate(model: Transformer, objective: Objective, state: TrainState,
-               batch: dict[str, jax.Array]) -> tuple[Sums, Any]:
+def check_split(objective: Objective, num_microbatches: int) -> None:
+    """Raises InputError where an objective that couples the rows of a batch would see only parts of it."""
+    if num_microbatches > 1 and getattr(objective, "couples_rows", False):
+        raise InputError(f"the loss couples all rows of a batch, so it cannot be split into {num_microbatches} parts; "
+                         f"set --num-microbatches 1, or choose another loss")
+
+
+def accumulate(model: Transformer, objective: Objective, state: TrainState, batch: dict[str, jax.Array],
+               scorer: Scorer = score) -> tuple[Sums, Any]:
     """Sums of loss, weight and metrics, and the gradient of the summed loss, over K micro-batches; all float32."""
+    check_split(objective, batch["tokens"].shape[0])
     key = jax.random.fold_in(state.rng, state.step)
     num_microbatches = batch["tokens"].shape[0]
 
     def micro_sums(trainable: Any, micro: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Sums]:
-        scores = score(model, state.with_trainable(trainable).variables(), micro, rngs={"dropout": key})
+        scores = scorer(model, state.with_trainable(trainable).variables(), micro, rngs={"dropout": key})
         loss = objective(scores, micro)
         chex.assert_shape([loss.total, loss.weight], ())
         return loss.total, tuple(loss)
@@ -94,9 +109,11 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState,
     return jax.lax.scan(body, zeros, xs)[0]
 
 
-def make_eval_step(model: Transformer, objective: Objective,
-                   mesh: jax.sharding.Mesh) -> Callable[[Any, dict[str, jax.Array]], Sums]:
-    """The jitted evaluation: (variables, batch of [B, T] arrays) -> sums of loss, weight and metrics, everywhere."""
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.jit(lambda variables, batch: tuple(objective(score(model, variables, batch), batch)),
-                   out_shardings=everywhere)
+def make_eval_step(model: Transformer, objective: Objective, mesh: jax.sharding.Mesh,
+                   scorer: Scorer = score) -> Callable[[Any, dict[str, jax.Array]], Sums]:
+    """The jitted evaluation: (variables, batch of [1, B, T] arrays) -> sums of loss, weight and metrics, everywhere."""
+    def sums(variables: Any, batch: dict[str, jax.Array]) -> Sums:
+        batch = {name: column[0] for name, column in batch.items()}
+        return tuple(objective(scorer(model, variables, batch), batch))
+
+    return jax.jit(sums, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

@@ -23,7 +23,7 @@ def test_buckets_are_few_and_hold_the_longest():
     assert buckets(5) == [8]
     assert all(size % 8 == 0 for size in buckets(284))
     assert len(buckets(4096)) < 22
-    batch = pad([row._asdict() for row in ROWS[:4]], buckets(28))
+    batch = pad([row.columns() for row in ROWS[:4]], buckets(28))
     assert batch["tokens"].shape == (4, 16)
 
 
@@ -36,7 +36,7 @@ def test_in_order_gives_every_row_once():
 
 
 def test_wider_batches_hold_the_same_rows():
-    batch = pad([row._asdict() for row in ROWS[:4]], [8]) | {"counts": np.ones((4, 3), np.int32)}
+    batch = pad([row.columns() for row in ROWS[:4]], [8]) | {"counts": np.ones((4, 3), np.int32)}
     wide = widen(batch, 24)
     assert wide["tokens"].shape == (4, 24)
     assert wide["counts"].shape == (4, 3)

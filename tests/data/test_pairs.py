@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.encode import encode_record
-from data.pairs import encode_pair
+from data.pairs import encode_labelled, encode_pair, mismatch
 from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.pretrained import EMBEDDED, locate
@@ -76,7 +76,7 @@ def test_tokens_that_differ_over_the_same_text_are_no_prompt(encode, tokenizer):
 
 
 def test_nothing_in_common(encode, texts, tokenizer):
-    chosen, rejected = encode(chosen="Yes sir", rejected="No way")
+    chosen, rejected = encode(prompt="", chosen="Yes sir", rejected="No way")
     assert chosen.loss_mask.tolist() == [0.0] + [1.0] * (len(chosen.tokens) - 1)  # nothing predicts the first
     assert rejected.loss_mask.tolist() == [0.0] + [1.0] * (len(rejected.tokens) - 1)
 
@@ -163,6 +163,15 @@ def test_pretokenised_pairs_pass_through():
     ({"chosen": "a", "prompt": "b"}, r"no known columns among \['chosen', 'prompt'\]"),
     ({"chosen": "a", "rejected": [BAD]}, "both be strings"),
     ({"chosen": 1, "rejected": 2}, "both be strings"),
+    ({"prompt": "a", "chosen": " ", "rejected": "b"}, "chosen: the answer is empty"),
+    ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected: the answer is empty"),
+    ({"chosen": "Yes sir", "rejected": "No way"}, "answer different prompts"),
+    ({"chosen": CHOSEN, "rejected": [user("Ho"), BAD]}, r"answer different prompts, .*\(at message 0\)"),
+    ({"chosen": [SYSTEM, *CHOSEN], "rejected": REJECTED}, "answer different prompts"),
+    ({"chosen_tokens": [1, 2, 3], "rejected_tokens": [2, 2, 4], "chosen_loss_mask": [0, 0, 1],
+      "rejected_loss_mask": [0, 0, 1]}, "answer different prompts"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "margin must be a number, not 'much'"),
+    ({"chosen_tokens": [1, 2], "rejected_tokens": [1, 3], "chosen_ref_logps": [0]}, "chosen: ref_logps must hold one"),
     ({"chosen": "a", "rejected": "b", "prompt": [HI]}, "both be strings"),
     ({"chosen": "a", "rejected": "b", "prompt": 3}, "both be strings"),
     ({"chosen": [HI], "rejected": REJECTED}, "chosen: no assistant turn"),
@@ -183,3 +192,38 @@ def test_bad_pairs(record, message, encode):
 def test_without_a_tokenizer_only_tokens_are_taken():
     with pytest.raises(InputError, match="the model has no tokenizer, so rows must have chosen_tokens"):
         encode_pair({"chosen": "a", "rejected": "b"}, None, vocab_size=9)
+
+
+def test_margins_and_reference_scores_travel_with_the_rows(encode):
+    assert [dict(row.more) for row in encode(prompt="a", chosen=" b", rejected=" c", margin=2)] == [{"margin": 2}] * 2
+    pair = encode(chosen_tokens=[5, 6], rejected_tokens=[5, 7, 8], chosen_ref_logps=[0, -1.5],
+                  rejected_ref_logps=[0, -2, -0.25])
+    assert [row.more["ref_logps"].tolist() for row in pair] == [[0, -1.5], [0, -2, -0.25]]
+    assert pair.rejected.cut(2).more["ref_logps"].tolist() == [0, -2]
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_answers_with_a_label(label, tokenizer):
+    row = encode_labelled({"prompt": [HI], "completion": [GOOD], "label": label}, tokenizer, vocab_size=49152)
+    same = encode_record({"messages": CHOSEN}, tokenizer, vocab_size=49152, training=True)
+    assert row.tokens.tolist() == same.tokens.tolist()
+    assert row.more["label"] == label
+
+
+@pytest.mark.parametrize(("record", "message"), [
+    ({"prompt": "a", "completion": "b"}, r"no column label among \['completion', 'prompt'\]"),
+    ({"prompt": "a", "completion": "b", "label": "yes"}, "label is 'yes' but must be true or false"),
+    ({"prompt": "a", "completion": "b", "label": 1}, "label is 1 but must be true or false"),
+    ({"prompt": "a", "completion": " ", "label": True}, "the completion is empty"),
+])
+def test_bad_labels(record, message, tokenizer):
+    with pytest.raises(InputError, match=message):
+        encode_labelled(record, tokenizer, vocab_size=49152)
+
+
+def test_a_mismatched_row_is_the_prompt_with_another_answer(tokenizer):
+    own, other = (encode_labelled({"prompt": prompt, "completion": completion, "label": True}, tokenizer,
+                                  vocab_size=49152) for prompt, completion in (("One two", " three"), ("A b", " c d")))
+    made = mismatch(own, other)
+    assert tokenizer.decode(made.tokens, skip_special_tokens=False) == f"One two c d{END}"
+    assert tokenizer.decode(made.tokens[made.loss_mask > 0], skip_special_tokens=False) == f" c d{END}"

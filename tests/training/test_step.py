@@ -182,5 +182,6 @@ def test_optimiser_state_is_split_as_its_parameters_are():
 
 
 def test_evaluation_equals_the_training_loss(lora, reference):
-    sums = make_eval_step(Transformer(CONFIG, lora), sft, one_device())(random_variables(lora), padded(ROWS))
+    batch = put(padded(ROWS), one_device(), 1)
+    sums = make_eval_step(Transformer(CONFIG, lora), sft, one_device())(random_variables(lora), batch)
     assert float(sums[0] / sums[1]) == pytest.approx(reference[0], rel=1e-5)

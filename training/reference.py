@@ -1,0 +1,129 @@
+"""The reference policy: what it says of a batch, computed before the step, travels in the batch as `ref_logps`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from errors import InputError
+from models.config import ModelConfig
+from models.pretrained import load_merged
+from models.scoring import TokenScores, score
+from models.transformer import Transformer
+from objectives.dpo import chosen_length
+from objectives.kto import mismatched, reference_point
+from sharding.rules import RULES
+from training.runs import open_policy
+from training.state import TrainState
+from training.step import Objective, Prepare
+
+Batch = dict[str, jax.Array]
+
+
+def asks_for_reference(objective: Objective) -> bool:
+    """Whether an objective reads `ref_logps`: it is traced on a batch without that column.
+
+    Raises InputError where it reads a column that no script gives.
+    """
+    shape = (2, 4)
+    tokens, numbers = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.float32)
+    of_rows = jax.ShapeDtypeStruct(shape[:1], jnp.float32)
+    batch = dict.fromkeys(("tokens", "positions", "segment_ids"), tokens) | {"loss_mask": numbers}
+    batch |= dict.fromkeys(("chosen_length", "label", "kto_z"), of_rows)
+    try:
+        jax.eval_shape(objective, TokenScores(*[numbers] * len(TokenScores._fields)), batch)
+    except KeyError as error:
+        if error.args == ("ref_logps",):
+            return True
+        raise InputError(f"the objective reads the column {error}, which a batch has not; it has ref_logps, "
+                         f"{', '.join(batch)}") from None
+    return False
+
+
+def open_reference(reference: str, policy: ModelConfig,
+                   mesh: jax.sharding.Mesh) -> tuple[Transformer, dict[str, Any]]:
+    """(model, variables) of a frozen reference, in the policy's compute dtype.
+
+    Raises InputError for a reward model, or another vocabulary.
+    """
+    config, params = load_merged(open_policy(reference), mesh, dtype=policy.dtype, attention=policy.attention,
+                                 param_dtype="float32")
+    if config.vocab_size != policy.vocab_size:
+        raise InputError(f"the reference {reference} has {config.vocab_size} tokens, the model {policy.vocab_size}; "
+                         f"both must share a tokenizer")
+    return Transformer(config), {"params": _as_computed(params, config.dtype)}
+
+
+def _as_computed(params: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Every weight as the transformer uses it: the scales of norms in float32, the others in `dtype`. So a frozen copy
+    of the policy says the same as the policy, in half the memory."""
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf if path[-1].key == "scale" else leaf.astype(dtype)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.jit(lambda params: jax.tree_util.tree_map_with_path(cast, params), out_shardings=shardings)(params)
+
+
+def score_batch(model: Transformer, variables: dict[str, Any], batch: Batch) -> jax.Array:
+    """log p of every token, [K, B, T], one micro-batch after the other."""
+    columns = {name: batch[name] for name in ("tokens", "positions", "segment_ids")}
+    return jax.lax.map(lambda micro: score(model, variables, micro).logps, columns)
+
+
+def reference_variables(state: TrainState, frozen: dict[str, Any] | None) -> dict[str, Any]:
+    """A reference that follows the policy; else the frozen one; else, under LoRA, the policy without its adapter."""
+    if state.reference is not None:
+        return state.with_trainable(state.reference).variables()
+    return {"params": state.params} if frozen is None else frozen
+
+
+def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, mesh: jax.sharding.Mesh,
+                  objective: Objective) -> Prepare:
+    """Adds `chosen_length` (objectives/dpo.py) to a batch, and `ref_logps` if the objective asks for it and the data
+    had none."""
+    asked = asks_for_reference(objective)
+
+    def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
+        made = {"chosen_length": chosen_length(batch["loss_mask"])}
+        if asked and "ref_logps" not in batch:
+            made["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch)
+        return batch | made
+
+    return _jitted(add, frozen, mesh)
+
+
+def prepare_labelled(policy: Transformer, reference: Transformer, frozen: dict[str, Any] | None,
+                     mesh: jax.sharding.Mesh) -> Prepare:
+    """Of rows and their mismatched rows in turn, the rows with `ref_logps`, and `kto_z` from the mismatched ones.
+
+    z is of the whole batch, all micro-batches and devices (objectives/kto.py).
+    """
+    def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
+        paired = {name: column.reshape(column.shape[0], -1, 2, *column.shape[2:]) for name, column in batch.items()}
+        own, other = ({name: column[:, :, place] for name, column in paired.items()} for place in (0, 1))
+        variables = reference_variables(state, frozen)
+        own, other = (rows | {"ref_logps": score_batch(reference, variables, rows)} for rows in (own, other))
+        scores = _Logps(_flat(score_batch(policy, state.variables(), other)))
+        z = reference_point(*mismatched(scores, {name: _flat(other[name]) for name in ("loss_mask", "ref_logps")}))
+        return own | {"kto_z": jnp.broadcast_to(z, own["label"].shape)}
+
+    return _jitted(add, frozen, mesh)
+
+
+class _Logps(NamedTuple):
+    """The scores that `mismatched` reads."""
+
+    logps: jax.Array
+
+
+def _flat(array: jax.Array) -> jax.Array:
+    """[K, B, T] as [K * B, T]."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def _jitted(add: Callable[..., Batch], frozen: Any, mesh: jax.sharding.Mesh) -> Prepare:
+    """`frozen` is an argument, for what a jitted function closes over is a constant of its program."""
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, RULES["batch"]))
+    compiled = jax.jit(add, out_shardings=rows)
+    return lambda state, batch: compiled(state, frozen, batch)
