@@ -37,7 +37,7 @@ class LoRAConfig:
         return self.alpha / self.rank
 
 
-def merge(params: dict[str, Any], lora: dict[str, Any], scale: float | jax.Array) -> dict[str, Any]:
+def merge(params: Any, lora: Any, scale: float | jax.Array) -> Any:
     """`params` with kernel + scale * A @ B wherever `lora` holds an A and a B; both trees unboxed.
 
     The product is float32; the kernel's dtype is kept. Kernels are [L, in, out], A [L, in, R], B [L, R, out]. An array

@@ -92,8 +92,8 @@ def packed(some_rows, length):
     return on_device(batch)
 
 
-def put(batch, mesh, num_microbatches=None):
+def put(batch, mesh, num_microbatches=None, group=1):
     """A host batch onto the mesh, as the loop puts it."""
     batch = jax.device_get(batch)
-    rows = len(batch["tokens"])
-    return Placement(rows, num_microbatches, mesh).put(batch, list(range(rows)))
+    records = len(batch["tokens"]) // group
+    return Placement(records, num_microbatches, mesh, group).put(batch, list(range(records)))

@@ -1,0 +1,128 @@
+"""What is computed before the step: the reference's scores, KTO's reference point, a reference that follows."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from invariance import answer_pairs
+from tiny import CONFIG, LORA, jitted_score, one_device, put, random_variables, variables_on
+
+from errors import InputError
+from models.transformer import Transformer
+from objectives.dpo import configure
+from objectives.kto import kto
+from objectives.orpo import orpo
+from objectives.simpo import simpo
+from sharding.mesh import MeshConfig, make_mesh
+from training.follow import SyncConfig, begin_to_follow, make_follow
+from training.reference import asks_for_reference, prepare_labelled, prepare_pairs
+from training.state import TrainState, init_state
+from training.step import check_split, make_train_step
+
+PAIRS = answer_pairs([(7, 5), (3, 9), (6, 6), (2, 4)])
+
+
+def state_of(lora=LORA, mesh=None):
+    variables = variables_on(mesh or one_device(), lora)
+    return TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
+
+
+def without_reference(batch):
+    return {name: column for name, column in batch.items() if name != "ref_logps"}
+
+
+def test_under_lora_the_reference_is_the_base_model():
+    batch = put(without_reference(PAIRS), one_device(), 2)
+    with jax.set_mesh(one_device()):
+        made = prepare_pairs(Transformer(CONFIG, LORA), None, one_device(), configure())(state_of(), batch)
+    expected = jitted_score(Transformer(CONFIG), {"params": random_variables(LORA)["params"]}, PAIRS).logps
+    np.testing.assert_allclose(made["ref_logps"].reshape(expected.shape), expected, atol=1e-5)
+    np.testing.assert_allclose(made["chosen_length"], (7 + 3 + 6 + 2) / 4)
+
+
+def test_a_frozen_reference_and_one_that_the_data_had():
+    other = {"params": random_variables(None, seed=5)["params"]}
+    batch = put(without_reference(PAIRS), one_device(), 1)
+    with jax.set_mesh(one_device()):
+        prepare = prepare_pairs(Transformer(CONFIG), other, one_device(), configure())
+        made, kept = prepare(state_of(), batch), prepare(state_of(), put(PAIRS, one_device(), 1))
+    np.testing.assert_allclose(made["ref_logps"][0], jitted_score(Transformer(CONFIG), other, PAIRS).logps, atol=1e-5)
+    np.testing.assert_array_equal(kept["ref_logps"][0], PAIRS["ref_logps"])
+
+
+@pytest.mark.parametrize(("mesh", "num_microbatches"), [(None, 1), (None, 2), ((2, 2, 2), 1), ((8, 1, 1), 2)])
+def test_the_reference_point_is_of_the_whole_batch(mesh, num_microbatches):
+    """Rows and mismatched rows in turn; z by hand from the mismatched ones."""
+    mesh = make_mesh(MeshConfig(*mesh)) if mesh else one_device()
+    model = Transformer(CONFIG, LORA)
+    batch = without_reference(PAIRS) | {"label": jnp.asarray([1.0, 1, 0, 0, 1, 1, 0, 0])}
+    with jax.set_mesh(mesh):
+        made = prepare_labelled(model, model, None, mesh)(state_of(mesh=mesh), put(batch, mesh, num_microbatches, 2))
+    own, other = ({name: column[place::2] for name, column in PAIRS.items()} for place in (0, 1))
+    policy, base = random_variables(LORA), {"params": random_variables(LORA)["params"]}
+    D = np.sum((jitted_score(model, policy, other).logps - jitted_score(model, base, other).logps)
+               * other["loss_mask"], axis=-1)
+    assert np.mean(D) > 0.05
+    np.testing.assert_allclose(made["kto_z"], max(0.0, np.mean(D)), rtol=1e-4)
+    used = np.any(np.asarray(made["segment_ids"]) != 0, axis=-1)
+    np.testing.assert_array_equal(np.asarray(made["tokens"])[used], own["tokens"])
+    np.testing.assert_allclose(np.asarray(made["ref_logps"])[used], jitted_score(model, base, own).logps, atol=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "asked"), [
+    (configure(), True), (configure(losses=(("sigmoid", 1.0), ("sft_token", 0.1))), True), (kto, True), (orpo, False),
+    (simpo, False)])
+def test_who_asks_for_a_reference(objective, asked):
+    assert asks_for_reference(objective) == asked
+
+
+def test_a_column_that_nobody_gives_is_named():
+    with pytest.raises(InputError, match="reads the column 'advantages'"):
+        asks_for_reference(lambda scores, batch: batch["advantages"])
+
+
+def test_what_couples_rows_is_not_split():
+    sorting = configure(losses=(("aot", 1.0),))
+    check_split(sorting, 1)
+    check_split(configure(), 4)
+    with pytest.raises(InputError, match="cannot be split into 4 parts"):
+        check_split(sorting, 4)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_a_reference_that_follows(lora):
+    """After every second step: alpha policy + (1 - alpha) reference; a resumed step counts on."""
+    model, mesh, sync = Transformer(CONFIG, lora), one_device(), SyncConfig(every=2, alpha=0.75)
+    optimizer = optax.chain(optax.sgd(0.1), optax.scale_by_schedule(lambda count: 1.0))
+    with jax.set_mesh(mesh):
+        state = init_state(model, variables_on(mesh, lora)["params"], optimizer, jax.random.key(0), mesh)
+        state = begin_to_follow(state, sync)
+        step = make_train_step(model, configure(), optimizer, lambda count: 0.1, state, follow=make_follow(sync))
+        prepare = prepare_pairs(model, None, mesh, configure())
+        reference = jax.device_get(state.reference)
+        for number in range(1, 5):
+            state, metrics = step(state, prepare(state, put(without_reference(PAIRS), mesh, 1)))
+            if number == 1:
+                assert float(metrics["loss"]) == pytest.approx(math.log(2), rel=1e-6)
+            share = 0.75 if number % 2 == 0 else 0.0
+            reference = jax.tree.map(lambda old, new, share=share: old + share * (new - old), reference,
+                                     jax.device_get(state.trainable))
+            jax.tree.map(lambda ours, found: np.testing.assert_allclose(found, ours, rtol=1e-5, atol=1e-7), reference,
+                         jax.device_get(state.reference))
+    assert step._cache_size() == 1
+
+
+def test_nothing_follows_unless_asked():
+    state = state_of()
+    assert begin_to_follow(state, SyncConfig()).reference is None
+    assert make_follow(SyncConfig())(state) is state
+
+
+@pytest.mark.parametrize("settings", [{"every": -1}, {"alpha": 0.0}, {"alpha": 1.5}])
+def test_bad_synchronisation(settings):
+    with pytest.raises(InputError, match="sync.every"):
+        dataclasses.replace(SyncConfig(), **settings)
