@@ -8,6 +8,7 @@ Runs in an environment of its own (torch, transformers, trl, peft) and imports n
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class StepClock(transformers.TrainerCallback):
         return [end - start for start, end in zip(self.ends, self.ends[1:])]
 
 
-def main(settings_file: str, result_file: str) -> None:
+def run(make_trainer: Callable[[dict[str, Any]], transformers.Trainer], settings_file: str, result_file: str) -> None:
+    """Trains, and writes seconds and loss of each step and what was used."""
     settings = json.loads(Path(settings_file).read_text())
     torch.set_num_threads(settings["threads"])
     trainer, clock = make_trainer(settings), StepClock()
@@ -44,27 +46,31 @@ def main(settings_file: str, result_file: str) -> None:
 
 
 def make_trainer(settings: dict[str, Any]) -> trl.SFTTrainer:
-    """SFTTrainer around the exported model, with LoRA on every linear layer."""
-    folder = settings["model"]
+    """SFTTrainer around the exported model, every token a target."""
     return trl.SFTTrainer(
-        model=transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=settings["weights"]),
-        args=training_arguments(settings),
-        train_dataset=datasets.Dataset.from_dict({"input_ids": settings["rows"]}),
-        processing_class=transformers.AutoTokenizer.from_pretrained(folder),
-        peft_config=peft.LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], lora_dropout=0.0,
-                                    target_modules="all-linear", task_type="CAUSAL_LM"))
+        args=trl.SFTConfig(**common_arguments(settings), packing=False),
+        train_dataset=datasets.Dataset.from_dict({"input_ids": settings["rows"]}), **model_with_lora(settings))
 
 
-def training_arguments(settings: dict[str, Any]) -> trl.SFTConfig:
+def model_with_lora(settings: dict[str, Any]) -> dict[str, Any]:
+    """A trainer's arguments: the exported model, its tokenizer, and LoRA on every linear layer."""
+    folder = settings["model"]
+    return {"model": transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=settings["weights"]),
+            "processing_class": transformers.AutoTokenizer.from_pretrained(folder),
+            "peft_config": peft.LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], lora_dropout=0.0,
+                                           target_modules="all-linear", task_type="CAUSAL_LM")}
+
+
+def common_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """Constant rate, AdamW without decay, clipping at 1, and no gradient checkpointing: as Temper is run beside it."""
-    return trl.SFTConfig(
-        output_dir=settings["output_dir"], use_cpu=True, seed=0, report_to="none", save_strategy="no", logging_steps=1,
-        disable_tqdm=True, max_steps=settings["steps"], per_device_train_batch_size=len(settings["rows"]),
-        learning_rate=settings["learning_rate"], lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
-        bf16=settings["autocast"], gradient_checkpointing=False, packing=False, max_length=None)
+    return {"output_dir": settings["output_dir"], "use_cpu": True, "seed": 0, "report_to": "none",
+            "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
+            "max_steps": settings["steps"], "per_device_train_batch_size": settings["batch_size"],
+            "learning_rate": settings["learning_rate"], "lr_scheduler_type": "constant", "weight_decay": 0.0,
+            "max_grad_norm": 1.0, "bf16": settings["autocast"], "gradient_checkpointing": False, "max_length": None}
 
 
-def facts(trainer: trl.SFTTrainer) -> dict[str, Any]:
+def facts(trainer: transformers.Trainer) -> dict[str, Any]:
     """What TRL really used, asked of the trainer and not of the settings."""
     model, args = trainer.model, trainer.args
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -86,4 +92,4 @@ def dtypes(weights: list[torch.Tensor]) -> str:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(make_trainer, *sys.argv[1:])

@@ -1,0 +1,235 @@
+"""Temper against TRL by turns: each turn is a process of its own, at rest while the other side works.
+
+Shared by the scripts that train with LoRA on the CPU, on the same batch at every step, so that the losses can be
+compared as well as the speed.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from errors import InputError
+from scripts import cli
+from training.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+QUIET = 1.25
+"""a side's fastest step over its slowest, above which something else was running, too"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What each of these benchmarks is told."""
+
+    trl_python: str
+    """the Python of an environment with torch, transformers, trl, peft and datasets"""
+    rounds: int = 3
+    """turns of each side"""
+    steps: int = 6
+    """optimiser steps of a turn; the first is warm-up (and compilation) and is not counted"""
+    batch_size: int = 8
+    """rows (or pairs of them) of a step"""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """of matmuls and frozen weights, on both sides; LoRA's own weights are float32 on both"""
+    trl_autocast: bool = True
+    """bfloat16 only: TRL runs under torch.autocast (its default) and not just with bfloat16 weights"""
+    model: str = "smollm2-135m-instruct"
+    """any model that scripts.export can write as a Hugging Face folder"""
+    rank: int = 16
+    """of LoRA, on all linear layers; alpha is twice that"""
+    learning_rate: float = 2e-4
+    """constant"""
+    seed: int = 0
+    """of the rows"""
+
+
+class Turn(NamedTuple):
+    """What one process of one side did."""
+
+    seconds: list[float]
+    """of each step, the first included"""
+    losses: list[float]
+    peak_gib: float
+    """peak resident memory"""
+    facts: dict[str, Any]
+
+
+class Work(NamedTuple):
+    """What is measured, and what must come out alike."""
+
+    title: str
+    unit: str
+    """what speed counts"""
+    per_step: int
+    """units of a step"""
+    tolerances: tuple[float, ...]
+    """of the first steps' losses, one each: relative difference above which the sides cannot be doing the same work"""
+
+
+Turns = dict[str, list[Turn]]
+
+
+def check(flags: Flags, work: Work) -> None:
+    """Raises InputError for numbers that make no sense."""
+    cli.check_positive(flags, "rounds", "batch_size", "rank", "learning_rate")
+    cli.check_seed(flags.seed)
+    least = max(2, len(work.tolerances))
+    if flags.steps < least:
+        raise InputError(f"--steps must be {least} or more (the first is warm-up; the losses of the first "
+                         f"{len(work.tolerances)} are compared), not {flags.steps}")
+
+
+def prepare(flags: Flags, folder: Path) -> int:
+    """Tries TRL's environment, writes the model for TRL as a Hugging Face folder, and gives its vocabulary's size."""
+    run_child([flags.trl_python, "-c", "import datasets, peft, torch, transformers, trl"], folder / "imports.log")
+    print(f"exporting {flags.model} for TRL ...")
+    run_child([sys.executable, "-m", "scripts.export", "--run", flags.model, "--output", str(folder / "model")],
+              folder / "export.log")
+    return json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """rows.jsonl, for Temper."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def take_turns(flags: Flags, work: Work, **sides: Callable[[int], Turn]) -> Turns:
+    """Every side once a round; a side takes the number of the round."""
+    turns: Turns = {name: [] for name in sides}
+    for number in range(1, flags.rounds + 1):
+        for name, take_turn in sides.items():
+            turns[name].append(take_turn(number))
+            print(f"round {number} of {flags.rounds}: {name} {summary(work, turns[name][-1])}", flush=True)
+    return turns
+
+
+def temper_turn(flags: Flags, folder: Path, number: int, script: str, **more: Any) -> Turn:
+    """A script of Temper on rows.jsonl, in a run directory of its own; its metrics.jsonl tells the rest."""
+    run = folder / f"temper-{number}"
+    given = {"model": flags.model, "data": folder / "rows.jsonl", "output-dir": run, "max-steps": flags.steps,
+             "batch-size": flags.batch_size, "learning-rate": flags.learning_rate, "dtype": flags.dtype,
+             "remat": "none", "save-every": 0, "lora.rank": flags.rank, "lora.alpha": 2.0 * flags.rank,
+             "lora.dropout": 0.0, "optimizer.schedule": "constant", "optimizer.weight-decay": 0.0,
+             "optimizer.max-grad-norm": 1.0} | more
+    command = [sys.executable, "-m", script, *(f"--{name}={value}" for name, value in given.items())]
+    peak = run_child(command, folder / f"temper-{number}.log", JAX_PLATFORMS="cpu")
+    steps = read_metrics(run)
+    return Turn([step["step_seconds"] for step in steps], [step["loss"] for step in steps], peak, temper_facts(flags))
+
+
+def temper_facts(flags: Flags) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return {"versions": versions, "frozen weights": flags.dtype, "trained weights": "float32",
+            "matmuls": flags.dtype, "gradient checkpointing": "none", "threads": threads()}
+
+
+def trl_turn(flags: Flags, folder: Path, number: int, worker: str, **more: Any) -> Turn:
+    """A worker, a file of this folder, under TRL's Python; its result file tells the rest."""
+    settings = {"model": str(folder / "model"), "steps": flags.steps, "batch_size": flags.batch_size,
+                "weights": flags.dtype, "autocast": flags.dtype == "bfloat16" and flags.trl_autocast,
+                "rank": flags.rank, "alpha": 2 * flags.rank, "learning_rate": flags.learning_rate,
+                "threads": threads(), "output_dir": str(folder / f"trl-{number}")} | more
+    settings_file, result_file = folder / "settings.json", folder / f"trl-{number}.json"
+    settings_file.write_text(json.dumps(settings))
+    command = [flags.trl_python, str(Path(__file__).with_name(worker)), str(settings_file), str(result_file)]
+    peak = run_child(command, folder / f"trl-{number}.log", HF_HUB_OFFLINE="1")
+    result = json.loads(result_file.read_text())
+    return Turn(result["seconds"], result["losses"], peak, result["facts"])
+
+
+def threads() -> int:
+    """Processors that this process may run on; XLA takes as many, and torch is told to."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_child(command: list[str], log: Path, **environment: str) -> float:
+    """Runs a command to its end and gives its peak resident memory in GiB. Exits, with its last lines, if it fails."""
+    with log.open("w") as output:
+        try:
+            child = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output)
+        except OSError as error:
+            raise InputError(f"{command[0]}: cannot be run ({error.strerror}); give a Python") from None
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        tail = "\n".join(log.read_text().splitlines()[-30:])
+        sys.exit(f"{tail}\n\nfailed with status {child.returncode}: {' '.join(command)}")
+    return usage.ru_maxrss / 2**20
+
+
+def speeds(work: Work, *turns: Turn) -> list[float]:
+    """Units per second of every step but each turn's first."""
+    return [work.per_step / seconds for turn in turns for seconds in turn.seconds[1:]]
+
+
+def ratio(ours: list[Turn], theirs: list[Turn]) -> float:
+    """Of the median speeds; above 1 where the first is faster."""
+    return median_step(theirs) / median_step(ours)
+
+
+def median_step(turns: list[Turn]) -> float:
+    """Seconds, of all steps but each turn's first."""
+    return statistics.median(seconds for turn in turns for seconds in turn.seconds[1:])
+
+
+def in_digits(speed: float) -> str:
+    """Four digits or more."""
+    return f"{speed:,.1f}" if speed >= 100 else f"{speed:.3f}"
+
+
+def summary(work: Work, turn: Turn) -> str:
+    return f"{in_digits(statistics.median(speeds(work, turn)))} {work.unit}/s, first loss {turn.losses[0]:.4f}"
+
+
+def show(work: Work, turns: Turns) -> None:
+    """The table, the ratio, and what each side used."""
+    console = Console()
+    table = Table("", *turns, title=work.title)
+    columns = [figures(work, done) for done in turns.values()]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    console.print(table)
+    by_round = ", ".join(f"{ratio([ours], [theirs]):.2f}" for ours, theirs in zip(*turns.values()))
+    console.print(f"{' / '.join(turns)}: {ratio(*turns.values()):.2f} (by round: {by_round})")
+    for side, done in turns.items():
+        console.print(f"{side}: {describe(done[0].facts)}", highlight=False, soft_wrap=True)
+        if max(speeds(work, *done)) > QUIET * min(speeds(work, *done)):
+            console.print(f"{side}'s steps differ too much in speed: the machine was not quiet; do not quote this run",
+                          soft_wrap=True)
+
+
+def figures(work: Work, turns: list[Turn]) -> dict[str, str]:
+    """One side's column of the table."""
+    each, losses = speeds(work, *turns), turns[0].losses
+    compared = sorted({*range(len(work.tolerances)), len(losses) - 1})
+    return {
+        f"{work.unit}/s, median": in_digits(statistics.median(each)),
+        f"{work.unit}/s, min to max": f"{in_digits(min(each))} to {in_digits(max(each))}",
+        "seconds a step, median": f"{median_step(turns):.2f}",
+        "first step, seconds": f"{statistics.median(turn.seconds[0] for turn in turns):.2f}",
+        "peak RSS, GiB": f"{max(turn.peak_gib for turn in turns):.2f}",
+    } | {f"loss, step {i + 1}": f"{losses[i]:.4f}" for i in compared}
+
+
+def describe(facts: dict[str, Any]) -> str:
+    versions = " ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return "; ".join([versions, *(f"{name}: {value}" for name, value in facts.items() if name != "versions")])
+
+
+def check_same_work(work: Work, turns: Turns) -> None:
+    """Exits if the first steps' losses, on the same rows and weights, differ by more than the work tolerates."""
+    losses = (done[0].losses for done in turns.values())
+    for step, (tolerance, ours, theirs) in enumerate(zip(work.tolerances, *losses), start=1):
+        if not abs(ours - theirs) <= tolerance * abs(theirs):
+            sys.exit(f"the losses of step {step} differ ({ours:.4f} and {theirs:.4f}): the two sides did not do the "
+                     f"same work")
