@@ -3,10 +3,11 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: help setup quickstart test test-all lint clean
+.PHONY: help setup quickstart identity test test-all lint clean
 
 help:
 	@echo "make quickstart   fine-tune the embedded SmolLM2 and compare its answers (CPU, minutes)"
+	@echo "make identity     teach it a new identity by DPO, and see what that gained and cost (CPU, minutes)"
 	@echo "make test         the quick tests, on 8 simulated devices"
 	@echo "make test-all     all tests, the slow ones too"
 	@echo "make lint         the linter"
@@ -18,6 +19,9 @@ $(VENV)/installed: requirements.txt requirements-dev.txt scripts/setup.sh
 
 quickstart: $(VENV)/installed
 	@$(PYTHON) -m scripts.quickstart
+
+identity: $(VENV)/installed
+	@$(PYTHON) -m scripts.identity
 
 test: $(VENV)/installed
 	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow"

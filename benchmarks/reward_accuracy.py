@@ -1,0 +1,78 @@
+"""How often a reward model prefers the chosen answer of held-out pairs, with a confidence interval."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from data.sources import DataSource
+from scripts import cli
+
+DESCRIPTION = """Pair accuracy of a reward model on held-out pairs, one line a source.
+
+  python -m benchmarks.reward_accuracy --model runs/reward --data heldout.jsonl"""
+
+Z = 1.959964
+"""of a 95 % confidence interval"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: str
+    """run directory, folder or Hub id of a reward model"""
+    data: tuple[DataSource, ...]
+    """held-out pairs, as for scripts.reward"""
+    batch_size: int = 16
+    """answers scored at a time"""
+    max_length: int | None = None
+    """leave out pairs with an answer over so many tokens; the model's context by default"""
+
+
+def main(config: Config) -> None:
+    from data.reading import Encoder, read_all
+    from data.sources import open_source
+    from models.config import default_dtype
+    from models.heads import score_rewards
+    from rollouts.reward_models import open_reward_model
+    from sharding.mesh import MeshConfig, make_mesh
+    from training.evaluation import score_rows
+    from training.progress import track
+
+    opened = open_reward_model(config.model)
+    length = cli.row_length(config.max_length, opened.config.max_length)
+    encoder = Encoder(opened.tokenizer, opened.config.vocab_size, length, "drop", "skip", form="pair")
+    mesh = make_mesh(MeshConfig())
+    model, variables = opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
+    table = Table("pairs", "number", "left out", "accuracy", "95 % confidence interval", "ties", "mean margin")
+    for each in config.data:
+        rows, counts = read_all([open_source(each)], encoder)
+        scores = score_rows(model, variables, rows, config.batch_size, mesh, score_rewards,
+                            functools.partial(track, what=each.source))
+        rewards = np.asarray([score.rewards for score in scores])
+        table.add_row(each.source, *figures(rewards[0::2] - rewards[1::2], sum(counts.values())))
+    Console().print(table)
+
+
+def figures(margins: np.ndarray, left_out: int) -> list[Any]:
+    """A line of the table; a tie is half right."""
+    ties = int(np.sum(margins == 0))
+    right = float(np.sum(margins > 0)) + ties / 2
+    low, high = wilson(right, len(margins))
+    return [str(len(margins)), str(left_out), f"{right / len(margins):.3f}", f"{low:.3f} to {high:.3f}", str(ties),
+            f"{np.mean(margins):.3f}"]
+
+
+def wilson(right: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927): sound for small counts and near 0 and 1."""
+    share, scale = right / count, 1 + Z**2 / count
+    middle = share + Z**2 / (2 * count)
+    spread = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return (middle - spread) / scale, (middle + spread) / scale
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, DESCRIPTION)
