@@ -18,8 +18,9 @@ DESCRIPTION = """DPO with LoRA on the CPU, Temper against TRL, by turns.
   python -m benchmarks.dpo_vs_trl --trl-python path/to/environment/bin/python --rounds 3 --steps 8"""
 
 BETA = 0.1
-TOLERANCES = (1e-4, 0.05, 0.05)
-"""of the first losses. The first is log 2 on both sides; the others follow two updates of as many random projections."""
+TOLERANCES = {"float32": (1e-4, 0.15, 0.15), "bfloat16": (1e-4, 0.25, 0.25)}
+"""of the first losses, by --dtype. The first is log 2 on both sides. The others follow updates through LoRA's A, which
+each side draws for itself, and so small that bfloat16 rounds much of them away, on each side otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,9 @@ class Config(turns.Flags):
 
 
 def main(config: Config) -> None:
-    title = f"DPO, LoRA, {config.model}, {config.batch_size} pairs, {config.prompt_length} + {config.answer_length} tokens"
-    work = turns.Work(title, "pairs", config.batch_size, TOLERANCES)
+    lengths = f"{config.prompt_length} + {config.answer_length} tokens"
+    title = f"DPO with LoRA, {config.model}, {config.batch_size} pairs, {lengths}"
+    work = turns.Work(title, "pairs", config.batch_size, TOLERANCES[config.dtype])
     turns.check(config, work)
     cli.check_positive(config, "prompt_length", "answer_length")
     with tempfile.TemporaryDirectory() as name:
