@@ -30,6 +30,16 @@ def write_rows(path, count, vocab=128):
     return path
 
 
+def write_pairs(path, count):
+    """Pairs of a prompt of 4 tokens and answers of 5 to 12."""
+    draw = np.random.default_rng(0)
+    prompts = draw.integers(0, 128, (count, 4)).tolist()
+    answers = [[draw.integers(0, 128, length).tolist() for length in draw.integers(5, 13, 2)] for _ in prompts]
+    path.write_text("".join(f'{{"chosen_tokens": {prompt + chosen}, "rejected_tokens": {prompt + rejected}}}\n'
+                            for prompt, (chosen, rejected) in zip(prompts, answers)))
+    return path
+
+
 def flags(run, rows, steps, *more):
     """The command line of a run of 4 rows a step, saved every 6 steps."""
     return [str(part) for part in ("--model", TINY, "--data", rows, "--output-dir", run, "--max-steps", steps,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from same_run import LORA, assert_same_run, finish, flags, kill_once, seeded, unfinished, write_rows
+from same_run import LORA, assert_same_run, finish, flags, kill_once, seeded, unfinished, write_pairs, write_rows
 
 from data.batches import TrainingBatches
 from data.reading import Encoder
@@ -33,6 +33,8 @@ VARIANTS = {
     "concat-then-split": ("sft", (*LORA, "--packing", "concat-then-split", "--max-length", 24)),
     "workers": ("sft", ("--workers", 1)),
     "pretrain": ("pretrain", ("--optimizer.name", "muon", "--max-length", 24)),
+    "dpo": ("dpo", ("--sync.every", 5, "--sync.alpha", 0.5)),
+    "dpo-kept-reference": ("dpo", (*LORA, "--keep-reference")),
 }
 
 
@@ -55,6 +57,8 @@ def test_killed_once_in_a_lora_run_with_dropout(tmp_path, rows):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_killed_ten_times_half_of_them_during_a_save(tmp_path, rows, variant):
     script, more = VARIANTS[variant]
+    if script == "dpo":
+        rows = write_pairs(tmp_path / "pairs.jsonl", 22)
     finish(flags(tmp_path / "whole", rows, 300, *more), script)
     run, draw, torn = tmp_path / "killed", seeded(sorted(VARIANTS).index(variant)), 0
     arguments = flags(run, rows, 300, *more)
