@@ -11,6 +11,7 @@ DESCRIPTION = """Export a run for transformers, PEFT or vLLM.
 
   python -m scripts.export --run runs/first --output exported
   python -m scripts.export --run runs/first --output adapter --format adapter
+  python -m scripts.export --run runs/first --output between --lora-scale 0.8
 
 --run takes any model, too: an embedded or GGUF model becomes a Hugging Face folder."""
 
@@ -25,13 +26,16 @@ class Config:
     """merged: all weights, LoRA merged in; adapter: the LoRA matrices alone, for PEFT"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of merged weights"""
+    lora_scale: float = 1.0
+    """what LoRA learned, times this: 1 is the run, 0 its base model. Between them a model keeps more of what it knew
+    and most of what it learned (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903)"""
 
 
 def main(config: Config) -> None:
     from training.runs import open_model
 
     cli.check_folder(config.output)
-    opened = open_model(config.run)
+    opened = scaled(open_model(config.run), config.lora_scale)
     if config.format == "adapter" and getattr(opened, "lora", None) is None:
         raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
     if config.format == "adapter" and opened.config.reward_head:
@@ -40,6 +44,17 @@ def main(config: Config) -> None:
     with cli.whole_folder(config.output) as folder:
         write(opened, folder, config.dtype)
     print(f"exported: {config.output}")
+
+
+def scaled(opened: Any, factor: float) -> Any:
+    """`opened` with its adapter's output times `factor`. Raises InputError where there is none to scale."""
+    if factor == 1:
+        return opened
+    if not 0 <= factor < 1:
+        raise InputError(f"--lora-scale {factor}: give a number from 0 (the base model) to 1 (the run)")
+    if getattr(opened, "lora", None) is None or opened.config.reward_head:
+        raise InputError("--lora-scale needs a language model trained with LoRA (--lora.rank)")
+    return dataclasses.replace(opened, lora=dataclasses.replace(opened.lora, alpha=factor * opened.lora.alpha))
 
 
 def write_merged(opened: Any, folder: Path, dtype: str) -> None:

@@ -2,19 +2,21 @@
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from data.sources import DataSource
-from scripts import cli, dpo, score
+from scripts import cli, dpo, export, score
 from scripts.quickstart import answers, is_right, question, shortened
 
 DESCRIPTION = """Give the embedded SmolLM2-135M-Instruct a new identity by LoRA DPO, and show what that gained and cost.
 
 The recipe is configs/identity.yaml. Its pairs prefer answers that name Ember, made by the Temper project, to questions
 about the model itself, and ordinary answers to ordinary questions. No question asked before and after is among them.
-Everything that is shown is kept in the run directory."""
+What is asked in the end is export/ in the run directory: the base model plus --lora-scale times what was learned, which
+costs less of what the model knew than all of it does. Everything that is shown is kept in the run directory."""
 
 RECIPE = Path("configs/identity.yaml")
 QUESTIONS, GENERAL, TEXTS = (DataSource(f"data/identity/{name}.jsonl") for name in ("questions", "general", "texts"))
@@ -28,12 +30,15 @@ class Config:
     """run directory; the recipe's by default"""
     max_steps: int | None = None
     """optimiser steps; the recipe's by default"""
+    lora_scale: float = 0.8
+    """share of what LoRA learned that is exported and examined"""
 
 
 def main(config: Config) -> None:
-    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    given = {name: value for name in ("output_dir", "max_steps") if (value := getattr(config, name)) is not None}
     recipe = dataclasses.replace(cli.read_recipe(dpo.Config, RECIPE), **given)
     run = Path(recipe.output_dir)
+    renamed = str(run / "export")
 
     print(f"1/3  {recipe.model} answers questions about itself and about the world", flush=True)
     before = examine(recipe.model)
@@ -41,10 +46,12 @@ def main(config: Config) -> None:
           flush=True)
     dpo.main(recipe)
     print("3/3  the same questions again", flush=True)
-    after = examine(str(run))
+    shutil.rmtree(renamed, ignore_errors=True)  # of an earlier --lora-scale
+    export.main(export.Config(str(run), renamed, lora_scale=config.lora_scale))
+    after = examine(renamed)
     keep(run, before, after)
     report(run, before, after)
-    print(f"\nNext: python -m scripts.generate --model {run} --prompt 'Who are you?'")
+    print(f"\nNext: python -m scripts.generate --model {renamed} --prompt 'Who are you?'")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -164,6 +164,8 @@ def test_outputs_that_cannot_be_written(refused, tiny_model, token_rows, tmp_pat
 def test_adapter_of_a_run_without_lora(refused, tiny_model, tmp_path):
     err = refused("export", "--run", tiny_model, "--output", tmp_path / "out", "--format", "adapter")
     assert "needs a run trained with LoRA" in err
+    for scale, words in ((0.5, "trained with LoRA"), (1.5, "from 0 (the base model) to 1")):
+        assert words in refused("export", "--run", tiny_model, "--output", tmp_path / "out", "--lora-scale", scale)
     assert not list(tmp_path.glob("out*"))
 
 

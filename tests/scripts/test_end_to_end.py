@@ -63,6 +63,20 @@ def test_train_score_export(sft, score, run_script, tiny_model, tmp_path, more):
         assert_close(score(tmp_path / "adapter", "adapter.jsonl"), after)
 
 
+def test_an_export_between_base_and_run(sft, score, run_script, tiny_model, tmp_path):
+    def scores(scale, *more):
+        folder = tmp_path / f"{scale}{len(more)}"
+        status, _, err = run_script("export", "--run", run, "--output", folder, "--lora-scale", scale, *more)
+        assert status == 0, err
+        return score(folder, f"{folder.name}.jsonl")
+
+    run = sft("run", *LORA)
+    assert_close(scores(0), score(tiny_model, "base.jsonl"))
+    half, whole = scores(0.5), score(run, "run.jsonl")
+    assert_close(scores(0.5, "--format", "adapter"), half)
+    assert max(np.abs(np.concatenate(half) - np.concatenate(whole))) > 1e-3
+
+
 def test_a_run_can_be_trained_further(sft, score, run_script, token_rows, tmp_path):
     first = sft("first", *LORA)
     status, _, err = run_script("sft", "--model", first, "--data", token_rows, "--output-dir", tmp_path / "second",
