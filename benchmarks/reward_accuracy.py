@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     from data.sources import open_source
     from models.config import default_dtype
     from models.heads import score_rewards
-    from rollouts.reward_models import open_reward_model
+    from rollouts.rewards.learned import open_reward_model
     from sharding.mesh import MeshConfig, make_mesh
     from training.evaluation import score_rows
     from training.progress import track

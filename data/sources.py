@@ -1,4 +1,4 @@
-"""Where rows come from: JSON lines, Parquet, a Hub data set or TFDS, all read by random access.
+"""Where rows come from: JSON lines, Parquet, a Hub data set, TFDS or reasoning-gym, all read by random access.
 
 A source is opened by name (`open_source`) and then is a sequence of records that can say where each of them stands.
 Its pickle is small: worker processes open the same files again.
@@ -16,7 +16,8 @@ from typing import Protocol
 from data.records import JsonlSource, Record
 from errors import InputError
 
-KINDS = "FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or a glob of them), hf:OWNER/NAME or tfds:NAME, then maybe @WEIGHT"
+KINDS = ("FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or a glob of them), hf:OWNER/NAME, tfds:NAME or gym:TASK, then "
+         "maybe @WEIGHT")
 
 
 class Source(Protocol):
@@ -77,6 +78,10 @@ def _open(text: str) -> Source:
         from data.tfds_source import open_tfds
 
         return open_tfds(spec)
+    if scheme == "gym":
+        from data.gym_source import GymSource
+
+        return GymSource(spec)
     if scheme == "hf":
         from data.arrow_source import open_hub
 

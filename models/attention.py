@@ -42,12 +42,27 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
     """Attention with N query heads in K groups; a padding query (segment 0) gets finite values of no meaning.
 
     `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. Cudnn and flash
-    serve whole rows, whose positions count up by 1 along each segment; decoding with a cache (T != S) takes xla.
+    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla.
     Raises InputError for an unknown kernel, and where cudnn is asked for what it cannot do.
     """
     kernel = _pick(implementation, q, k)
     return {"xla": xla_attention, "cudnn": cudnn_attention, "flash": flash_attention}[kernel](
         q, k, v, queries, keys, window)
+
+
+def attend_to_cache(q: Float[Array, "B 1 N H"], keys: Float[Array, "B K S H"], values: Float[Array, "B K S H"],
+                    positions: Int[Array, "B 1"], window: int | None) -> Float[Array, "B 1 N H"]:
+    """Attention of one query a row to the slots of its cache up to its position (a slot is its position).
+
+    Heads lie before slots, so that both products read the cache as it lies.
+    """
+    batch, _, heads, head_dim = q.shape
+    q = q.reshape(batch, keys.shape[1], heads // keys.shape[1], head_dim)
+    scores = jnp.einsum("bkgh,bksh->bkgs", q, keys, preferred_element_type=jnp.float32) / math.sqrt(head_dim)
+    distance = positions - jnp.arange(keys.shape[2])  # [B, S]
+    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -1e30), axis=-1).astype(values.dtype)
+    return jnp.einsum("bkgs,bksh->bkgh", weights, values).reshape(batch, 1, heads, head_dim)
 
 
 def _pick(implementation: str, q: jax.Array, k: jax.Array) -> str:

@@ -1,8 +1,8 @@
 """One decoder transformer in Flax Linen: Llama, SmolLM2, Mistral and Qwen by configuration alone.
 
 Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU mlp, stacked by nn.scan, so that
-every block parameter has a leading [L]. Collections: `params`; `lora`, optional; `cache`, only when decoding (see
-init_cache). B rows, T positions, S cache slots, D embed, N query heads, K kv heads, H head dim, F mlp, L layers.
+every block parameter has a leading [L]. Collections: `params`; `lora`, optional; `cache`, of a block, only when decoding
+(models/decoding.py). B rows, T positions, S cache slots, D embed, N query heads, K kv heads, H head dim, F mlp, L layers.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from models.attention import Places, attend
+from models.attention import Places, attend, attend_to_cache
 from models.config import ModelConfig
 from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
@@ -76,7 +76,7 @@ class Linear(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; with a `cache` collection, over the cache's slots (slot = position)."""
+    """Grouped-query attention; with a `cache` collection, through the cache's slots (slot = position)."""
 
     config: ModelConfig
     lora: LoRAConfig | None
@@ -97,30 +97,32 @@ class Attention(nn.Module):
         q, k = rotate(q, *rope), rotate(k, *rope)
         q = constrain(q, "batch", "length", "heads", "head_dim")
         k, v = (constrain(each, "batch", "length", "kv_heads", "head_dim") for each in (k, v))
-        keys = places
         if self.has_variable("cache", "keys"):
-            k, v, keys = self._through_cache(k, v, places)
-        out = attend(q, k, v, places, keys, config.sliding_window, config.attention)
+            out = self._through_cache(q, k, v, places)
+        else:
+            out = attend(q, k, v, places, places, config.sliding_window, config.attention)
         out = out.reshape(batch, length, config.num_heads * config.head_dim)
         return _linear(self, "o", config.embed_dim, ("heads", "embed"))(out)
 
-    def _through_cache(self, k: Array, v: Array, places: Places) -> tuple[Array, Array, Places]:
-        """Writes k and v at slots [positions[b, 0], positions[b, 0] + T) of row b and returns all slots.
+    def _through_cache(self, q: Array, k: Array, v: Array, places: Places) -> Array:
+        """Writes k and v at slots [positions[b, 0], positions[b, 0] + T) of row b, and attends: whole prompts (T > 1,
+        from position 0) to themselves, one token a row to all slots up to its own.
 
         A slot is its position, so "keys not after the query" hides both slots not written yet and what padding
         left behind a shorter prompt, until decoding overwrites it.
         """
         def write(row: Array, new: Array, start: Array) -> Array:
-            return jax.lax.dynamic_update_slice(row, new, (start, 0, 0))
+            return jax.lax.dynamic_update_slice(row, new, (0, start, 0))
 
         slots = []
         for name, new in (("keys", k), ("values", v)):
             cached = self.variable("cache", name, lambda: None)
-            cached.value = jax.vmap(write)(cached.value, new.astype(cached.value.dtype), places.positions[:, 0])
-            slots.append(constrain(cached.value, "batch", "length", "kv_heads", "head_dim"))
-        batch, length = slots[0].shape[:2]
-        positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
-        return slots[0], slots[1], Places(positions, jnp.ones_like(positions))
+            new = new.swapaxes(1, 2).astype(cached.value.dtype)
+            cached.value = jax.vmap(write)(cached.value, new, places.positions[:, 0])
+            slots.append(constrain(cached.value, "batch", "kv_heads", "length", "head_dim"))
+        if q.shape[1] > 1:
+            return attend(q, k, v, places, places, self.config.sliding_window, self.config.attention)
+        return attend_to_cache(q, *slots, places.positions, self.config.sliding_window)
 
 
 class MLP(nn.Module):
@@ -202,7 +204,7 @@ def _stacked_blocks(config: ModelConfig) -> Any:
     if config.remat != "none":
         block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[config.remat])
     return nn.scan(
-        block, variable_axes={"params": 0, "lora": 0, "cache": 0},
+        block, variable_axes={"params": 0, "lora": 0},
         split_rngs={"params": True, "lora": True, "dropout": True}, in_axes=nn.broadcast, length=config.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"})
 
@@ -218,9 +220,3 @@ def init_variables(model: Transformer, key: jax.Array) -> dict[str, Any]:
     params_key, lora_key = jax.random.split(key)
     return model.init({"params": params_key, "lora": lora_key}, tokens, tokens, tokens + 1)
 
-
-def init_cache(config: ModelConfig, batch: int, length: int) -> dict[str, Any]:
-    """An empty `cache` collection: keys and values [L, B, S, K, H] for `length` slots, in compute dtype."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-    empty = constrain(jnp.zeros(shape, config.dtype), "layers", "batch", "length", "kv_heads", "head_dim")
-    return {"layers": {"attn": {"keys": empty, "values": empty}}}

@@ -1,8 +1,10 @@
 """What every objective returns."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
@@ -19,6 +21,25 @@ class Loss(NamedTuple):
     """number of units: tokens, sequences or pairs, as the objective's docstring says"""
     metrics: dict[str, tuple[Array, Array]]
     """name -> (sum, weight)"""
+    extremes: dict[str, Array] = {}
+    """name -> value: the smallest where the name ends in /min, else the largest; no means, so they have no weight"""
+
+
+def combine(one: Loss, other: Loss) -> Loss:
+    """Of the rows of both: sums add up, of extremes the more extreme is left."""
+    extremes = {name: pick(name)(value, other.extremes[name]) for name, value in one.extremes.items()}
+    return Loss(*jax.tree.map(jnp.add, one[:3], other[:3]), extremes)
+
+
+def nothing_yet(shapes: Loss) -> Loss:
+    """What `combine` takes for no rows, in float32; `shapes` of any Loss of the objective."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes[:3])
+    return Loss(*zeros, {name: jnp.float32(jnp.inf if name.endswith("/min") else -jnp.inf) for name in shapes.extremes})
+
+
+def pick(name: str) -> Callable[[Array, Array], Array]:
+    """How an extreme of this name is combined."""
+    return jnp.minimum if name.endswith("/min") else jnp.maximum
 
 
 def follows(segment_ids: Int[ArrayLike, "B T"]) -> Bool[Array, "B T"]:

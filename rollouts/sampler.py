@@ -1,119 +1,275 @@
-"""Sampling with a KV cache: prompts are prefilled at once, then one token a row and step, all compiled.
+"""The sampler: completions by continuous batching, compiled, on the training mesh, from the training weights.
 
-Rows stop at any of the model's end tokens, which is part of the completion, or at max_new_tokens.
+`slots` rows are decoded at a time. A prompt is prefilled once, and its cache is copied into the slots of its group; a
+slot whose completion has ended takes the next one that waits. So a batch is not paced by its longest completion.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from data.batches import buckets
 from errors import InputError
-from models.transformer import Transformer, init_cache, output_kernel
-from sharding.rules import RULES, ways
+from models import decoding
+from models.transformer import Transformer
+from rollouts.sampling import Controls, sample
+from sharding.rules import RULES, constrain, ways
 
-PROMPT_BUCKET = 64
-"""prompts are padded to multiples of this, so that lengths do not each compile anew"""
+LOOKS = 16
+"""tokens that are decoded between two looks for stop strings"""
+
+REFILL = 8
+"""slots are filled again once one in so many is free"""
 
 
 class Completion(NamedTuple):
     """What one prompt was answered."""
 
     tokens: list[int]
-    """the end token included, where one was sampled"""
+    """the end token included, where one was sampled; up to the token that completes a stop string"""
     logps: list[float]
-    """of each token under the sampled distribution; at temperature 0, under softmax(logits)"""
+    """of each token under the distribution it was drawn from; at temperature 0, under softmax(logits)"""
     finish_reason: str
-    """"stop" (an end token) or "length" """
+    """"stop" (an end token or a stop string) or "length" """
 
 
-class _Decoding(NamedTuple):
-    step: Array
-    token: Int[Array, "B"]
-    logp: Float[Array, "B"]
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """What ends a completion besides its length."""
+
+    ids: Sequence[int] = ()
+    """end tokens"""
+    strings: Sequence[str] = ()
+    decode: Callable[[Sequence[int]], str] | None = None
+    """tokens to text; needed for strings"""
+
+    def cut(self, tokens: Sequence[int]) -> int | None:
+        """Tokens up to the one that completes the first stop string; None where there is none."""
+        if not any(string in self.decode(tokens) for string in self.strings):
+            return None
+        return next(count for count in range(1, len(tokens) + 1)
+                    if any(string in self.decode(tokens[:count]) for string in self.strings))
+
+
+@flax.struct.dataclass
+class _Slots:
+    """What S slots are decoding; a free one is done."""
+
+    cache: decoding.Cache
+    token: Int[Array, "S"]
+    """read next: the prompt's last token, then what was drawn"""
+    position: Int[Array, "S"]
+    """of that token"""
+    count: Int[Array, "S"]
+    """tokens drawn"""
+    limit: Int[Array, "S"]
     done: Array
-    cache: Any
-    tokens: Int[Array, "B T"]
-    logps: Float[Array, "B T"]
+    key: Key[Array, "S"]
+    tokens: Int[Array, "S N"]
+    logps: Float[Array, "S N"]
+
+
+class _Prefilled(NamedTuple):
+    """Prompts whose caches are ready: `cache` has a row for each of `prompts`, which are numbers."""
+
+    prompts: list[int]
+    cache: decoding.Cache
 
 
 def generate(model: Transformer, variables: dict[str, Any], prompts: Sequence[Sequence[int]], key: Key[Array, ""], *,
-             max_new_tokens: int, temperature: float, eos_ids: Sequence[int], first_row: int = 0) -> list[Completion]:
-    """One completion a prompt. temperature 0 takes the likeliest token; changing it does not recompile.
+             max_new_tokens: int | Sequence[int], controls: Controls, ends: Ends = Ends(), group_size: int = 1,
+             slots: int = 16, first_row: int = 0, longest: tuple[int, int] | None = None,
+             advance: Callable[[int], None] = lambda count: None) -> list[Completion]:
+    """`group_size` completions of each prompt, prompt by prompt; `max_new_tokens` for all, or for each completion.
 
-    Row i draws with fold_in(key, first_row + i), so a row's completion does not depend on its neighbours or its batch.
+    Completion i draws with fold_in(key, first_row + i), so it depends neither on its neighbours nor on `slots`. Shapes
+    follow from `slots` and from `longest`: tokens of the longest prompt and completion, of these unless given; what is
+    given alike is compiled once. `controls` may change freely. `advance` is told of completions as they finish.
+    Raises InputError for a prompt without tokens, and for what does not fit the model's context.
     """
-    longest = max(map(len, prompts))
+    total = len(prompts) * group_size
+    limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), (total,))
+    width, most = longest or (max(map(len, prompts)), int(limits.max()))
+    check(model, prompts, width, most)
+    weights = _prepare(model, variables)
+    rows = _divisible(slots)
+    plan = _Plan(model, weights, prompts, group_size, buckets(width), _divisible(max(1, slots // REFILL)))
+    state = _empty(model, rows, plan.sizes[-1], most)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first_row + np.arange(total))
+    return _run(plan, state, keys, limits, controls, ends, advance)
+
+
+def check(model: Transformer, prompts: Sequence[Sequence[int]], width: int, most: int) -> None:
+    """Raises InputError for prompts that cannot be answered."""
     if min(map(len, prompts)) == 0:
         raise InputError("a prompt has no tokens; give at least one")
-    if longest + max_new_tokens > model.config.max_length:
-        raise InputError(f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit the model's context "
-                         f"of {model.config.max_length}; shorten the prompt or lower --max-new-tokens")
+    if width + most > model.config.max_length:
+        raise InputError(f"a prompt of {width} tokens and {most} new ones do not fit the model's context of "
+                         f"{model.config.max_length}; shorten the prompt or lower --max-new-tokens")
+
+
+def _divisible(rows: int) -> int:
+    """`rows`, rounded up so that they divide over the mesh in force."""
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else ways(RULES["batch"], mesh)
-    rows, width = -(-len(prompts) // shards) * shards, -(-longest // PROMPT_BUCKET) * PROMPT_BUCKET
-    tokens, lengths = np.zeros((rows, width), np.int32), np.ones(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)], lengths[row] = prompt, len(prompt)
-    ends = np.asarray(sorted(eos_ids) or [-1], np.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first_row + np.arange(rows))
-    out, logps = jax.device_get(_generate(model, max_new_tokens, variables, tokens, lengths, keys,
-                                          np.float32(temperature), ends, np.int32(len(prompts))))
-    return [_completion(out[row], logps[row], ends) for row in range(len(prompts))]
+    return -(-rows // shards) * shards
 
 
-def _completion(tokens: np.ndarray, logps: np.ndarray, ends: np.ndarray) -> Completion:
-    stops = np.flatnonzero(np.isin(tokens, ends))
-    count = stops[0] + 1 if len(stops) else len(tokens)
-    return Completion(tokens[:count].tolist(), logps[:count].tolist(), "stop" if len(stops) else "length")
+# ------------------------------------------------------------------------------------------------------- the host
+
+class _Plan:
+    """Which completion comes next, and the prefilled prompt that it goes on from."""
+
+    def __init__(self, model: Transformer, weights: Any, prompts: Sequence[Sequence[int]], group_size: int,
+                 sizes: list[int], at_a_time: int):
+        self.model, self.weights, self.prompts, self.sizes, self.at_a_time = model, weights, prompts, sizes, at_a_time
+        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # those of like length together
+        self.chunks = iter([order[start : start + at_a_time] for start in range(0, len(order), at_a_time)])
+        self.group_size, self.waiting = group_size, len(prompts) * group_size
+        self.ready: list[tuple[int, int]] = []  # (completion, row of prefilled.cache)
+
+    def take(self, most: int) -> tuple[list[tuple[int, int]], _Prefilled | None]:
+        """Up to `most` completions of the prompts prefilled last; those of the next ones when these are used up."""
+        if not self.ready and self.waiting:
+            self._prefill(next(self.chunks))
+        taken, self.ready = self.ready[:most], self.ready[most:]
+        self.waiting -= len(taken)
+        return taken, self.prefilled if taken else None
+
+    def _prefill(self, numbers: list[int]) -> None:
+        longest = max(len(self.prompts[number]) for number in numbers)
+        tokens = np.zeros((self.at_a_time, next(size for size in self.sizes if size >= longest)), np.int32)
+        for row, number in enumerate(numbers):
+            tokens[row, : len(self.prompts[number])] = self.prompts[number]
+        self.prefilled = _Prefilled(numbers, _prefill(self.model, self.weights, tokens))
+        self.ready = [(number * self.group_size + member, row)
+                      for row, number in enumerate(numbers) for member in range(self.group_size)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _generate(model: Transformer, max_new_tokens: int, variables: Any, tokens: Int[Array, "B P"],
-              lengths: Int[Array, "B"], keys: Key[Array, "B"], temperature: Float[Array, ""], ends: Int[Array, "E"],
-              num_prompts: Int[Array, ""]) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
-    batch, width = tokens.shape
-    kernel = output_kernel(model.config, variables["params"]).astype(model.config.dtype)
-    cache = init_cache(model.config, batch, width + max_new_tokens)
-    positions = jnp.broadcast_to(jnp.arange(width), tokens.shape)
-    hidden, cache = _forward(model, variables, cache, tokens, positions)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-
-    def draw(hidden: Float[Array, "B D"], step: Array) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-        logits = jnp.einsum("bd,dv->bv", hidden, kernel, preferred_element_type=jnp.float32)
-        return sample(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, step), temperature)
-
-    def body(at: _Decoding) -> _Decoding:
-        tokens, logps = at.tokens.at[:, at.step].set(at.token), at.logps.at[:, at.step].set(at.logp)
-        done = at.done | jnp.isin(at.token, ends)
-        hidden, cache = _forward(model, variables, at.cache, at.token[:, None], (lengths + at.step)[:, None])
-        token, logp = draw(hidden[:, 0], at.step + 1)
-        return _Decoding(at.step + 1, token, logp, done, cache, tokens, logps)
-
-    token, logp = draw(last, jnp.zeros((), jnp.int32))
-    start = _Decoding(jnp.zeros((), jnp.int32), token, logp, jnp.arange(batch) >= num_prompts, cache,
-                      jnp.zeros((batch, max_new_tokens), jnp.int32), jnp.zeros((batch, max_new_tokens)))
-    end = jax.lax.while_loop(lambda at: (at.step < max_new_tokens) & ~jnp.all(at.done), body, start)
-    return end.tokens, end.logps
+def _run(plan: _Plan, state: _Slots, keys: Key[Array, "R"], limits: np.ndarray, controls: Controls, ends: Ends,
+         advance: Callable[[int], None]) -> list[Completion]:
+    """Fills slots, decodes, takes what is done out, until nothing waits and nothing is left to decode."""
+    end_ids = np.asarray(sorted(ends.ids) or [-1], np.int32)
+    at: list[int | None] = [None] * len(state.done)  # the completion in each slot
+    found: list[Completion | None] = [None] * len(limits)
+    while plan.waiting or any(number is not None for number in at):
+        state = _fill(plan, state, at, keys, limits)
+        state = _decode(plan.model, plan.weights, state, controls, end_ids, np.int32(_patience(plan, at)),
+                        np.int32(LOOKS if ends.strings else np.iinfo(np.int32).max))
+        finished = dict(_finished(jax.device_get((state.done, state.count, state.tokens, state.logps)), at, end_ids, ends))
+        for slot, completion in finished.items():
+            found[at[slot]], at[slot] = completion, None
+        advance(len(finished))
+        if ends.strings:  # what a stop string ended is not done yet on the device
+            free = np.asarray([number is None for number in at])
+            state = state.replace(done=jnp.asarray(free))
+    return found
 
 
-def _forward(model: Transformer, variables: Any, cache: Any, tokens: Int[Array, "B T"],
-             positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Any]:
-    hidden, updated = model.apply(variables | {"cache": cache}, tokens, positions, jnp.ones_like(tokens),
-                                  mutable=["cache"])
-    return hidden, updated["cache"]
+def _patience(plan: _Plan, at: Sequence[int | None]) -> int:
+    """Slots that must be free before decoding is interrupted to fill them: all where nothing waits."""
+    return max(1, len(at) // REFILL) if plan.waiting else len(at)
 
 
-def sample(logits: Float[Array, "B V"], keys: Key[Array, "B"],
-           temperature: Float[Array, ""]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
-    """A token a row from softmax(logits / temperature), and its log-probability there; argmax at temperature 0."""
-    greedy = temperature == 0
-    logits = logits / jnp.where(greedy, 1.0, temperature)
-    drawn = jax.vmap(jax.random.categorical)(keys, logits)
-    token = jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
-    logps = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
-    return token, logps
+def _finished(out: Any, at: Sequence[int | None], end_ids: np.ndarray, ends: Ends) -> Iterator[tuple[int, Completion]]:
+    """(slot, completion) of those that have ended."""
+    done, count, tokens, logps = out
+    for slot, number in enumerate(at):
+        if number is None:
+            continue
+        drawn = tokens[slot, : count[slot]].tolist()
+        cut = ends.cut(drawn) if ends.strings else None
+        if cut is None and not done[slot]:
+            continue
+        stopped = cut is not None or drawn[-1] in end_ids
+        yield slot, Completion(drawn[:cut], logps[slot, : count[slot]].tolist()[:cut], "stop" if stopped else "length")
+
+
+def _fill(plan: _Plan, state: _Slots, at: list[int | None], keys: Key[Array, "R"], limits: np.ndarray) -> _Slots:
+    """Puts waiting completions into free slots, those of the same prefilled prompts at once."""
+    while free := [slot for slot, number in enumerate(at) if number is None]:
+        taken, prefilled = plan.take(len(free))
+        if not taken:
+            break
+        slots, rows = np.full(len(at), len(at), np.int32), np.zeros(len(at), np.int32)  # one past the end: dropped
+        slots[: len(taken)], rows[: len(taken)] = free[: len(taken)], [row for _, row in taken]
+        numbers = np.zeros(len(at), np.int32)
+        numbers[: len(taken)] = [number for number, _ in taken]
+        prompts = [plan.prompts[number // plan.group_size] for number in numbers]
+        lasts = np.asarray([[prompt[-1], len(prompt) - 1] for prompt in prompts], np.int32)
+        state = _admit(state, prefilled.cache, slots, rows, lasts, limits[numbers], keys[numbers])
+        for slot, (number, _) in zip(free, taken, strict=False):
+            at[slot] = number
+    return state
+
+
+# ------------------------------------------------------------------------------------------------------ the device
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prepare(model: Transformer, variables: Any) -> decoding.Weights:
+    return decoding.prepare(model, variables)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _empty(model: Transformer, rows: int, width: int, most: int) -> _Slots:
+    zeros = jnp.zeros(rows, jnp.int32)
+    return _Slots(decoding.init_cache(model.config, rows, width + most), zeros, zeros, zeros, zeros,
+                  jnp.ones(rows, bool), jax.random.split(jax.random.key(0), rows), jnp.zeros((rows, most), jnp.int32),
+                  jnp.zeros((rows, most)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prefill(model: Transformer, weights: decoding.Weights, tokens: Int[Array, "P W"]) -> decoding.Cache:
+    """Caches of whole prompts, padded at the end."""
+    cache = decoding.init_cache(model.config, *tokens.shape)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return decoding.forward(model.config, weights, cache, tokens, positions)[1]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _admit(state: _Slots, prefilled: decoding.Cache, slots: Int[Array, "S"], rows: Int[Array, "S"],
+           lasts: Int[Array, "S 2"], limits: Int[Array, "S"], keys: Key[Array, "S"]) -> _Slots:
+    """Copies the caches of prefilled `rows` into `slots`, which begin with their prompts' last token and position."""
+    def copy(into: Array, source: Array) -> Array:
+        return into.at[slots, :, : source.shape[2]].set(source[rows], mode="drop")
+
+    def put(into: Array, values: Any) -> Array:
+        return into.at[slots].set(values, mode="drop")
+
+    return state.replace(
+        cache=jax.tree.map(copy, state.cache, prefilled), token=put(state.token, lasts[:, 0]),
+        position=put(state.position, lasts[:, 1]), count=put(state.count, 0), limit=put(state.limit, limits),
+        done=put(state.done, False), key=put(state.key, keys))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _decode(model: Transformer, weights: decoding.Weights, state: _Slots, controls: Controls, ends: Int[Array, "E"],
+            patience: Int[Array, ""], steps: Int[Array, ""]) -> _Slots:
+    """Decodes until `patience` slots are done, all are, or `steps` tokens were drawn."""
+    rows = jnp.arange(len(state.done))
+
+    def step(carry: tuple[Array, _Slots]) -> tuple[Array, _Slots]:
+        made, at = carry
+        hidden, cache = decoding.forward(model.config, weights, at.cache, at.token[:, None], at.position[:, None])
+        keys = jax.vmap(jax.random.fold_in)(at.key, at.count)
+        token, logp = sample(decoding.project(model.config, weights, hidden[:, 0]), keys, controls)
+        column = jnp.where(at.done, at.tokens.shape[1], at.count)  # past the end: dropped
+        count = at.count + ~at.done
+        return made + 1, at.replace(
+            cache=cache, token=jnp.where(at.done, at.token, token), position=at.position + ~at.done, count=count,
+            done=at.done | jnp.isin(token, ends) | (count >= at.limit),
+            tokens=at.tokens.at[rows, column].set(token, mode="drop"),
+            logps=at.logps.at[rows, column].set(logp, mode="drop"))
+
+    def goes_on(carry: tuple[Array, _Slots]) -> Array:
+        made, at = carry
+        return (made < steps) & (jnp.sum(at.done) < patience) & ~jnp.all(at.done)
+
+    return jax.lax.while_loop(goes_on, step, (jnp.zeros((), jnp.int32), state))[1]

@@ -1,11 +1,7 @@
 """What every script's command line shares: typed flags, --config recipe.yaml, one-line errors."""
 
-import ast
 import contextlib
 import dataclasses
-import functools
-import importlib
-import inspect
 import json
 import os
 import sys
@@ -18,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from data.sources import DataSource, parse_source
+from data.specs import load_function  # noqa: F401 - scripts take it from here
 from errors import InputError, Stopped
 from sharding.hosts import lost_peers
 
@@ -158,30 +155,6 @@ def say(text: str) -> None:
 
     if jax.process_index() == 0:
         print(text)
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """The function that `package.module:name` names, as --objective takes it; `package.module:name(key=value, ...)`
-    binds keyword arguments, which are Python literals."""
-    named, _, _ = path.partition("(")
-    module, _, name = named.partition(":")
-    try:
-        function, keywords = getattr(importlib.import_module(module), name), _keywords(path[len(named) :])
-        inspect.signature(function).bind_partial(**keywords)
-    except (ImportError, AttributeError, ValueError, SyntaxError, TypeError) as error:
-        raise InputError(f"{path!r} names no function ({error}); the form is package.module:name, or "
-                         f"package.module:name(key=value)") from None
-    return functools.update_wrapper(functools.partial(function, **keywords), function) if keywords else function
-
-
-def _keywords(text: str) -> dict[str, Any]:
-    """{"a": 1} of "(a=1)". Raises ValueError for what are no literals."""
-    if not text:
-        return {}
-    call = ast.parse(f"f{text}", mode="eval").body
-    if not isinstance(call, ast.Call) or call.args:
-        raise ValueError("arguments must be given by name")
-    return {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 
 def check_output(output: str) -> None:

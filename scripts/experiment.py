@@ -17,36 +17,28 @@ CHECKED = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingFlags:
+class RunFlags:
+    """Of any training run."""
+
     data: tuple[DataSource, ...]
     """sources: FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or globs of them), tfds:NAME[/CONFIG][:SPLIT],
-    hf:OWNER/NAME[/CONFIG][:SPLIT]; several are mixed by weight, written SOURCE@WEIGHT"""
+    hf:OWNER/NAME[/CONFIG][:SPLIT], gym:TASK[(key=value, ...)]; several are mixed by weight, written SOURCE@WEIGHT"""
     output_dir: str
     """the run directory: config.yaml, metrics.jsonl, checkpoints/"""
     batch_size: int = 8
-    """rows (or pairs of them) of a step, over all devices and micro-batches"""
+    """rows, pairs of them, or prompts of a step, over all devices and micro-batches"""
     num_microbatches: int = 1
     """parts that a step's rows are split into to save memory; the loss and gradient stay the same"""
     learning_rate: float = 1e-4
     """peak learning rate"""
     seed: int = 0
-    """of what is initialised, the order of rows, and dropout"""
-    max_length: int | None = None
-    """longest row allowed, in tokens, and length of packed rows; the model's context by default"""
-    too_long: Literal["error", "truncate", "drop"] = "error"
-    """what happens to rows over --max-length; metrics count them (concat-then-split cuts every row where it must)"""
-    bad_rows: Literal["error", "skip"] = "error"
-    """what happens to rows that cannot be read or trained on; metrics count those skipped"""
-    workers: int = 0
-    """processes that read and tokenise ahead, on every host; 0: the training process does so itself"""
+    """of what is initialised, the order of rows, dropout, and what is sampled"""
     eval_data: tuple[DataSource, ...] = ()
     """held-out rows, evaluated before the first step and after the last"""
     eval_every: int = 0
     """steps between evaluations; 0 for none in between"""
     save_every: int = 100
     """steps between checkpoints; one is always saved after the last step; 0 for none in between"""
-    keep_best: bool = False
-    """keep the checkpoint with the least held-out loss, too, besides the newest two (--model RUN@best)"""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """where metrics go besides metrics.jsonl"""
     profile: str | None = None
@@ -59,6 +51,22 @@ class TrainingFlags:
     """attention kernel; auto picks by platform"""
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFlags(RunFlags):
+    """Of a run that trains on rows as they are."""
+
+    max_length: int | None = None
+    """longest row allowed, in tokens, and length of packed rows; the model's context by default"""
+    too_long: Literal["error", "truncate", "drop"] = "error"
+    """what happens to rows over --max-length; metrics count them (concat-then-split cuts every row where it must)"""
+    bad_rows: Literal["error", "skip"] = "error"
+    """what happens to rows that cannot be read or trained on; metrics count those skipped"""
+    workers: int = 0
+    """processes that read and tokenise ahead, on every host; 0: the training process does so itself"""
+    keep_best: bool = False
+    """keep the checkpoint with the least held-out loss, too, besides the newest two (--model RUN@best)"""
     hosts: HostsConfig = HostsConfig()
 
 
@@ -67,14 +75,17 @@ MAY_DIFFER = frozenset({"output_dir", "mesh", "hosts", "workers", "save_every", 
 """what a resumed run may change"""
 
 
-def check_flags(flags: TrainingFlags) -> None:
+def check_flags(flags: RunFlags) -> None:
     """Raises InputError for numbers that make no sense."""
-    cli.check_positive(flags, "batch_size", "num_microbatches", "learning_rate")
+    cli.check_positive(flags, "batch_size", "num_microbatches")
+    cli.check_not_negative(flags, "learning_rate", "eval_every", "save_every")
     cli.check_seed(flags.seed)
-    cli.check_not_negative(flags, "workers", "eval_every", "save_every")
+    if isinstance(flags, TrainingFlags):
+        cli.check_positive(flags, "learning_rate")
+        cli.check_not_negative(flags, "workers")
 
 
-def open_sources(flags: TrainingFlags) -> tuple[list[Any], list[Any]]:
+def open_sources(flags: RunFlags) -> tuple[list[Any], list[Any]]:
     """(sources trained on, sources held out), none of their rows read yet."""
     from data.sources import open_source
 
@@ -141,17 +152,17 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
                    packing, flags.seed)
 
 
-def recorded(flags: TrainingFlags, *sources: list[Any]) -> dict[str, Any]:
+def recorded(flags: RunFlags, *sources: list[Any]) -> dict[str, Any]:
     """What config.yaml holds: the flags, and what the data are known again by."""
     from data.reading import fingerprint
 
     return dataclasses.asdict(flags) | {"sha256": [fingerprint(each) for each in sources]}
 
 
-def loop_config(flags: TrainingFlags, max_steps: int, flops_per_token: float) -> Any:
+def loop_config(flags: RunFlags, max_steps: int, flops_per_token: float) -> Any:
     """The flags that concern the loop."""
     from training.loop import LoopConfig
     from training.trackers import parse_steps
 
-    return LoopConfig(max_steps, flags.save_every, flags.eval_every, flags.keep_best, flags.trackers,
+    return LoopConfig(max_steps, flags.save_every, flags.eval_every, getattr(flags, "keep_best", False), flags.trackers,
                       parse_steps(flags.profile) if flags.profile else None, flops_per_token)

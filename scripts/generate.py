@@ -32,10 +32,20 @@ class Config:
     """longest completion"""
     temperature: float = 1.0
     """of softmax(logits / temperature); 0 takes the likeliest token"""
+    top_k: int = 0
+    """the likeliest tokens that are left to draw from; 0 for all"""
+    top_p: float = 1.0
+    """the likeliest tokens that together reach this probability are left"""
+    min_p: float = 0.0
+    """tokens at least this share as probable as the likeliest are left"""
+    stop: tuple[str, ...] = ()
+    """strings that end a completion, besides the model's end tokens"""
+    num_samples: int = 1
+    """completions of each prompt"""
     seed: int = 0
     """the same seed gives the same completions"""
     batch_size: int = 16
-    """prompts answered at a time"""
+    """completions decoded at a time; one that ends makes room for the next"""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """of matmuls; auto is what is fastest here"""
     mesh: MeshConfig = MeshConfig()
@@ -56,14 +66,16 @@ def complete(config: Config) -> list[dict[str, Any]]:
 
     from data.encode import encode_prompts
     from data.sources import Concatenated, open_source
-    from rollouts.sampler import generate
+    from rollouts.sampler import Ends, generate
+    from rollouts.sampling import make_controls
     from sharding.mesh import make_mesh
-    from training.progress import track
+    from training.progress import counted
     from training.runs import open_policy, open_tokenizer
 
-    cli.check_positive(config, "max_new_tokens", "batch_size")
+    cli.check_positive(config, "max_new_tokens", "batch_size", "num_samples")
     cli.check_seed(config.seed)
     check(config)
+    controls = make_controls(config.temperature, config.top_k, config.top_p, config.min_p)
     mesh = make_mesh(config.mesh)
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
@@ -73,18 +85,16 @@ def complete(config: Config) -> list[dict[str, Any]]:
     dtype = cli.resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
 
-    done: list[dict[str, Any]] = []
-    starts = range(0, len(prompts), config.batch_size)
-    with jax.set_mesh(mesh):
-        for start in track(starts, "generating"):
-            completions = generate(
-                model, variables, prompts[start : start + config.batch_size], jax.random.key(config.seed),
-                max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-                eos_ids=tokenizer.eos_ids if tokenizer else (), first_row=start)
-            done += [{"completion": tokenizer.decode(each.tokens) if tokenizer else None,
-                      "completion_tokens": each.tokens, "completion_logps": each.logps,
-                      "finish_reason": each.finish_reason} for each in completions]
-    return [record | row for record, row in zip(source, done, strict=True)]
+    if config.stop and tokenizer is None:
+        raise InputError(f"--stop: model {config.model!r} has no tokenizer, so its tokens have no text")
+    ends = Ends(tokenizer.eos_ids, config.stop, tokenizer.decode) if tokenizer else Ends()
+    with jax.set_mesh(mesh), counted(len(prompts) * config.num_samples, "generating") as advance:
+        completions = generate(model, variables, prompts, jax.random.key(config.seed),
+                               max_new_tokens=config.max_new_tokens, controls=controls, ends=ends,
+                               group_size=config.num_samples, slots=config.batch_size, advance=advance)
+    done = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
+             "completion_logps": each.logps, "finish_reason": each.finish_reason} for each in completions]
+    return [source[number // config.num_samples] | row for number, row in enumerate(done)]
 
 
 def check(config: Config) -> None:
@@ -93,8 +103,6 @@ def check(config: Config) -> None:
         raise InputError("give either --prompt TEXT or --data rows.jsonl")
     if config.prompt == "":
         raise InputError("--prompt is empty; give some text")
-    if config.temperature < 0:
-        raise InputError(f"--temperature must be 0 or more, not {config.temperature}")
     if config.output:
         cli.check_output(config.output)
 
@@ -102,7 +110,7 @@ def check(config: Config) -> None:
 def show(config: Config, rows: list[dict[str, Any]]) -> None:
     """The completion of --prompt, or where those of --data are."""
     if config.prompt is not None:
-        print(rows[0]["completion"])
+        print("\n---\n".join(row["completion"] for row in rows))
     elif config.output:
         print(f"{len(rows)} completions: {config.output}")
     else:

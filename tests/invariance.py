@@ -8,6 +8,7 @@ padded; a batch without targets is loss 0 with a zero gradient; and the gradient
 `check_train_step` asks the same of the project's scorer and train step with a real, tiny model.
 """
 
+import functools
 import itertools
 
 import jax
@@ -17,7 +18,7 @@ from tiny import CONFIG, one_device, padded, put, rows, variables_on
 
 from models.scoring import TokenScores
 from models.transformer import Transformer
-from objectives.base import Loss
+from objectives.base import Loss, combine
 from sharding.mesh import MeshConfig, make_mesh
 from training.state import TrainState
 from training.step import accumulate
@@ -107,7 +108,7 @@ def split(objective, scores, batch, size):
     """Sums over parts; the gradients of the parts, end to end."""
     parts = [evaluate(objective, *take((scores, batch), slice(start, start + size)))
              for start in range(0, len(batch["tokens"]), size)]
-    loss = jax.tree.map(lambda *sums: sum(sums), *(part[0] for part in parts))
+    loss = functools.reduce(combine, (part[0] for part in parts))
     return loss, jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *(part[1] for part in parts))
 
 

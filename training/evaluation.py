@@ -1,6 +1,7 @@
 """Held-out metrics: the objective over rows that are never trained on."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from data.encode import Row
 from data.reading import longest_row
 from models.scoring import score
 from models.transformer import Transformer
+from objectives.base import combine
 from sharding.placement import Placement
 from training.state import TrainState
 from training.step import Objective, Prepare, Scorer, make_eval_step
@@ -31,8 +33,9 @@ def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row
 
     def evaluate(state: TrainState) -> dict[str, float]:
         sums = [eval_step(state.variables(), prepare(state, placement.put(batch, numbers))) for batch in batches]
-        total, weight, metrics = jax.device_get(jax.tree.map(lambda *parts: sum(parts), *sums))
-        return {"loss": float(total / weight)} | {name: float(s / max(w, 1)) for name, (s, w) in metrics.items()}
+        whole = jax.device_get(functools.reduce(combine, sums))
+        means = {name: float(s / max(w, 1)) for name, (s, w) in whole.metrics.items()}
+        return {"loss": float(whole.total / whole.weight)} | means | jax.tree.map(float, whole.extremes)
 
     return evaluate
 

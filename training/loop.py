@@ -40,22 +40,27 @@ class LoopConfig:
     profile: tuple[int, int] | None = None
     """first and last step of a profiler trace"""
     flops_per_token: float = 0.0
+    waits: bool = False
+    """a step is waited for, so that its metrics are written at once and not once the next one is under way"""
 
 
 def train(state: TrainState, train_step: Callable[..., Any], open_batches: Callable[[Any], TrainingBatches], run: Path,
           placement: Placement, config: LoopConfig,
-          evaluate: Callable[[TrainState], dict[str, float]] | None = None) -> TrainState:
+          evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+          put: Callable[[Any, list[int]], Any] | None = None) -> TrainState:
     """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
 
     `open_batches` takes the position in the data, None for its beginning. `evaluate` gives held-out metrics: before the
-    first step, every eval_every steps and after the last. Raises InputError for bad rows (after saving what is done),
+    first step, every eval_every steps and after the last. `put` brings a batch to the devices, as placement.put does
+    unless it is given. Raises InputError for bad rows (after saving what is done),
     and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved, after SIGTERM.
     """
     with (Preemption() as stop, checkpoints.opened(run, keep_best=config.keep_best) as manager,
           jax.set_mesh(placement.mesh)):
         restored = checkpoints.restore_newest(manager, state)
         state, position = restored if restored else (state, None)
-        loop = _Loop(run, placement, config, manager, open_batches(position), int(state.step))
+        loop = _Loop(run, placement, config, manager, open_batches(position), int(state.step),
+                     put or placement.put)
         try:
             with lost_peers(lambda: loop.saved), loop.log:
                 state = loop.steps(state, train_step, evaluate, stop)
@@ -71,9 +76,9 @@ class _Loop:
     """What a step of the loop needs besides the state."""
 
     def __init__(self, run: Path, placement: Placement, config: LoopConfig, manager: Any, batches: TrainingBatches,
-                 first: int):
+                 first: int, put: Callable[[Any, list[int]], Any]):
         self.placement, self.config, self.manager, self.batches, self.first = placement, config, manager, batches, first
-        self.log = _Log(run, config, first)
+        self.put, self.log = put, _Log(run, config, first)
         self.profiler = StepProfiler(run, config.profile)
         self.position, self.held_out, self.saved = None, None, first
 
@@ -100,25 +105,29 @@ class _Loop:
 
     def _one_step(self, state: TrainState, train_step: Any, step: int) -> TrainState:
         began = time.perf_counter()
-        batch = self._next_batch(state, step)
-        data_seconds = time.perf_counter() - began
-        on_device = self.placement.put(batch, self.batches.rows)
-        self.profiler.before(step)
-        with jax.transfer_guard("disallow"):
-            state, metrics = train_step(state, on_device)
+        with self._saving_on_error(state, step):
+            batch = agree_on_length(next(self.batches))
+            data_seconds = time.perf_counter() - began
+            on_device = self.put(batch, self.batches.rows)
+            self.profiler.before(step)
+            with jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, on_device)
         self.log.dispatched(step, metrics, data_seconds)
+        if self.config.waits:
+            self.log.flush()
         self.profiler.after(step, lambda: jax.block_until_ready(metrics))
+        self.position = self.batches.position()
         return state
 
-    def _next_batch(self, state: TrainState, step: int) -> Batch:
+    @contextlib.contextmanager
+    def _saving_on_error(self, state: TrainState, step: int) -> Iterator[None]:
+        """A row, or a reward, that is bad loses nothing that is done."""
         try:
-            batch = next(self.batches)
+            yield
         except InputError:
-            if jax.process_count() == 1 and step - 1 > self.saved:  # a row that is bad loses nothing that is done
+            if jax.process_count() == 1 and step - 1 > self.saved:
                 self._save(state, step - 1)
             raise
-        self.position = self.batches.position()
-        return agree_on_length(batch)
 
     def _save(self, state: TrainState, step: int) -> None:
         self.log.flush()

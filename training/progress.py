@@ -1,6 +1,7 @@
 """Progress bars, with the time left: of a training run (step, loss, tokens/s) and of any long work."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import rich.progress
@@ -17,6 +18,16 @@ def track(items: Sequence[Any], what: str) -> Iterable[Any]:
     if not console.is_terminal:
         return items
     return rich.progress.track(items, what, console=console, transient=True)
+
+
+@contextlib.contextmanager
+def counted(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many more of `total` are done, and a bar on the terminal while the block runs."""
+    console = Console(stderr=True)
+    with Progress(TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), console=console,
+                  transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 class TrainingProgress:
@@ -40,7 +51,8 @@ class TrainingProgress:
         self._bar.stop()
 
     def step(self, step: int, values: dict[str, Any]) -> None:
-        numbers = f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s"
+        reward = f"reward {values['reward']:.3f}  " if "reward" in values else ""
+        numbers = f"{reward}loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, numbers=numbers)
         if not self._console.is_terminal and (step % self._every == 0 or step == self._last):
             self._console.print(f"step {step}/{self._last}  {numbers}", highlight=False)

@@ -1,5 +1,6 @@
 """The train step: micro-batches under lax.scan, one division, one guarded update."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from data.reading import COUNTS
 from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
-from objectives.base import Loss
+from objectives.base import Loss, combine, nothing_yet, pick
 from training.state import TrainState
 
 Objective = Callable[[Any, dict[str, jax.Array]], Loss]
@@ -20,7 +21,6 @@ Scorer = Callable[..., Any]
 """(model, variables, batch, rngs=...) -> the scores that an objective takes"""
 Prepare = Callable[[TrainState, dict[str, jax.Array]], dict[str, jax.Array]]
 """(state, batch of [K, B, T] arrays) -> the batch with what an objective needs besides (the reference's scores)"""
-Sums = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
 
 
 def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
@@ -31,7 +31,8 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
     The new state lies on the devices as `state` does; left to the compiler, it could lie otherwise, and the second step
     would compile anew.
 
-    Loss and gradient are sum over micro-batches of `total` / sum of `weight`; every metric is its sum over its weight.
+    Loss and gradient are sum over micro-batches of `total` / sum of `weight`; every metric is its sum over its weight,
+    extremes are those of all rows.
     An update whose gradient norm is not finite is skipped and counted in `skipped_updates`. `num_tokens` and `padding`
     (the share of positions that hold none) are of the whole batch, and so are its `counts` of rows, where it has them.
     `follow` is applied to every new state (for a reference that follows the policy).
@@ -39,7 +40,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         batch, counted = _count(batch)
-        (total, weight, sums), grads = accumulate(model, objective, state, batch, scorer)
+        (total, weight, sums, extremes), grads = accumulate(model, objective, state, batch, scorer)
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
         grad_norm = optax.tree.norm(grads)
@@ -50,7 +51,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
         learning_rate = schedule(optimizer_steps(state.opt_state))
         state = state.with_trainable(kept[0]).replace(opt_state=kept[1], step=state.step + 1)
         metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in sums.items()}
-        metrics |= {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
+        metrics |= extremes | {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
                     "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
         return follow(state), metrics | counted
 
@@ -86,34 +87,62 @@ def check_split(objective: Objective, num_microbatches: int) -> None:
 
 
 def accumulate(model: Transformer, objective: Objective, state: TrainState, batch: dict[str, jax.Array],
-               scorer: Scorer = score) -> tuple[Sums, Any]:
+               scorer: Scorer = score) -> tuple[Loss, Any]:
     """Sums of loss, weight and metrics, and the gradient of the summed loss, over K micro-batches; all float32."""
     check_split(objective, batch["tokens"].shape[0])
     key = jax.random.fold_in(state.rng, state.step)
     num_microbatches = batch["tokens"].shape[0]
 
-    def micro_sums(trainable: Any, micro: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Sums]:
+    def micro_sums(trainable: Any, micro: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Loss]:
         scores = scorer(model, state.with_trainable(trainable).variables(), micro, rngs={"dropout": key})
         loss = objective(scores, micro)
         chex.assert_shape([loss.total, loss.weight], ())
-        return loss.total, tuple(loss)
+        return loss.total, loss
 
     def body(carry: Any, xs: Any) -> tuple[Any, None]:
-        (_, sums), grads = jax.value_and_grad(micro_sums, has_aux=True)(state.trainable, *xs)
-        grads = jax.tree.map(lambda grad: grad.astype(jnp.float32), grads)
-        return jax.tree.map(jnp.add, carry, (sums, grads)), None
+        (_, loss), grads = jax.value_and_grad(micro_sums, has_aux=True)(state.trainable, *xs)
+        grads = jax.tree.map(lambda sum, grad: sum + grad.astype(jnp.float32), carry[1], grads)
+        return (combine(carry[0], loss), grads), None
 
     xs = (batch, jax.random.split(key, num_microbatches))
     _, shapes = jax.eval_shape(micro_sums, state.trainable, *jax.tree.map(lambda x: x[0], xs))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), (shapes, state.trainable))
-    return jax.lax.scan(body, zeros, xs)[0]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), state.trainable)
+    return jax.lax.scan(body, (nothing_yet(shapes), zeros), xs)[0]
+
+
+def make_updates(step: Callable[..., Any], num_minibatches: int, num_epochs: int) -> Callable[..., Any]:
+    """Several updates from one batch: (state, batch of [M * K, B, T] arrays) -> (state, metrics); the state is donated.
+
+    `step` is make_train_step's. The rows are split into M mini-batches, an update each, gone through `num_epochs` times
+    in the same order. Metrics are means over the updates, tokens and skipped updates their sums, extremes those of all.
+    Each update has a key of its own; `state.step` counts batches.
+    """
+    def updates(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        split = jax.tree.map(lambda x: x.reshape(num_minibatches, -1, *x.shape[1:]), batch)
+        count = num_minibatches * num_epochs
+
+        def body(at: TrainState, number: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+            part = jax.tree.map(lambda x: x[number % num_minibatches], split)
+            after, metrics = step(at.replace(rng=jax.random.fold_in(state.rng, number)), part)
+            return after.replace(step=state.step, rng=state.rng), metrics
+
+        after, metrics = jax.lax.scan(body, state, jnp.arange(count))
+        return after.replace(step=state.step + 1), {name: _over_updates(name, each) for name, each in metrics.items()}
+
+    return jax.jit(updates, donate_argnums=0)
+
+
+def _over_updates(name: str, values: jax.Array) -> jax.Array:
+    if name in ("num_tokens", "skipped_updates"):
+        return jnp.sum(values)
+    return functools.reduce(pick(name), values) if name.endswith(("/min", "/max")) else jnp.mean(values)
 
 
 def make_eval_step(model: Transformer, objective: Objective, mesh: jax.sharding.Mesh,
-                   scorer: Scorer = score) -> Callable[[Any, dict[str, jax.Array]], Sums]:
-    """The jitted evaluation: (variables, batch of [1, B, T] arrays) -> sums of loss, weight and metrics, everywhere."""
-    def sums(variables: Any, batch: dict[str, jax.Array]) -> Sums:
+                   scorer: Scorer = score) -> Callable[[Any, dict[str, jax.Array]], Loss]:
+    """The jitted evaluation: (variables, batch of [1, B, T] arrays) -> the Loss of its rows, everywhere."""
+    def sums(variables: Any, batch: dict[str, jax.Array]) -> Loss:
         batch = {name: column[0] for name, column in batch.items()}
-        return tuple(objective(scorer(model, variables, batch), batch))
+        return objective(scorer(model, variables, batch), batch)
 
     return jax.jit(sums, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

@@ -13,7 +13,7 @@ from models.architecture import Architecture, make_config, random_params
 from models.heads import with_reward_head
 from models.pretrained import EMBEDDED, locate
 from models.safetensors_weights import write_hf_folder
-from rollouts.reward_models import load_reward_model
+from rollouts.rewards.learned import load_reward_model
 
 CHATS = [([{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": answer}])
          for answer in ("Hello there", "Go away", "Hm")]

@@ -11,7 +11,8 @@ from models.lora import merge
 from models.pretrained import EMBEDDED, open_pretrained
 from models.transformer import Transformer, output_kernel
 from rollouts import sampler
-from rollouts.sampler import generate, sample
+from rollouts.sampler import Ends, generate
+from rollouts.sampling import make_controls, sample
 from sharding.mesh import MeshConfig, make_mesh
 
 MODEL = Transformer(CONFIG)
@@ -41,8 +42,7 @@ def without_cache(model, params, prompt, count):
 
 
 def greedy(model, params, prompts, count, **rest):
-    return generate(model, {"params": params}, prompts, KEY, max_new_tokens=count, temperature=0.0,
-                    **{"eos_ids": ()} | rest)
+    return generate(model, {"params": params}, prompts, KEY, max_new_tokens=count, controls=make_controls(0.0), **rest)
 
 
 def test_greedy_with_the_cache_equals_full_passes(params):
@@ -61,7 +61,8 @@ def test_greedy_with_the_cache_equals_full_passes_on_smollm2():
 
 def test_rows_do_not_touch_each_other(params):
     def drawn(prompts):
-        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, temperature=1.0, eos_ids=(1, 2))
+        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, controls=make_controls(),
+                        ends=Ends((1, 2)), longest=(40, 12))
 
     assert drawn(PROMPTS)[:2] == drawn([*PROMPTS[:2], [1] * 40])[:2]
 
@@ -79,7 +80,7 @@ def test_the_numbers_are_the_same_on_each_mesh(params):
 def test_any_end_token_stops_and_is_kept(params):
     free = greedy(MODEL, params, PROMPTS, 16)
     ends = (free[0].tokens[5], free[2].tokens[3])
-    for before, after in zip(free, greedy(MODEL, params, PROMPTS, 16, eos_ids=ends), strict=True):
+    for before, after in zip(free, greedy(MODEL, params, PROMPTS, 16, ends=Ends(ends)), strict=True):
         stops = [at for at, token in enumerate(before.tokens) if token in ends]
         assert after.finish_reason == ("stop" if stops else "length")
         assert after.tokens == before.tokens[: stops[0] + 1 if stops else None]
@@ -89,19 +90,19 @@ def test_any_end_token_stops_and_is_kept(params):
 def test_seeds_repeat_and_differ(params):
     def drawn(seed):
         return [each.tokens for each in generate(MODEL, {"params": params}, PROMPTS, jax.random.key(seed),
-                                                 max_new_tokens=12, temperature=1.0, eos_ids=())]
+                                                 max_new_tokens=12, controls=make_controls())]
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
-    same_prompt = generate(MODEL, {"params": params}, [PROMPTS[0]] * 2, KEY, max_new_tokens=12, temperature=1.0,
-                           eos_ids=())
+    same_prompt = generate(MODEL, {"params": params}, [PROMPTS[0]] * 2, KEY, max_new_tokens=12,
+                           controls=make_controls())
     assert same_prompt[0].tokens != same_prompt[1].tokens
 
 
 def test_logps_are_those_of_the_tempered_distribution(params):
     temperature = 0.5
     [completion] = generate(MODEL, {"params": params}, PROMPTS[:1], KEY, max_new_tokens=8,
-                            temperature=temperature, eos_ids=())
+                            controls=make_controls(temperature))
     tokens = jnp.asarray([PROMPTS[0] + completion.tokens])
     positions = jnp.arange(tokens.shape[1])[None]
     hidden = MODEL.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))[0]
@@ -114,21 +115,21 @@ def test_logps_are_those_of_the_tempered_distribution(params):
 def test_draws_follow_the_distribution():
     logits = jnp.log(jnp.asarray([0.5, 0.3, 0.2]))
     keys = jax.random.split(jax.random.key(3), 4000)
-    tokens, _ = sample(jnp.broadcast_to(logits, (4000, 3)), keys, jnp.float32(1.0))
+    tokens, _ = sample(jnp.broadcast_to(logits, (4000, 3)), keys, make_controls())
     np.testing.assert_allclose(np.bincount(tokens, minlength=3) / 4000, [0.5, 0.3, 0.2], atol=0.03)
 
 
 def test_temperature_does_not_recompile(params):
     greedy(MODEL, params, PROMPTS, 4)
-    compiled = sampler._generate._cache_size()
-    generate(MODEL, {"params": params}, PROMPTS, KEY, max_new_tokens=4, temperature=0.3, eos_ids=())
-    assert sampler._generate._cache_size() == compiled
+    compiled = sampler._decode._cache_size()
+    generate(MODEL, {"params": params}, PROMPTS, KEY, max_new_tokens=4, controls=make_controls(0.3))
+    assert sampler._decode._cache_size() == compiled
 
 
 def test_lora_is_sampled_as_it_was_trained(params):
     variables = random_variables(LORA)
-    [adapted] = generate(Transformer(CONFIG, LORA), variables, PROMPTS[:1], KEY, max_new_tokens=16, temperature=0.0,
-                         eos_ids=())
+    [adapted] = generate(Transformer(CONFIG, LORA), variables, PROMPTS[:1], KEY, max_new_tokens=16,
+                         controls=make_controls(0.0))
     merged = merge(variables["params"], variables["lora"], LORA.scale)
     assert adapted.tokens == greedy(MODEL, merged, PROMPTS[:1], 16)[0].tokens
     assert adapted.tokens != greedy(MODEL, variables["params"], PROMPTS[:1], 16)[0].tokens
@@ -136,7 +137,7 @@ def test_lora_is_sampled_as_it_was_trained(params):
 
 def test_a_row_draws_alike_in_any_batch(params):
     def drawn(prompts, first_row):
-        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, temperature=1.0, eos_ids=(),
+        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, controls=make_controls(),
                         first_row=first_row)
 
     assert drawn(PROMPTS, 0)[2].tokens == drawn(PROMPTS[2:], 2)[0].tokens

@@ -1,0 +1,65 @@
+"""Prompts to be answered and rewarded: token ids beside the columns that rewards take, in an endless shuffled order."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import grain
+
+from data.encode import encode_prompts
+from data.records import normalise
+from data.sources import Source
+from data.tokenizer import Tokenizer
+
+
+class Prompt(NamedTuple):
+    """What is asked once."""
+
+    tokens: list[int]
+    text: Any
+    """as the row has it: a string, or a list of messages without the assistant's last one"""
+    columns: dict[str, Any]
+    """the row's other columns, for rewards"""
+
+
+def read_prompts(source: Source, tokenizer: Tokenizer | None, *, vocab_size: int, max_length: int) -> list[Prompt]:
+    """All prompts of a source. Raises InputError, naming file and row, for a bad or too long one (data.encode)."""
+    tokens = encode_prompts(source, tokenizer, vocab_size=vocab_size, max_length=max_length)
+    return [_prompt(normalise(source[index]), each) for index, each in enumerate(tokens)]
+
+
+def _prompt(record: dict[str, Any], tokens: list[int]) -> Prompt:
+    text = record.get("messages", record.get("prompt", ""))
+    if isinstance(text, list) and text and text[-1].get("role") == "assistant":
+        text = text[:-1]
+    taken = ("prompt", "messages", "tokens", "loss_mask")
+    return Prompt(tokens, text, {name: value for name, value in record.items() if name not in taken})
+
+
+class PromptBatches:
+    """Endless batches of prompts: of each source a new order every epoch, the sources mixed by weight.
+
+    The order follows from the seed, so where it stands is the number of prompts taken. It is one stream, `rows` [0].
+    """
+
+    def __init__(self, sources: Sequence[Sequence[Prompt]], weights: Sequence[float], batch_size: int, seed: int,
+                 start: Sequence[int] | None = None):
+        parts = [grain.MapDataset.range(len(prompts)).seed(seed + place).shuffle().repeat()
+                 .map(functools.partial(_pick, place=place)) for place, prompts in enumerate(sources)]
+        self._order = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
+        self._sources, self._batch_size, self._taken, self.rows = sources, batch_size, start[0] if start else 0, [0]
+
+    def __next__(self) -> list[Prompt]:
+        taken = [self._order[number] for number in range(self._taken, self._taken + self._batch_size)]
+        self._taken += self._batch_size
+        return [self._sources[place][index] for place, index in taken]
+
+    def position(self) -> dict[int, int]:
+        return {0: self._taken}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _pick(index: int, place: int) -> tuple[int, int]:
+    return place, index

@@ -1,0 +1,72 @@
+"""Decoding against a KV cache: the transformer's own blocks, on weights that are made ready for it once.
+
+The train step scans over stacked layers. Decoding runs them one after the other, each with weights and a cache of its
+own: a stacked cache would be read and written whole for every token, where this one is updated in place.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from models.attention import Places
+from models.config import ModelConfig
+from models.lora import merge
+from models.rope import cos_sin
+from models.transformer import Block, RMSNorm, Transformer
+from sharding.rules import constrain
+
+Weights = dict[str, Any]
+"""embedding [V, D], lm_head [D, V] where it is not tied, final_norm, and layers: a list of L trees of Block's params"""
+Cache = list[dict[str, Any]]
+"""of every layer, as Block's `cache` collection: keys and values [B, K, S, H]; a slot is its position"""
+
+
+def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
+    """Weights for decoding: LoRA merged in (in float32), cast to compute dtype, layers apart. Norms stay as they are.
+
+    In bfloat16 the merge rounds to the precision of the weights, so what decodes differs a little from what is trained.
+    """
+    params = variables["params"]
+    if "lora" in variables:
+        params = merge(params, variables["lora"], model.lora.scale)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if path[-1].key == "scale" else leaf.astype(model.config.dtype), params)
+    layers = [jax.tree.map(lambda leaf: leaf[layer], params["layers"]) for layer in range(model.config.num_layers)]  # noqa: B023
+    return params | {"layers": layers}
+
+
+def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
+    """Empty caches of `length` slots, in compute dtype."""
+    def empty() -> Array:
+        zeros = jnp.zeros((rows, config.num_kv_heads, length, config.head_dim), config.dtype)
+        return constrain(zeros, "batch", "kv_heads", "length", "head_dim")
+
+    return [{"attn": {"keys": empty(), "values": empty()}} for _ in range(config.num_layers)]
+
+
+def forward(config: ModelConfig, weights: Weights, cache: Cache, tokens: Int[Array, "B T"],
+            positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Cache]:
+    """Last hidden states, after the final norm, and the cache with what was read.
+
+    T > 1 prefills: whole prompts from position 0 on, padded at the end, into the slots [0, T). T = 1 reads one token a
+    row at positions[b, 0] and sees all slots up to it.
+    """
+    x = jnp.take(weights["embedding"], tokens, axis=0).astype(config.dtype)
+    x = constrain(x, "batch", "length", "features")
+    rope, places = cos_sin(config, positions), Places(positions, jnp.ones_like(tokens))
+    block, updated = Block(config, None, False), []
+    for layer, slots in zip(weights["layers"], cache, strict=True):
+        (x, _), changed = block.apply({"params": layer, "cache": slots}, x, rope, places, mutable=["cache"])
+        updated.append(changed["cache"])
+    return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
+
+
+def project(config: ModelConfig, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
+    """Logits, in float32."""
+    if config.tie_embeddings:
+        logits = jnp.einsum("bd,vd->bv", hidden, weights["embedding"], preferred_element_type=jnp.float32)
+    else:
+        logits = jnp.einsum("bd,dv->bv", hidden, weights["lm_head"], preferred_element_type=jnp.float32)
+    return constrain(logits, "batch", "vocab")

@@ -1,0 +1,47 @@
+"""What a reward function is; how it says which rows failed, and asks how long it has left."""
+
+import contextlib
+import contextvars
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Reward = Callable[..., list[float | None]]
+"""(prompts, completions, **columns) -> a value a row, None where it says nothing of the row. As in TRL, prompts and
+completions are strings or lists of messages, columns lists, `completion_ids` (of token ids) always one of them."""
+
+_DEADLINE = contextvars.ContextVar("deadline", default=math.inf)
+
+
+class RowErrors(Exception):  # noqa: N818 - several of them
+    """Some rows could not be scored. `values` holds what the others got and None for these, `errors` what was raised,
+    by row. A reward that raises this is not asked again, so the rows that did well keep their values at no cost."""
+
+    def __init__(self, values: Sequence[float | None], errors: Mapping[int, Exception]):
+        row, error = next(iter(errors.items()))
+        super().__init__(f"{len(errors)} of {len(values)} rows failed, row {row} first: {error}")
+        self.values, self.errors = list(values), dict(errors)
+
+
+def values_or_raise(outcomes: Sequence[float | Exception | None]) -> list[float | None]:
+    """The outcomes where none is an exception. Raises RowErrors otherwise."""
+    values = [None if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+    errors = {row: outcome for row, outcome in enumerate(outcomes) if isinstance(outcome, Exception)}
+    if errors:
+        raise RowErrors(values, errors)
+    return values
+
+
+def time_left() -> float:
+    """Seconds until the reward that runs here is given up; infinite where nobody waits with a clock."""
+    return _DEADLINE.get() - time.monotonic()
+
+
+@contextlib.contextmanager
+def given_seconds(seconds: float) -> Iterator[None]:
+    """What runs inside, in this thread or coroutine, has `seconds` left."""
+    token = _DEADLINE.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)

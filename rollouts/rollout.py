@@ -1,0 +1,214 @@
+"""A batch of rollouts: prompts answered in groups, rewarded, counted and kept."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.encode import Row
+from data.prompts import Prompt
+from data.tokenizer import Tokenizer
+from errors import InputError
+from rollouts.rewards.loading import Weighted
+from rollouts.rewards.scoring import Failure, compute_rewards
+from rollouts.sampler import Completion
+
+Sampler = Callable[[Sequence[Sequence[int]], Any, int], list[Completion]]
+"""(prompts as token ids, key, completions of each) -> completions, prompt by prompt"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """P prompts, G completions of each; what is said of completions lies prompt by prompt."""
+
+    prompts: list[Prompt]
+    completions: list[Completion]
+    texts: list[str]
+    """without special tokens"""
+    values: dict[str, list[float | None]]
+    """of each reward"""
+    rewards: np.ndarray
+    """[P, G] weighted sums, NaN where no reward said anything"""
+    failures: list[Failure]
+    seconds: dict[str, float]
+    """that `rollout` and `reward` took"""
+    num_tokens: int
+    """that were sampled"""
+
+    def spread(self) -> np.ndarray:
+        """[P], True for groups whose rewards differ, which alone teach anything."""
+        scored = ~np.isnan(self.rewards)
+        low = np.min(self.rewards, axis=1, initial=np.inf, where=scored)
+        return np.max(self.rewards, axis=1, initial=-np.inf, where=scored) > low
+
+    def take(self, numbers: Sequence[int]) -> "Rollouts":
+        """Those of some prompts. Failures and seconds stay those of all."""
+        group = self.rewards.shape[1]
+        rows = [number * group + member for number in numbers for member in range(group)]
+        return dataclasses.replace(
+            self, prompts=[self.prompts[number] for number in numbers],
+            completions=[self.completions[row] for row in rows], texts=[self.texts[row] for row in rows],
+            values={name: [values[row] for row in rows] for name, values in self.values.items()},
+            rewards=self.rewards[list(numbers)])
+
+
+def roll_out(prompts: Sequence[Prompt], sampler: Sampler, tokenizer: Tokenizer, rewards: Sequence[Weighted], key: Any,
+             group_size: int, timeout: float) -> Rollouts:
+    """Answers and rewards; `timeout` seconds for each reward. Raises InputError as compute_rewards does."""
+    began = time.perf_counter()
+    completions = sampler([prompt.tokens for prompt in prompts], key, group_size)
+    texts = [tokenizer.decode(completion.tokens) for completion in completions]
+    answered = time.perf_counter()
+    asked = [prompt for prompt in prompts for _ in range(group_size)]
+    replies = [[{"role": "assistant", "content": text}] if isinstance(prompt.text, list) else text
+               for prompt, text in zip(asked, texts, strict=True)]
+    scored = compute_rewards(rewards, [prompt.text for prompt in asked], replies, columns(asked, completions), timeout)
+    totals = np.asarray([np.nan if total is None else total for total in scored.totals]).reshape(-1, group_size)
+    seconds = {"rollout": answered - began, "reward": time.perf_counter() - answered}
+    return Rollouts(list(prompts), completions, texts, scored.values, totals, scored.failures, seconds,
+                    sum(len(completion.tokens) for completion in completions))
+
+
+def columns(asked: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, list[Any]]:
+    """What rewards get besides prompts and completions: the rows' columns, None where a row has not that one, and
+    completion_ids, TRL's name for the completions' tokens."""
+    names = dict.fromkeys(name for prompt in asked for name in prompt.columns)
+    return {name: [prompt.columns.get(name) for prompt in asked] for name in names} | {
+        "completion_ids": [completion.tokens for completion in completions]}
+
+
+def join(like: Rollouts, parts: Sequence[Rollouts], count: int, drawn: Sequence[Rollouts]) -> Rollouts:
+    """The first `count` prompts of `parts`; failures, seconds and tokens are those of all that was `drawn`."""
+    merged = dataclasses.replace(
+        like, prompts=[each for part in parts for each in part.prompts],
+        completions=[each for part in parts for each in part.completions],
+        texts=[each for part in parts for each in part.texts],
+        values={name: [each for part in parts for each in part.values[name]] for name in like.values},
+        rewards=np.concatenate([part.rewards for part in parts]),
+        failures=[each for part in drawn for each in part.failures],
+        seconds={name: sum(part.seconds[name] for part in drawn) for name in like.seconds},
+        num_tokens=sum(part.num_tokens for part in drawn))
+    return merged.take(range(count))
+
+
+def to_rows(rollouts: Rollouts) -> list[Row]:
+    """Prompt and completion of each; the completion's tokens are targets, the end token with them. sampler_logps [T],
+    and truncated, 1 where a completion was cut, go along."""
+    group, rows = rollouts.rewards.shape[1], []
+    for number, completion in enumerate(rollouts.completions):
+        prompt = rollouts.prompts[number // group].tokens
+        before, after = np.zeros(len(prompt), np.float32), len(completion.tokens)
+        tokens = np.asarray([*prompt, *completion.tokens], np.int32)
+        more = {"sampler_logps": np.concatenate([before, np.asarray(completion.logps, np.float32)]),
+                "truncated": float(completion.finish_reason == "length")}
+        rows.append(Row(tokens, np.concatenate([before, np.ones(after, np.float32)]), more))
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------- what is said of it
+
+def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
+    """Under the names that the field knows; lengths in tokens, the end token counted. What nothing has is left out."""
+    lengths = np.asarray([len(completion.tokens) for completion in rollouts.completions])
+    ended = np.asarray([completion.finish_reason == "stop" for completion in rollouts.completions])
+    metrics = reward_metrics(rollouts) | {
+        "completions/mean_length": np.mean(lengths), "completions/min_length": np.min(lengths),
+        "completions/max_length": np.max(lengths), "completions/clipped_ratio": np.mean(~ended),
+        "rollout_tokens_per_second": rollouts.num_tokens / rollouts.seconds["rollout"]}
+    if ended.any():
+        metrics["completions/mean_terminated_length"] = np.mean(lengths[ended])
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def reward_metrics(rollouts: Rollouts) -> dict[str, float]:
+    """reward, reward_std (of a group, on average), frac_reward_zero_std; each reward's mean, std and failures."""
+    metrics = {"frac_reward_zero_std": np.mean(~rollouts.spread())}
+    scored = ~np.isnan(rollouts.rewards)
+    if scored.any():
+        metrics["reward"] = np.nanmean(rollouts.rewards)
+        full = rollouts.rewards[np.sum(scored, axis=1) > 1]
+        metrics |= {"reward_std": np.mean(np.nanstd(full, axis=1, ddof=1))} if len(full) else {}
+    failed = [failure.reward for failure in rollouts.failures]
+    for name, values in rollouts.values.items():
+        given = [value for value in values if value is not None]
+        metrics |= {f"rewards/{name}/mean": np.mean(given), f"rewards/{name}/std": np.std(given)} if given else {}
+        metrics |= {f"rewards/{name}/failures": failed.count(name)} if name in failed else {}
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def keep(path: Path, rollouts: Rollouts, advantages: np.ndarray) -> None:
+    """Every rollout as a row of a Parquet file, which appears whole. Raises InputError where it cannot be written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    asked = [prompt for prompt in rollouts.prompts for _ in range(rollouts.rewards.shape[1])]
+    table = {"prompt": [_plain(prompt.text) for prompt in asked], "completion": rollouts.texts,
+             "reward": [None if np.isnan(reward) else reward for reward in rollouts.rewards.ravel().tolist()],
+             **{f"rewards/{name}": values for name, values in rollouts.values.items()},
+             "advantage": advantages.ravel().tolist(),
+             "length": [len(completion.tokens) for completion in rollouts.completions],
+             "finish_reason": [completion.finish_reason for completion in rollouts.completions]}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(table), partial)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); make room or mend the permissions, "
+                         f"and give the same command again") from None
+
+
+class Watch:
+    """Warns where rewards teach nothing for long: no group of many steps in a row has rewards that differ."""
+
+    def __init__(self, patience: int = 10):
+        self._patience, self._flat = patience, 0
+
+    def look(self, rollouts: Rollouts, step: int) -> None:
+        self._flat = 0 if rollouts.spread().any() else self._flat + 1
+        if self._flat and self._flat % self._patience == 0:
+            mean = float(np.nanmean(rollouts.rewards)) if not np.isnan(rollouts.rewards).all() else float("nan")
+            print(f"warning: step {step}: for {self._flat} steps all completions of every prompt got equal rewards (now "
+                  f"{mean:.3g}), so nothing is learnt; try easier or harder prompts, a higher --temperature, a larger "
+                  f"--group-size, --max-draws above 1, or a reward that tells answers apart", file=sys.stderr)
+
+
+def _plain(text: Any) -> str:
+    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+
+
+def last_message(text: Any) -> str:
+    """What was asked, without the rest of a chat."""
+    return text if isinstance(text, str) else str(text[-1].get("content", "") if text else "")
+
+
+def show(rollouts: Rollouts, step: int, count: int) -> None:
+    """The first group's best and worst completions, as a person would want to read them."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console, group = Console(), rollouts.rewards.shape[1]
+    order = np.argsort(-np.nan_to_num(rollouts.rewards[0], nan=-np.inf), kind="stable")
+    console.print(f"[bold]step {step}[/]  [cyan]{escape(_short(last_message(rollouts.prompts[0].text)))}[/]")
+    for member in dict.fromkeys([*order[: count - 1].tolist(), order[-1].item()] if group > 1 else [0]):
+        reward = rollouts.rewards[0, member]
+        console.print(f"  [bold]{reward:6.2f}[/]  {escape(_short(rollouts.texts[member]))}", highlight=False)
+
+
+def _short(text: str, limit: int = 200) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
+def log_failures(path: Path, step: int, failures: Sequence[Failure]) -> None:
+    """Appends what rewards failed on to a JSON-lines file."""
+    if failures:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            for failure in failures:
+                print(json.dumps({"step": step} | failure._asdict(), ensure_ascii=False), file=file)
