@@ -1,7 +1,7 @@
 """Scaled dot-product attention behind one function, `attend`, that picks the kernel.
 
 Every kernel computes softmax(q k^T / sqrt(H)) v over the keys that a query may see: those of its own segment
-(equal non-zero `segment_ids`), not after it (`positions`), and fewer than `window` positions back. A new kernel is
+(equal non-zero `segment_ids`) or its prefix, not after it (`positions`), and fewer than `window` back. A new kernel is
 one function with `attend`'s arguments and a line in `attend`; no model changes.
 """
 
@@ -35,6 +35,8 @@ class Places(NamedTuple):
 
     positions: Int[Array, "B T"]
     segment_ids: Int[Array, "B T"]
+    prefix_ids: Int[Array, "B T"] | None = None
+    """the segment that a token sees besides its own, as completions share a prompt; 0 for none"""
 
 
 def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], queries: Places,
@@ -42,10 +44,13 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
     """Attention with N query heads in K groups; a padding query (segment 0) gets finite values of no meaning.
 
     `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. Cudnn and flash
-    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla.
+    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla, and so does a shared prefix
+    in place of flash, which knows only equal segments.
     Raises InputError for an unknown kernel, and where cudnn is asked for what it cannot do.
     """
     kernel = _pick(implementation, q, k)
+    if kernel == "flash" and queries.prefix_ids is not None:
+        kernel = "xla"
     return {"xla": xla_attention, "cudnn": cudnn_attention, "flash": flash_attention}[kernel](
         q, k, v, queries, keys, window)
 
@@ -101,7 +106,11 @@ def _is_ampere(compute_capability: str) -> bool:
 def visible(queries: Places, keys: Places, window: int | None) -> Bool[Array, "B T S"]:
     """True where query t may see key s."""
     distance = queries.positions[:, :, None] - keys.positions[:, None, :]
-    same = (queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :]) & (keys.segment_ids[:, None, :] != 0)
+    segments = keys.segment_ids[:, None, :]
+    same = queries.segment_ids[:, :, None] == segments
+    if queries.prefix_ids is not None:
+        same = same | (queries.prefix_ids[:, :, None] == segments)
+    same = same & (segments != 0)
     near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     return same & near
 

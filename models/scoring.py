@@ -41,6 +41,37 @@ def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayL
     return TokenScores(*(jnp.where(counted, jnp.pad(each, ((0, 0), (1, 0))), 0.0) for each in scores))
 
 
+def score_completions(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], group_size: int,
+                      prompt_width: int, temperature: float | Array = 1.0,
+                      rngs: dict[str, jax.Array] | None = None) -> TokenScores:
+    """`score` of completions, at a part of the cost: groups of `group_size` adjacent rows share their prompt, which is
+    computed once for all, and only completions are projected onto the vocabulary. Prompts' tokens have 0.
+
+    Prompts end at column `prompt_width` W, padded in front; completions [B, C] begin there. A group becomes one row of
+    W + G C positions, in which each completion sees the prompt and itself.
+    """
+    count = len(batch["tokens"]) // group_size
+
+    def lay(column: ArrayLike) -> Array:  # [B, W + C] -> [P, W + G C]
+        completions = column[:, prompt_width:].reshape(count, -1)
+        return jnp.concatenate([column[::group_size, :prompt_width], completions], axis=1)
+
+    tokens, positions, segments = (lay(jnp.asarray(batch[name])) for name in ("tokens", "positions", "segment_ids"))
+    completion = jnp.arange(tokens.shape[1]) >= prompt_width
+    width = batch["tokens"].shape[1] - prompt_width
+    own = jnp.where(completion, 2 + (jnp.arange(tokens.shape[1]) - prompt_width) // width, 1)  # segments of a row
+    used = segments != 0
+    hidden = model.apply(variables, tokens, positions, jnp.where(used, own, 0), jnp.where(used & completion, 1, 0),
+                         rngs=rngs)
+    last = jnp.repeat(hidden[:, prompt_width - 1 : prompt_width], group_size, axis=0)
+    after = hidden[:, prompt_width:].reshape(len(batch["tokens"]), -1, hidden.shape[-1])
+    before = jnp.concatenate([last, after[:, :-1]], axis=1)  # what predicts each token of a completion
+    scores = score_hidden(before, output_kernel(model.config, variables["params"]),
+                          batch["tokens"][:, prompt_width:], temperature)
+    counted = batch["segment_ids"][:, prompt_width:] != 0
+    return TokenScores(*(jnp.pad(jnp.where(counted, each, 0.0), ((0, 0), (prompt_width, 0))) for each in scores))
+
+
 def score_hidden(hidden: Float[Array, "B T D"], stored: Float[Array, "D V"], tokens: Int[Array, "B T"],
                  temperature: float | Array = 1.0) -> TokenScores:
     """Scores of tokens[b, t] under softmax(hidden[b, t] @ stored / temperature), chunk by chunk of positions.

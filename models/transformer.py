@@ -1,8 +1,9 @@
 """One decoder transformer in Flax Linen: Llama, SmolLM2, Mistral and Qwen by configuration alone.
 
 Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU mlp, stacked by nn.scan, so that
-every block parameter has a leading [L]. Collections: `params`; `lora`, optional; `cache`, of a block, only when decoding
-(models/decoding.py). B rows, T positions, S cache slots, D embed, N query heads, K kv heads, H head dim, F mlp, L layers.
+every block parameter has a leading [L]. Collections: `params`; `lora`, optional; `cache`, of a block and only when
+decoding (models/decoding.py). B rows, T positions, S cache slots, D embed, N query heads, K kv heads, H head dim,
+F mlp, L layers.
 """
 
 from typing import Any
@@ -175,14 +176,15 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
-                 segment_ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+                 segment_ids: Int[Array, "B T"],
+                 prefix_ids: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), jnp.dtype(config.param_dtype))
         x = jnp.take(embedding, tokens, axis=0).astype(config.dtype)
         x = constrain(x, "batch", "length", "features")
         layers = _stacked_blocks(config)(config, self.lora, self.training, name="layers")
-        x, _ = layers(x, cos_sin(config, positions), Places(positions, segment_ids))
+        x, _ = layers(x, cos_sin(config, positions), Places(positions, segment_ids, prefix_ids))
         if config.reward_head:
             self._reward_head()
         elif not config.tie_embeddings:

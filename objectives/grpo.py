@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from objectives.base import Loss, masked_sum
-from objectives.pairs import answer_lengths, answer_means, answer_sums, log_ratios
+from objectives.pairs import answer_means, answer_sums, log_ratios
 
 LARGEST_EXPONENT = 80.0
 """of a ratio with a gradient: exp(80) is finite in float32, and so is its gradient"""
@@ -234,26 +234,6 @@ brings you off-policy RL training"); mask: by token IcePop (Ling Team 2025), by 
 in the denominator. Cap and names are TRL's. Neither KL nor entropy are weighted, as in TRL."""
 
 
-def sampling_metrics(old_logps: Float[ArrayLike, "B T"], sampler_logps: Float[ArrayLike, "B T"],
-                     mask: Float[ArrayLike, "B T"]) -> dict[str, Array]:
-    """How far trainer and sampler disagree, over the tokens that mask marks; all 0 where there are none.
-
-    sampling/logp_difference/mean and /max of |old - sampler|; sampling/importance_ratio/min, /mean and /max of
-    exp(old - sampler) by token, before any cap (TRL logs what is left after it). For a first pass over the whole batch:
-    extremes are no sums, so the objective cannot have them.
-    """
-    counted = mask != 0
-    differences = jnp.where(counted, log_ratios(old_logps, sampler_logps), 0.0)
-    number = answer_lengths(counted.reshape(1, -1).astype(differences.dtype))[0]
-    sizes, ratios = jnp.abs(differences), jnp.where(counted, jnp.exp(differences), 0.0)
-    smallest = jnp.min(jnp.where(counted, ratios, jnp.inf))
-    return {"sampling/logp_difference/mean": jnp.sum(sizes) / number,
-            "sampling/logp_difference/max": jnp.max(sizes),
-            "sampling/importance_ratio/min": jnp.where(jnp.any(counted), smallest, 0.0),
-            "sampling/importance_ratio/mean": jnp.sum(ratios) / number,
-            "sampling/importance_ratio/max": jnp.max(ratios)}
-
-
 # ------------------------------------------------------------------------------------------------- the objective
 
 def grpo(scores: Any, batch: dict[str, ArrayLike], **settings: Any) -> Loss:
@@ -267,7 +247,7 @@ def grpo(scores: Any, batch: dict[str, ArrayLike], **settings: Any) -> Loss:
       Without them it is the first update: the old policy is this one, ratios are exactly 1, and so they are with
       old_logps that equal logps within rounding.
     - ref_logps, the reference's: needed for beta > 0.
-    - sampler_logps, what the sampler said: needed for a correction.
+    - sampler_logps, what the sampler said: needed for a correction; and compared with old.
     - truncated [B], 1 where a completion was cut: needed for mask_truncated. Such a row is no target. token_mean then
       divides by the tokens that are left, sequence_mean and constant by all rows, cut ones too, as TRL does.
 
@@ -277,7 +257,8 @@ def grpo(scores: Any, batch: dict[str, ArrayLike], **settings: Any) -> Loss:
     over a micro-batch's tokens whatever the aggregation, ours is aggregated like the loss.
 
     Metrics: clip_ratio/low_mean, /high_mean and /region_mean (either), ratio/mean: shares and mean over tokens, or over
-    rows where a row has one ratio and advantage; kl, k3 to the reference, where ref_logps are given; entropy.
+    rows where a row has one ratio and advantage; kl, k3 to the reference, where ref_logps are given; entropy;
+    sampling/logp_difference/mean and /max, sampling/importance_ratio/min, /mean and /max where sampler_logps are given.
     Raises ValueError as Settings says; KeyError for a column that is missing.
     """
     s = Settings(**settings)
@@ -291,7 +272,11 @@ def grpo(scores: Any, batch: dict[str, ArrayLike], **settings: Any) -> Loss:
     if s.beta > 0:
         losses = losses + s.beta * KL[s.kl](_to_reference(logps, batch, mask)) * (r if s.kl_weighted else 1.0)
     total, weight = AGGREGATIONS[s.aggregation](losses, mask, rows, s)
-    return Loss(total, weight, _metrics(clipped, r, logps, entropy, batch, mask))
+    metrics = _metrics(clipped, r, logps, entropy, batch, mask)
+    if "sampler_logps" not in batch:
+        return Loss(total, weight, metrics)
+    sampling, extremes = _sampling(jax.lax.stop_gradient(old), batch, mask)
+    return Loss(total, weight, metrics | sampling, extremes)
 
 
 def _metrics(clipped: Clipped, r: Array, logps: Array, entropy: Array, batch: dict[str, ArrayLike],
@@ -302,6 +287,19 @@ def _metrics(clipped: Clipped, r: Array, logps: Array, entropy: Array, batch: di
     if "ref_logps" in batch:
         named["kl"] = KL["k3"](_to_reference(logps, batch, mask))
     return {name: _mean(jax.lax.stop_gradient(values), mask) for name, values in named.items()}
+
+
+def _sampling(old: Float[Array, "B T"], batch: dict[str, ArrayLike],
+              mask: Float[Array, "B T"]) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
+    """How far trainer and sampler disagree: |old - sampler| and exp(old - sampler) by token, before any cap (TRL logs
+    what is left after it)."""
+    differences = log_ratios(old, _targets(batch["sampler_logps"], mask))
+    sizes, ratios = jnp.abs(differences), jnp.exp(differences)
+    means = {"sampling/logp_difference/mean": _mean(sizes, mask), "sampling/importance_ratio/mean": _mean(ratios, mask)}
+    return means, {
+        "sampling/logp_difference/max": jnp.max(jnp.where(mask != 0, sizes, -jnp.inf)),
+        "sampling/importance_ratio/max": jnp.max(jnp.where(mask != 0, ratios, -jnp.inf)),
+        "sampling/importance_ratio/min": jnp.min(jnp.where(mask != 0, ratios, jnp.inf))}
 
 
 def _mean(values: Array, mask: Float[Array, "B T"]) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.encode import Row
+from data.batches import buckets
 from data.prompts import Prompt
 from data.tokenizer import Tokenizer
 from errors import InputError
@@ -96,18 +96,28 @@ def join(like: Rollouts, parts: Sequence[Rollouts], count: int, drawn: Sequence[
     return merged.take(range(count))
 
 
-def to_rows(rollouts: Rollouts) -> list[Row]:
-    """Prompt and completion of each; the completion's tokens are targets, the end token with them. sampler_logps [T],
-    and truncated, 1 where a completion was cut, go along."""
-    group, rows = rollouts.rewards.shape[1], []
-    for number, completion in enumerate(rollouts.completions):
-        prompt = rollouts.prompts[number // group].tokens
-        before, after = np.zeros(len(prompt), np.float32), len(completion.tokens)
-        tokens = np.asarray([*prompt, *completion.tokens], np.int32)
-        more = {"sampler_logps": np.concatenate([before, np.asarray(completion.logps, np.float32)]),
-                "truncated": float(completion.finish_reason == "length")}
-        rows.append(Row(tokens, np.concatenate([before, np.ones(after, np.float32)]), more))
-    return rows
+def to_batch(rollouts: Rollouts, prompt_width: int, most: int) -> dict[str, np.ndarray]:
+    """A batch of [B, T] arrays, a completion a row, group by group: prompts end at `prompt_width`, padded in front, and
+    completions begin there, padded to one of the few lengths up to `most`.
+
+    A completion's tokens are targets, the end token with them. Beside the usual columns: sampler_logps, and
+    truncated [B], 1 where a completion was cut.
+    """
+    group, longest = rollouts.rewards.shape[1], max(len(completion.tokens) for completion in rollouts.completions)
+    width = prompt_width + next(size for size in buckets(most) if size >= longest)
+    names = {"tokens": np.int32, "positions": np.int32, "segment_ids": np.int32, "loss_mask": np.float32,
+             "sampler_logps": np.float32}
+    batch = {name: np.zeros((len(rollouts.completions), width), kind) for name, kind in names.items()}
+    for row, completion in enumerate(rollouts.completions):
+        prompt = rollouts.prompts[row // group].tokens
+        start, stop = prompt_width - len(prompt), prompt_width + len(completion.tokens)
+        batch["tokens"][row, start:stop] = [*prompt, *completion.tokens]
+        batch["positions"][row, start:stop] = np.arange(stop - start)
+        batch["segment_ids"][row, start:stop] = 1
+        batch["loss_mask"][row, prompt_width:stop] = 1
+        batch["sampler_logps"][row, prompt_width:stop] = completion.logps
+    cut = [completion.finish_reason == "length" for completion in rollouts.completions]
+    return batch | {"truncated": np.asarray(cut, np.float32)}
 
 
 # ------------------------------------------------------------------------------------------------- what is said of it
@@ -172,10 +182,9 @@ class Watch:
     def look(self, rollouts: Rollouts, step: int) -> None:
         self._flat = 0 if rollouts.spread().any() else self._flat + 1
         if self._flat and self._flat % self._patience == 0:
-            mean = float(np.nanmean(rollouts.rewards)) if not np.isnan(rollouts.rewards).all() else float("nan")
-            print(f"warning: step {step}: for {self._flat} steps all completions of every prompt got equal rewards (now "
-                  f"{mean:.3g}), so nothing is learnt; try easier or harder prompts, a higher --temperature, a larger "
-                  f"--group-size, --max-draws above 1, or a reward that tells answers apart", file=sys.stderr)
+            print(f"warning: step {step}: for {self._flat} steps all completions of every prompt got equal rewards, so "
+                  f"nothing is learnt; try easier or harder prompts, a higher --temperature, a larger --group-size, "
+                  f"--max-draws above 1, or a reward that tells answers apart", file=sys.stderr)
 
 
 def _plain(text: Any) -> str:

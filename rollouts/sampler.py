@@ -20,7 +20,7 @@ from errors import InputError
 from models import decoding
 from models.transformer import Transformer
 from rollouts.sampling import Controls, sample
-from sharding.rules import RULES, constrain, ways
+from sharding.rules import RULES, ways
 
 LOOKS = 16
 """tokens that are decoded between two looks for stop strings"""
@@ -99,8 +99,8 @@ def generate(model: Transformer, variables: dict[str, Any], prompts: Sequence[Se
     width, most = longest or (max(map(len, prompts)), int(limits.max()))
     check(model, prompts, width, most)
     weights = _prepare(model, variables)
-    rows = _divisible(slots)
-    plan = _Plan(model, weights, prompts, group_size, buckets(width), _divisible(max(1, slots // REFILL)))
+    rows = _divisible(min(slots, total))
+    plan = _Plan(model, weights, prompts, group_size, buckets(width), _divisible(max(1, rows // REFILL)))
     state = _empty(model, rows, plan.sizes[-1], most)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first_row + np.arange(total))
     return _run(plan, state, keys, limits, controls, ends, advance)
@@ -163,7 +163,8 @@ def _run(plan: _Plan, state: _Slots, keys: Key[Array, "R"], limits: np.ndarray, 
         state = _fill(plan, state, at, keys, limits)
         state = _decode(plan.model, plan.weights, state, controls, end_ids, np.int32(_patience(plan, at)),
                         np.int32(LOOKS if ends.strings else np.iinfo(np.int32).max))
-        finished = dict(_finished(jax.device_get((state.done, state.count, state.tokens, state.logps)), at, end_ids, ends))
+        out = jax.device_get((state.done, state.count, state.tokens, state.logps))
+        finished = dict(_finished(out, at, end_ids, ends))
         for slot, completion in finished.items():
             found[at[slot]], at[slot] = completion, None
         advance(len(finished))

@@ -47,8 +47,7 @@ def sample(logits: Float[Array, "B V"], keys: Key[Array, "B"],
     """
     greedy = controls.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, controls.temperature)
-    kept = truncate(scaled, controls._replace(**{
-        name: jnp.where(greedy, off, getattr(controls, name)) for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0))}))
+    kept = jax.lax.cond(greedy, lambda: scaled, lambda: truncate(scaled, controls))
     shifted = kept - jnp.max(kept, axis=-1, keepdims=True)
     masses = jnp.exp(shifted)
     drawn = jax.lax.cond(greedy, lambda: jnp.argmax(logits, axis=-1).astype(jnp.int32), lambda: draw(masses, keys))

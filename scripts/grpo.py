@@ -51,11 +51,11 @@ def main(config: Config) -> None:
     from models.transformer import Transformer
     from objectives.advantages import ADVANTAGES
     from objectives.grpo import configure
-    from rollouts.rollout import Watch, keep, log_failures, rollout_metrics, show, to_rows
+    from rollouts.rollout import Watch, keep, log_failures, rollout_metrics, show, to_batch
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.loop import train
-    from training.online import draw_groups, penalise, put_column, put_rows, tempered, time_shares
+    from training.online import draw_groups, make_scorer, penalise, put_column, time_shares
     from training.optimizer import make_optimizer, make_schedule
     from training.reference import open_reference, prepare_rollouts
     from training.runs import absolute_reference, open_policy, open_tokenizer, start
@@ -92,13 +92,13 @@ def main(config: Config) -> None:
     # the parts of a step
     in_reward = config.beta > 0 and config.kl_in == "reward"
     objective = configure(**settings(config, beta=0.0 if in_reward else config.beta))
-    rows = config.batch_size * config.group_size
-    placement = Placement(rows, config.num_minibatches * config.num_microbatches, mesh)
-    roll = online.make_roll(config, model, tokenizer, rewards, prompts.longest)
-    prepare = prepare_rollouts(model, reference, frozen, mesh, config.temperature, old=num_updates > 1 or in_reward)
+    placement = Placement(config.batch_size, config.num_minibatches * config.num_microbatches, mesh, config.group_size)
+    scorer = make_scorer(config.group_size, prompts.width, config.temperature)
+    roll = online.make_roll(config, model, tokenizer, rewards, prompts.width)
+    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old=num_updates > 1 or in_reward)
     update = make_updates(
-        make_train_step(model.clone(training=True), objective, optimizer, schedule, state,
-                        tempered(config.temperature)), config.num_minibatches, config.num_epochs)
+        make_train_step(model.clone(training=True), objective, optimizer, schedule, state, scorer),
+        config.num_minibatches, config.num_epochs)
     batches, watch = None, Watch()
 
     def open_batches(position: Any) -> PromptBatches:
@@ -118,7 +118,7 @@ def main(config: Config) -> None:
 
         # what policy and reference say of them
         began = time.perf_counter()
-        batch = put_rows(to_rows(rolled), placement, prompts.longest + config.max_new_tokens)
+        batch = placement.put(to_batch(rolled, prompts.width, config.max_new_tokens), list(range(config.batch_size)))
         batch = jax.block_until_ready(prepare(state, batch))
         scored = time.perf_counter()
 
@@ -138,7 +138,7 @@ def main(config: Config) -> None:
         return state, metrics | {name: np.float64(value) for name, value in said.items()}
 
     evaluate = online.make_evaluation(config, roll, prompts.held_out, eval_key)
-    flops = flops_per_token(model_config, prompts.longest + config.max_new_tokens, lora)
+    flops = flops_per_token(model_config, prompts.width + config.max_new_tokens, lora)
     loop = dataclasses.replace(experiment.loop_config(config, config.max_steps, flops), waits=True)
     start(run, prompts.recorded, model_config, tokenizer)
     train(state, step, open_batches, run, Placement(1, 1, mesh), loop, evaluate, put=lambda asked, rows: asked)
@@ -157,10 +157,10 @@ def check(config: Config) -> None:
     if config.group_size < 2:
         raise InputError(f"--group-size {config.group_size}: an answer is compared with others of its group; "
                          f"give 2 or more")
-    rows, parts = config.batch_size * config.group_size, config.num_minibatches * config.num_microbatches
-    if rows % parts:
-        raise InputError(f"{rows} completions of a step (--batch-size times --group-size) do not divide into {parts} "
-                         f"parts (--num-minibatches times --num-microbatches)")
+    parts = config.num_minibatches * config.num_microbatches
+    if config.batch_size % parts:
+        raise InputError(f"--batch-size {config.batch_size} prompts do not divide into {parts} parts "
+                         f"(--num-minibatches times --num-microbatches); change one of them")
 
 
 if __name__ == "__main__":

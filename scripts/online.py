@@ -71,14 +71,15 @@ class Prompts(NamedTuple):
 
     sources: list[list[Any]]
     held_out: list[Any]
-    longest: int
-    """tokens of the longest prompt"""
+    width: int
+    """tokens of the longest prompt, rounded up"""
     recorded: dict[str, Any]
     """what config.yaml is to hold"""
 
 
 def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any) -> Prompts:
     """The prompts for an opened model. Raises InputError for bad ones, or where --output-dir holds another run."""
+    from data.batches import buckets
     from data.prompts import read_prompts
     from training.runs import check_free
 
@@ -88,12 +89,12 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any) -> Prompts:
     sources, held_out_sources = experiment.open_sources(flags)
     recorded = experiment.recorded(flags, sources, held_out_sources)
     check_free(Path(flags.output_dir), recorded, MAY_DIFFER)
-    room = opened.config.max_length - flags.max_new_tokens
+    room = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what `width` rounds up to
     read = [[read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=room) for source in each]
             for each in (sources, held_out_sources)]
     held_out = [prompt for source in read[1] for prompt in source]
     longest = max(len(prompt.tokens) for source in (*read[0], held_out) for prompt in source)
-    return Prompts(read[0], held_out, longest, recorded)
+    return Prompts(read[0], held_out, buckets(longest)[-1], recorded)
 
 
 def open_rewards(flags: OnlineFlags, mesh: Any) -> tuple[Any, ...]:
@@ -103,7 +104,8 @@ def open_rewards(flags: OnlineFlags, mesh: Any) -> tuple[Any, ...]:
     return load_rewards(flags.rewards, mesh=mesh, unsafe=flags.unsafe_code_without_sandbox)
 
 
-def make_roll(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any], longest: int) -> Callable[..., Any]:
+def make_roll(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any],
+              width: int) -> Callable[..., Any]:
     """(variables, prompts, key, group_size, greedy) -> Rollouts, as the flags have them drawn and rewarded."""
     from rollouts.rollout import roll_out
     from rollouts.sampler import Ends, generate
@@ -117,7 +119,7 @@ def make_roll(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[
         def sampler(tokens: Any, key: Any, group_size: int) -> Any:
             return generate(model, variables, tokens, key, max_new_tokens=flags.max_new_tokens,
                             controls=make_controls(0.0) if greedy else drawn, ends=ends, group_size=group_size,
-                            slots=chosen.slots, longest=(longest, flags.max_new_tokens))
+                            slots=chosen.slots, longest=(width, flags.max_new_tokens))
 
         return roll_out(prompts, sampler, tokenizer, rewards, key, group_size, flags.reward_timeout)
 

@@ -1,4 +1,4 @@
-"""A step of online training on the host: groups drawn, rows laid over the devices, what is said of the step."""
+"""A step of online training on the host: groups drawn, completions scored, what is said of the step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,10 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.batches import buckets, pad
-from data.encode import Row
 from data.prompts import Prompt
-from models.scoring import score
+from models.scoring import score_completions
 from objectives.advantages import penalised
 from rollouts.rollout import Rollouts, join
 from sharding.placement import Placement
@@ -32,14 +30,9 @@ def draw_groups(prompts: Sequence[Prompt], more: Callable[[], Sequence[Prompt]],
     return join(parts[0], [*useful, *flat], len(prompts), parts)
 
 
-def put_rows(rows: Sequence[Row], placement: Placement, longest: int) -> dict[str, jax.Array]:
-    """Rows as arrays [K, b, T] on the devices, T of the few lengths up to `longest`."""
-    return placement.put(pad([row.columns() for row in rows], buckets(longest)), list(range(len(rows))))
-
-
 def put_column(name: str, values: np.ndarray, placement: Placement) -> dict[str, jax.Array]:
-    """A number for each row, [K, b]."""
-    return placement.put({name: np.asarray(values, np.float32).ravel()}, list(range(values.size)))
+    """A number for each completion, [P, G] -> [K, b] on the devices."""
+    return placement.put({name: np.asarray(values, np.float32).ravel()}, list(range(len(values))))
 
 
 def penalise(rewards: np.ndarray, batch: dict[str, jax.Array], beta: float, kl: str) -> np.ndarray:
@@ -49,10 +42,11 @@ def penalise(rewards: np.ndarray, batch: dict[str, jax.Array], beta: float, kl: 
     return np.asarray(penalised(rewards.ravel(), logps, ref_logps, mask, beta, kl)).reshape(rewards.shape)
 
 
-def tempered(temperature: float) -> Callable[..., Any]:
-    """The scorer of softmax(logits / temperature), which is what the sampler draws from."""
+def make_scorer(group_size: int, prompt_width: int, temperature: float) -> Callable[..., Any]:
+    """The scorer of rollouts.rollout.to_batch's rows under softmax(logits / temperature), which the sampler draws from.
+    """
     def scorer(model: Any, variables: Any, batch: Any, rngs: Any = None) -> Any:
-        return score(model, variables, batch, temperature, rngs)
+        return score_completions(model, variables, batch, group_size, prompt_width, temperature, rngs)
 
     return scorer
 

@@ -16,7 +16,7 @@ from objectives.kto import mismatched, reference_point
 from sharding.rules import RULES
 from training.runs import open_policy
 from training.state import TrainState
-from training.step import Objective, Prepare
+from training.step import Objective, Prepare, Scorer
 
 Batch = dict[str, jax.Array]
 
@@ -65,10 +65,10 @@ def _as_computed(params: dict[str, Any], dtype: str) -> dict[str, Any]:
     return jax.jit(lambda params: jax.tree_util.tree_map_with_path(cast, params), out_shardings=shardings)(params)
 
 
-def score_batch(model: Transformer, variables: dict[str, Any], batch: Batch, temperature: float = 1.0) -> jax.Array:
+def score_batch(model: Transformer, variables: dict[str, Any], batch: Batch, scorer: Scorer = score) -> jax.Array:
     """log p of every token, [K, B, T], one micro-batch after the other."""
     columns = {name: batch[name] for name in ("tokens", "positions", "segment_ids")}
-    return jax.lax.map(lambda micro: score(model, variables, micro, temperature).logps, columns)
+    return jax.lax.map(lambda micro: scorer(model, variables, micro).logps, columns)
 
 
 def reference_variables(state: TrainState, frozen: dict[str, Any] | None) -> dict[str, Any]:
@@ -112,13 +112,13 @@ def prepare_labelled(policy: Transformer, reference: Transformer, frozen: dict[s
 
 
 def prepare_rollouts(policy: Transformer, reference: Transformer | None, frozen: dict[str, Any] | None,
-                     mesh: jax.sharding.Mesh, temperature: float, old: bool) -> Prepare:
-    """Adds to a batch of rollouts, scored at the sampler's temperature: `old_logps` if `old`, the policy's before its
-    first update, and `ref_logps` where there is a reference."""
+                     mesh: jax.sharding.Mesh, scorer: Scorer, old: bool) -> Prepare:
+    """Adds to a batch of rollouts `old_logps` if `old`, the policy's before its first update, and `ref_logps` where
+    there is a reference."""
     def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
-        made = {"old_logps": score_batch(policy, state.variables(), batch, temperature)} if old else {}
+        made = {"old_logps": score_batch(policy, state.variables(), batch, scorer)} if old else {}
         if reference is not None:
-            made["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch, temperature)
+            made["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch, scorer)
         return batch | made
 
     return _jitted(add, frozen, mesh)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CONFIG, LORA, one_device, random_variables, variables_on
+from tiny import CONFIG, LORA, jitted_score, one_device, padded, random_variables, variables_on
 
+from data.encode import Row
 from errors import InputError
 from models.lora import merge
 from models.pretrained import EMBEDDED, open_pretrained
@@ -60,11 +61,7 @@ def test_greedy_with_the_cache_equals_full_passes_on_smollm2():
 
 
 def test_rows_do_not_touch_each_other(params):
-    def drawn(prompts):
-        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, controls=make_controls(),
-                        ends=Ends((1, 2)), longest=(40, 12))
-
-    assert drawn(PROMPTS)[:2] == drawn([*PROMPTS[:2], [1] * 40])[:2]
+    assert_alike(drawn(params)[:8], drawn(params, [*PROMPTS[:2], [1] * 16])[:8])
 
 
 def test_the_numbers_are_the_same_on_each_mesh(params):
@@ -151,3 +148,92 @@ def test_an_empty_prompt_is_refused(params):
 def test_what_does_not_fit_the_context_is_refused(params):
     with pytest.raises(InputError, match="do not fit the model's context of 256"):
         greedy(MODEL, params, [[1] * 200], 57)
+
+
+# ------------------------------------------------------------------------------------------------ groups and slots
+
+def drawn(params, prompts=PROMPTS, **rest):
+    return generate(MODEL, {"params": params}, prompts, KEY, controls=make_controls(), longest=(16, 24),
+                    **{"max_new_tokens": 24, "ends": Ends((1, 2)), "group_size": 4} | rest)
+
+
+def assert_alike(some, others):
+    for one, other in zip(some, others, strict=True):
+        assert (one.tokens, one.finish_reason) == (other.tokens, other.finish_reason)
+        np.testing.assert_allclose(one.logps, other.logps, atol=1e-5)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 16])
+def test_completions_do_not_depend_on_slots(params, slots):
+    limits = [1, 24, 3, 9, 2, 24, 5, 5, 20, 1, 7, 12]
+    whole = drawn(params, max_new_tokens=limits, slots=12)
+    assert [len(each.tokens) <= limit for each, limit in zip(whole, limits, strict=True)] == [True] * 12
+    assert_alike(drawn(params, max_new_tokens=limits, slots=slots), whole)
+
+
+def test_a_group_is_as_its_prompt_repeated(params):
+    repeated = [prompt for prompt in PROMPTS for _ in range(4)]
+    assert_alike(drawn(params), drawn(params, repeated, group_size=1))
+
+
+def test_each_prompt_is_prefilled_once(params, monkeypatch):
+    read = []
+    prefill = sampler._prefill
+    monkeypatch.setattr(sampler, "_prefill", lambda model, weights, tokens: read.append(tokens) or
+                        prefill(model, weights, tokens))
+    drawn(params, slots=3)
+    firsts = sorted(row[0] for tokens in read for row in tokens.tolist() if any(row))
+    assert firsts == sorted(prompt[0] for prompt in PROMPTS)
+
+
+def test_mixed_lengths_compile_few_shapes(params):
+    before = sampler._prefill._cache_size(), sampler._decode._cache_size()
+    for length in (3, 5, 9, 11, 13, 16):
+        drawn(params, [[4] * length], slots=2)
+    assert sampler._prefill._cache_size() - before[0] <= 2
+    assert sampler._decode._cache_size() - before[1] <= 1
+
+
+def test_sampled_numbers_are_the_same_on_each_mesh(params):
+    alone = drawn(params, slots=8)
+    for config in (MeshConfig(8), MeshConfig(1, 8), MeshConfig(2, 2, 2)):
+        mesh = make_mesh(config)
+        with jax.set_mesh(mesh):
+            assert_alike(generate(MODEL, {"params": variables_on(mesh)["params"]}, PROMPTS, KEY, max_new_tokens=24,
+                                  controls=make_controls(), ends=Ends((1, 2)), group_size=4, slots=8,
+                                  longest=(16, 24)), alone)
+
+
+def decode(tokens):
+    return "".join(chr(ord("0") + token) for token in tokens)
+
+
+def test_a_stop_string_ends_at_the_token_that_completes_it(params):
+    free = drawn(params, ends=Ends())
+    string = decode(free[5].tokens[8:10])
+    stopped = drawn(params, ends=Ends((), (string,), decode), slots=5)
+    for before, after in zip(free, stopped, strict=True):
+        place = decode(before.tokens).find(string)
+        assert after.finish_reason == ("length" if place < 0 else "stop")
+        assert after.tokens == before.tokens[: None if place < 0 else place + len(string)]
+        assert len(after.logps) == len(after.tokens)
+
+
+def test_what_is_done_is_told(params):
+    told = []
+    drawn(params, slots=3, advance=told.append)
+    assert sum(told) == 12
+    assert len(told) > 1
+
+
+def test_sampler_and_scorer_agree(params):
+    """The log-probabilities of the same tokens: cached decoding against a whole pass."""
+    completions = drawn(params)
+    asked = [prompt for prompt in PROMPTS for _ in range(4)]
+    rows = [Row(np.asarray(prompt + each.tokens, np.int32), np.zeros(len(prompt + each.tokens), np.float32))
+            for prompt, each in zip(asked, completions, strict=True)]
+    logps = jitted_score(MODEL, {"params": params}, padded(rows)).logps
+    differences = np.concatenate([logps[row, len(prompt) : len(prompt) + len(each.tokens)] - np.asarray(each.logps)
+                                  for row, (prompt, each) in enumerate(zip(asked, completions, strict=True))])
+    assert np.mean(np.abs(differences)) < 1e-5
+    assert np.max(np.abs(differences)) < 1e-4

@@ -32,7 +32,7 @@ def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sf
         variables = variables_on(mesh, lora)
         state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
         on_device = put(batch, mesh, num_microbatches)
-        (total, weight, metrics), grads = jax.jit(
+        (total, weight, metrics, _), grads = jax.jit(
             lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
     entropy = metrics["entropy"][0] / metrics["entropy"][1]
     return float(total / weight), jax.device_get(jax.tree.map(lambda grad: grad / weight, grads)), float(entropy)
