@@ -12,7 +12,6 @@ import numpy as np
 
 from data.batches import buckets
 from data.prompts import Prompt
-from data.tokenizer import Tokenizer
 from errors import InputError
 from rollouts.rewards.loading import Weighted
 from rollouts.rewards.scoring import Failure, compute_rewards
@@ -57,12 +56,12 @@ class Rollouts:
             rewards=self.rewards[list(numbers)])
 
 
-def roll_out(prompts: Sequence[Prompt], sampler: Sampler, tokenizer: Tokenizer, rewards: Sequence[Weighted], key: Any,
+def roll_out(prompts: Sequence[Prompt], sampler: Sampler, decode: Callable[[Sequence[int]], str], rewards: Sequence[Weighted], key: Any,
              group_size: int, timeout: float) -> Rollouts:
     """Answers and rewards; `timeout` seconds for each reward. Raises InputError as compute_rewards does."""
     began = time.perf_counter()
     completions = sampler([prompt.tokens for prompt in prompts], key, group_size)
-    texts = [tokenizer.decode(completion.tokens) for completion in completions]
+    texts = [decode(completion.tokens) for completion in completions]
     answered = time.perf_counter()
     asked = [prompt for prompt in prompts for _ in range(group_size)]
     replies = [[{"role": "assistant", "content": text}] if isinstance(prompt.text, list) else text

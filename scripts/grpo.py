@@ -55,7 +55,7 @@ def main(config: Config) -> None:
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.loop import train
-    from training.online import draw_groups, make_scorer, penalise, put_column, time_shares
+    from training.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
     from training.optimizer import make_optimizer, make_schedule
     from training.reference import open_reference, prepare_rollouts
     from training.runs import absolute_reference, open_policy, open_tokenizer, start
@@ -92,7 +92,11 @@ def main(config: Config) -> None:
     # the parts of a step
     in_reward = config.beta > 0 and config.kl_in == "reward"
     objective = configure(**settings(config, beta=0.0 if in_reward else config.beta))
-    placement = Placement(config.batch_size, config.num_minibatches * config.num_microbatches, mesh, config.group_size)
+    placement = Placement(config.batch_size // config.num_minibatches, config.num_microbatches, mesh, config.group_size)
+
+    def put(columns: dict[str, Any]) -> dict[str, jax.Array]:
+        return put_minibatches(columns, placement, config.num_minibatches)
+
     scorer = make_scorer(config.group_size, prompts.width, config.temperature)
     roll = online.make_roll(config, model, tokenizer, rewards, prompts.width)
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old=num_updates > 1 or in_reward)
@@ -118,14 +122,16 @@ def main(config: Config) -> None:
 
         # what policy and reference say of them
         began = time.perf_counter()
-        batch = placement.put(to_batch(rolled, prompts.width, config.max_new_tokens), list(range(config.batch_size)))
+        batch = put(to_batch(rolled, prompts.width, config.max_new_tokens))
         batch = jax.block_until_ready(prepare(state, batch))
         scored = time.perf_counter()
 
         # advantages and updates
-        totals = penalise(rolled.rewards, batch, config.beta, config.kl) if in_reward else rolled.rewards
-        advantages = np.asarray(ADVANTAGES[config.advantages](totals))
-        state, metrics = jax.block_until_ready(update(state, batch | put_column("advantages", advantages, placement)))
+        totals = rolled.rewards
+        if in_reward:
+            totals = penalise(totals, batch, config.num_minibatches, config.beta, config.kl)
+        advantages = np.asarray(ADVANTAGES[config.advantages](totals), np.float32)
+        state, metrics = jax.block_until_ready(update(state, batch | put({"advantages": advantages.ravel()})))
         seconds = rolled.seconds | {"scoring": scored - began, "update": time.perf_counter() - scored}
 
         # what a person may want to see

@@ -121,7 +121,7 @@ def make_roll(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[
                             controls=make_controls(0.0) if greedy else drawn, ends=ends, group_size=group_size,
                             slots=chosen.slots, longest=(width, flags.max_new_tokens))
 
-        return roll_out(prompts, sampler, tokenizer, rewards, key, group_size, flags.reward_timeout)
+        return roll_out(prompts, sampler, tokenizer.decode, rewards, key, group_size, flags.reward_timeout)
 
     return roll
 

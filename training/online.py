@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data.prompts import Prompt
@@ -30,15 +31,22 @@ def draw_groups(prompts: Sequence[Prompt], more: Callable[[], Sequence[Prompt]],
     return join(parts[0], [*useful, *flat], len(prompts), parts)
 
 
-def put_column(name: str, values: np.ndarray, placement: Placement) -> dict[str, jax.Array]:
-    """A number for each completion, [P, G] -> [K, b] on the devices."""
-    return placement.put({name: np.asarray(values, np.float32).ravel()}, list(range(len(values))))
+def put_minibatches(batch: dict[str, np.ndarray], placement: Placement, count: int) -> dict[str, jax.Array]:
+    """A batch of rollouts [P * G, ...] as arrays [M * K, b, ...] on the devices: `count` M mini-batches one after the
+    other, each laid out as `placement` says, so that one is as large as the other whatever the mesh."""
+    parts = [{name: np.split(column, count)[number] for name, column in batch.items()} for number in range(count)]
+    placed = [placement.put(part, list(range(placement.batch_size))) for part in parts]
+    return {name: jnp.concatenate([part[name] for part in placed]) for name in batch} if count > 1 else placed[0]
 
 
-def penalise(rewards: np.ndarray, batch: dict[str, jax.Array], beta: float, kl: str) -> np.ndarray:
-    """Rewards [P, G] less beta times the KL of each completion (objectives.advantages.penalised)."""
-    logps, ref_logps, mask = (jax.device_get(batch[name]).reshape(-1, batch[name].shape[-1])[: rewards.size]
-                              for name in ("old_logps", "ref_logps", "loss_mask"))
+def penalise(rewards: np.ndarray, batch: dict[str, jax.Array], count: int, beta: float, kl: str) -> np.ndarray:
+    """Rewards [P, G] less beta times the KL of each completion (objectives.advantages.penalised); `batch` is of
+    put_minibatches."""
+    def rows(column: jax.Array) -> np.ndarray:  # without the empty rows that fill up each mini-batch
+        parts = jax.device_get(column).reshape(count, -1, column.shape[-1])
+        return parts[:, : rewards.size // count].reshape(rewards.size, -1)
+
+    logps, ref_logps, mask = (rows(batch[name]) for name in ("old_logps", "ref_logps", "loss_mask"))
     return np.asarray(penalised(rewards.ravel(), logps, ref_logps, mask, beta, kl)).reshape(rewards.shape)
 
 

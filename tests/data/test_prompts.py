@@ -1,0 +1,73 @@
+"""Prompts: what of a row is asked and what rewards get; an order that goes on from a number."""
+
+import collections
+
+import pytest
+
+from data.prompts import Prompt, PromptBatches, read_prompts
+from errors import InputError
+
+
+class Characters:
+    """A token a character, without a chat template."""
+
+    chat_template, bos_id = None, None
+
+    def encode(self, text, add_special_tokens=False):
+        return [ord(each) for each in text]
+
+
+class Rows(list):
+    def place(self, index):
+        return f"rows.jsonl:{index + 1}"
+
+
+def read(*rows, max_length=10):
+    return read_prompts(Rows(rows), Characters(), vocab_size=256, max_length=max_length)
+
+
+def test_columns_beside_the_prompt_are_for_rewards():
+    [prompt] = read({"prompt": "ab", "answer": 3, "metadata": {"k": [1]}})
+    assert prompt == Prompt([97, 98], "ab", {"answer": 3, "metadata": {"k": [1]}})
+
+
+def test_pretokenised_prompts_pass_through():
+    assert read({"tokens": [5, 6], "answer": 1}) == [Prompt([5, 6], "", {"answer": 1})]
+
+
+@pytest.mark.parametrize(("row", "line"), [({"prompt": ""}, "rows.jsonl:1: a prompt of 0 tokens"),
+                                           ({"prompt": "x" * 11}, "rows.jsonl:1: a prompt of 11 tokens"),
+                                           ({"question": "x"}, "rows.jsonl:1: no known columns")])
+def test_a_bad_row_is_named(row, line):
+    with pytest.raises(InputError, match=line):
+        read(row)
+
+
+def batches(start=None, weights=(1.0,), sizes=(7,), seed=0):
+    sources = [[Prompt([place, index], "", {}) for index in range(size)] for place, size in enumerate(sizes)]
+    return PromptBatches(sources, weights, 3, seed, start)
+
+
+def take(stream, count):
+    return [tuple(prompt.tokens) for _ in range(count) for prompt in next(stream)]
+
+
+def test_every_epoch_has_every_prompt_in_a_new_order():
+    drawn = take(batches(), 14)
+    epochs = [drawn[start : start + 7] for start in range(0, 42, 7)]
+    assert all(sorted(epoch) == [(0, index) for index in range(7)] for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 3
+    assert take(batches(seed=1), 14) != drawn
+
+
+def test_it_goes_on_from_its_position():
+    whole = take(batches(), 9)
+    stream = batches()
+    take(stream, 4)
+    position = stream.position()
+    assert take(batches([position[row] for row in sorted(position)]), 5) == whole[12:]
+
+
+def test_sources_are_mixed_by_weight():
+    drawn = collections.Counter(place for place, _ in take(batches(weights=(3.0, 1.0), sizes=(5, 4)), 80))
+    assert drawn[0] == pytest.approx(180, abs=4)

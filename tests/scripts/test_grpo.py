@@ -1,0 +1,133 @@
+"""scripts.grpo on a tiny model: it learns, keeps what was said, does nothing at learning rate 0; what it refuses."""
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from chat_model import write_model
+
+NAMES = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/min_length",
+         "completions/max_length", "completions/clipped_ratio", "entropy", "clip_ratio/low_mean",
+         "clip_ratio/high_mean", "sampling/logp_difference/mean", "sampling/logp_difference/max",
+         "sampling/importance_ratio/min", "sampling/importance_ratio/mean", "sampling/importance_ratio/max",
+         "rollout_tokens_per_second", "time_share/rollout", "time_share/reward", "time_share/scoring",
+         "time_share/update", "loss", "grad_norm", "learning_rate", "num_tokens", "tokens_per_second"}
+LORA = ("--lora.rank", 4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("chat") / "model")
+
+
+@pytest.fixture
+def prompts(write_rows):
+    return write_rows("prompts.jsonl", [{"prompt": text, "answer": str(number)}
+                                        for number, text in enumerate(("abc", "de", "1 + 2 =", "Hello", "x", "yz"))])
+
+
+@pytest.fixture
+def train(run_script, model, prompts, tmp_path):
+    """Runs scripts.grpo; gives (exit status, standard output, standard error, lines of metrics.jsonl)."""
+
+    def train(*more, name="run", **replaced):
+        flags = {"data": prompts, "rewards": "chat_model:digits", "max-steps": 3, "batch-size": 2, "group-size": 4,
+                 "max-new-tokens": 8, "learning-rate": "1e-2", "show-every": 0} | {
+                     key.replace("_", "-"): value for key, value in replaced.items()}
+        given = [part for key, value in flags.items() for part in (f"--{key}", value)]
+        status, out, err = run_script("grpo", "--model", model, "--output-dir", tmp_path / name, *given, *more)
+        metrics = tmp_path / name / "metrics.jsonl"
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        return status, out, err, lines
+
+    return train
+
+
+def test_it_learns_and_keeps_what_was_said(train, prompts, tmp_path):
+    status, out, err, lines = train("--eval-data", prompts, max_steps=25, learning_rate="1e-2", show_every=20,
+                                    **{"optimizer.schedule": "constant"})
+    assert status == 0, err
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == 25
+    assert steps[0].keys() >= NAMES | {"rewards/chat_model:digits/mean", "rewards/chat_model:digits/std"}
+    assert sum(step["reward"] for step in steps[-5:]) > 5 * 0.3 + sum(step["reward"] for step in steps[:5])
+    held_out = [line["eval/reward"] for line in lines if "eval/reward" in line]
+    assert held_out[-1] > held_out[0] + 0.3
+    assert "step 1 " in out
+    assert "step 21" in out
+    rows = pq.read_table(tmp_path / "run" / "samples" / "step-000025.parquet").to_pylist()
+    assert len(rows) == 8
+    assert sum(row["reward"] for row in rows) / 8 == pytest.approx(steps[-1]["reward"])
+    assert len(list((tmp_path / "run" / "samples").glob("step-*.parquet"))) == 25
+
+
+@pytest.mark.parametrize("more", [LORA, ("--num-minibatches", 2, "--num-epochs", 2), ("--beta", 0.1, *LORA)],
+                         ids=["lora", "several updates", "reference"])
+def test_learning_rate_0_changes_nothing(train, more):
+    status, _, err, lines = train(*more, learning_rate=0, temperature=0.8)
+    assert status == 0, err
+    for line in lines:
+        assert line["ratio/mean"] == 1.0
+        assert line["clip_ratio/low_mean"] == line["clip_ratio/high_mean"] == 0.0
+        assert line["sampling/logp_difference/mean"] < 1e-5
+        assert line["sampling/logp_difference/max"] < 1e-4
+        assert line["sampling/importance_ratio/min"] == pytest.approx(1.0, abs=1e-4)
+        assert "--beta" not in more or line["kl"] == 0.0
+
+
+def test_variants_run(train):
+    status, _, err, lines = train(
+        "--kl-in", "reward", "--kl", "k1", "--advantages", "leave_one_out", "--ratio", "sequence", "--aggregation",
+        "constant", "--constant-length", 8, "--correction", "token_truncate", "--max-draws", 3,
+        "--num-microbatches", 2, "--sampling.top-k", 50, "--sampling.slots", 3, "--sampling.stop", "ab", "7",
+        beta=0.05, eval_samples=2)
+    assert status == 0, err
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert lines[-1]["kl"] > 0
+
+
+def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
+    (tmp_path / "late.py").write_text("calls = []\n\ndef reward(prompts, completions, **columns):\n    calls.append(1)\n"
+                                      "    return [float(len(each)) if len(calls) < 3 else float('nan')"
+                                      " for each in completions]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err, lines = train(rewards="late:reward", save_every=0)
+    assert status == 1
+    assert "reward late:reward: gave nan for row 0" in err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(("replaced", "line"), [
+    ({"group_size": 1}, "--group-size 1"),
+    ({"rewards": "nonsense"}, "'nonsense': is not known"),
+    ({"rewards": "chat_model:absent"}, "names no function"),
+    ({"rewards": "chat_model:digits=x"}, "no finite number"),
+    ({"max_new_tokens": 128}, "prompts.jsonl:1: a prompt of 3 tokens"),
+    ({"temperature": 0}, "--temperature must be above 0"),
+    ({"batch_size": 3, "num_minibatches": 2}, "do not divide into 2 parts"),
+    ({"correction": "nothing"}, "no correction is called nothing"),
+    ({"aggregation": "constant"}, "needs a constant_length"),
+    ({"data": "gym:no_such_task"}, "reasoning-gym has no such task")])
+def test_what_is_refused_is_one_line(train, tmp_path, replaced, line):
+    status, _, err, _ = train(**replaced)
+    assert status != 0
+    assert line in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_prompts_are_refused(train, write_rows):
+    status, _, err, _ = train(data=write_rows("none.jsonl", []))
+    assert status == 1
+    assert "holds no rows" in err
+
+
+def test_a_reward_with_the_wrong_number_of_values(train, tmp_path, monkeypatch):
+    Path(tmp_path / "short.py").write_text("def reward(prompts, completions, **columns):\n    return [1.0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err, _ = train(rewards="short:reward")
+    assert status == 1
+    assert "gave 1 values for 8 rows" in err.splitlines()[-1]
