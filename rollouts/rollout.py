@@ -56,8 +56,8 @@ class Rollouts:
             rewards=self.rewards[list(numbers)])
 
 
-def roll_out(prompts: Sequence[Prompt], sampler: Sampler, decode: Callable[[Sequence[int]], str], rewards: Sequence[Weighted], key: Any,
-             group_size: int, timeout: float) -> Rollouts:
+def roll_out(prompts: Sequence[Prompt], sampler: Sampler, decode: Callable[[Sequence[int]], str],
+             rewards: Sequence[Weighted], key: Any, group_size: int, timeout: float) -> Rollouts:
     """Answers and rewards; `timeout` seconds for each reward. Raises InputError as compute_rewards does."""
     began = time.perf_counter()
     completions = sampler([prompt.tokens for prompt in prompts], key, group_size)

@@ -1,4 +1,4 @@
-"""Drawing: frequencies of many draws against exact distributions, cut by top-k, top-p and min-p, by a chi-square test."""
+"""Drawing: frequencies of many draws against exact distributions, by chi-square, with top-k, top-p and min-p too."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def exact(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 
 
 def assert_drawn_from(tokens, p):
-    """Chi-square below its mean by 5 deviations at most; cells of few expected draws are put together; none beyond p."""
+    """Chi-square at most 5 deviations (and 5) above its mean; cells of few expected draws are one; none beyond p."""
     found, expected = np.bincount(tokens, minlength=len(p)), len(tokens) * p
     assert not found[p == 0].any()
     few = expected < 5

@@ -89,9 +89,9 @@ def test_variants_run(train):
 
 
 def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
-    (tmp_path / "late.py").write_text("calls = []\n\ndef reward(prompts, completions, **columns):\n    calls.append(1)\n"
-                                      "    return [float(len(each)) if len(calls) < 3 else float('nan')"
-                                      " for each in completions]\n")
+    (tmp_path / "late.py").write_text(
+        "calls = []\n\ndef reward(prompts, completions, **columns):\n    calls.append(1)\n"
+        "    return [float(len(each)) if len(calls) < 3 else float('nan') for each in completions]\n")
     monkeypatch.syspath_prepend(tmp_path)
     status, _, err, lines = train(rewards="late:reward", save_every=0)
     assert status == 1

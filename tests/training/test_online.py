@@ -29,8 +29,9 @@ def rollouts(rewards, first=0, seed=0):
     random, rewards = np.random.default_rng(seed), np.asarray(rewards, float)
     prompts = [Prompt(random.integers(0, 64, random.integers(2, 8)).tolist(), str(first + number), {})
                for number in range(len(rewards))]
-    completions = [Completion(random.integers(0, 64, length).tolist(), (-random.exponential(size=length)).tolist(), "stop")
-                   for length in random.integers(1, 9, rewards.size)]
+    lengths = random.integers(1, 9, rewards.size)
+    completions = [Completion(random.integers(0, 64, size).tolist(), (-random.exponential(size=size)).tolist(), "stop")
+                   for size in lengths]
     return Rollouts(prompts, completions, [str(row) for row in range(rewards.size)], {"r": rewards.ravel().tolist()},
                     rewards, [], {"rollout": 1.0, "reward": 0.5}, 10)
 
@@ -134,7 +135,8 @@ def test_minibatches_are_updates_of_their_own_one_after_the_other():
 def test_minibatches_are_alike_on_any_mesh():
     alone, mesh = one_device(), make_mesh(MeshConfig(8))
     how = {"num_minibatches": 2, "num_epochs": 2, "old": True}
-    assert_same(updated(mesh, Placement(2, 1, mesh, GROUP), **how), updated(alone, Placement(2, 1, alone, GROUP), **how))
+    whole = updated(alone, Placement(2, 1, alone, GROUP), **how)
+    assert_same(updated(mesh, Placement(2, 1, mesh, GROUP), **how), whole)
 
 
 def test_old_logps_make_the_first_ratio_exactly_1():
@@ -150,7 +152,8 @@ def test_kl_in_the_reward():
     made = to_batch(rolled, WIDTH, 8)
     shape = (2, -1, made["tokens"].shape[1])
     batch = {"loss_mask": jnp.asarray(made["loss_mask"]).reshape(shape)}
-    batch |= {"old_logps": jnp.full(batch["loss_mask"].shape, -1.0), "ref_logps": jnp.full(batch["loss_mask"].shape, -1.5)}
+    full = batch["loss_mask"].shape
+    batch |= {"old_logps": jnp.full(full, -1.0), "ref_logps": jnp.full(full, -1.5)}
     lengths = np.asarray([len(each.tokens) for each in rolled.completions]).reshape(2, 2)
     np.testing.assert_allclose(penalise(rolled.rewards, batch, 1, 0.1, "k1"),
                                rolled.rewards - 0.1 * 0.5 * lengths, rtol=1e-6)

@@ -1,0 +1,101 @@
+"""Sampling from SmolLM2-135M on the CPU: Temper's sampler against transformers' generate, by turns, in one run.
+
+Both answer the same prompts of random tokens, each up to a length of its own; end tokens end nothing, so that both
+sample the very same number of tokens. transformers decodes batches until the longest of each is done; Temper gives the
+place of what is done to what waits.
+"""
+
+import dataclasses
+import json
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import turns
+from scripts import cli
+
+DESCRIPTION = """Sampling on the CPU, Temper against transformers, by turns.
+
+  python -m benchmarks.generate_vs_transformers --peer-python path/to/environment/bin/python"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    peer_python: str
+    """the Python of an environment with torch and transformers"""
+    batch_sizes: tuple[int, ...] = (16, 64)
+    """completions decoded at a time"""
+    batches: int = 3
+    """batches of completions that are asked for at once"""
+    prompt_length: int = 64
+    """tokens"""
+    new_tokens: tuple[int, int] = (64, 256)
+    """least and most of a completion, drawn evenly between them"""
+    rounds: int = 1
+    """turns of each side"""
+    dtype: Literal["bfloat16", "float32"] = "float32"
+    """of weights and matmuls, on both sides"""
+    model: str = "smollm2-135m-instruct"
+    """any model that scripts.export can write as a Hugging Face folder"""
+    seed: int = 0
+    """of prompts and lengths"""
+
+
+def main(config: Config) -> None:
+    cli.check_positive(config, "batches", "prompt_length", "rounds")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"exporting {config.model} for transformers ...", flush=True)
+        turns.run_child([sys.executable, "-m", "scripts.export", "--run", config.model, "--output",
+                         str(folder / "model")], folder / "export.log")
+        vocab_size = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
+        show(config, [measure(config, folder, size, vocab_size) for size in config.batch_sizes])
+
+
+def measure(config: Config, folder: Path, size: int, vocab_size: int) -> dict[str, list[dict[str, Any]]]:
+    """What each side's worker says, by round."""
+    rng, count = random.Random(config.seed), size * config.batches
+    settings = {"model": str(folder / "model"), "dtype": config.dtype, "batch_size": size, "threads": turns.threads(),
+                "prompts": [[rng.randrange(vocab_size) for _ in range(config.prompt_length)] for _ in range(count)],
+                "limits": [rng.randint(*config.new_tokens) for _ in range(count)]}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    done: dict[str, list[dict[str, Any]]] = {"Temper": [], "transformers": []}
+    for number in range(config.rounds):
+        for side, command, environment in workers(config):
+            result = folder / f"{side}-{size}-{number}.json"
+            files = [str(folder / "settings.json"), str(result)]
+            turns.run_child([*command, *files], folder / f"{side}.log", **environment)
+            done[side].append(turn := json.loads(result.read_text()))
+            print(f"batch {size}, {side}: {turn['tokens'] / turn['seconds']:.1f} tokens/s", flush=True)
+    return done
+
+
+def workers(config: Config) -> tuple[tuple[str, list[str], dict[str, str]], ...]:
+    """Name, command and environment of each side; Temper's has the malloc settings that its scripts give themselves."""
+    other = Path(__file__).with_name("transformers_generate_worker.py")
+    return (("Temper", [sys.executable, "-m", "benchmarks.temper_generate_worker"],
+             {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": cli.MALLOC}),
+            ("transformers", [config.peer_python, str(other)], {"HF_HUB_OFFLINE": "1"}))
+
+
+def show(config: Config, measured: list[dict[str, list[dict[str, Any]]]]) -> None:
+    table = Table("batch", "Temper, tokens/s", "transformers, tokens/s", "ratio", "tokens",
+                  title=f"sampling from {config.model}, {config.dtype}, prompt {config.prompt_length}, "
+                        f"{config.new_tokens[0]} to {config.new_tokens[1]} new tokens")
+    for size, done in zip(config.batch_sizes, measured, strict=True):
+        tokens = {turn["tokens"] for each in done.values() for turn in each}
+        if len(tokens) != 1:
+            sys.exit(f"batch {size}: the sides sampled {sorted(tokens)} tokens, not the same work")
+        ours, theirs = (statistics.median(turn["tokens"] / turn["seconds"] for turn in each) for each in done.values())
+        table.add_row(str(size), f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}", str(tokens.pop()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, DESCRIPTION)

@@ -1,0 +1,40 @@
+"""Temper's side of generate_vs_transformers.py.
+
+  python -m benchmarks.temper_generate_worker SETTINGS.json RESULT.json
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from models.pretrained import open_pretrained
+from rollouts.sampler import generate
+from rollouts.sampling import make_controls
+from sharding.mesh import MeshConfig, make_mesh
+
+
+def main(settings: dict[str, Any]) -> dict[str, Any]:
+    """Compiles on one batch of short completions, then measures; the completions are waited for."""
+    mesh = make_mesh(MeshConfig())
+    model, variables = open_pretrained(settings["model"]).load(mesh, dtype=settings["dtype"],
+                                                              param_dtype=settings["dtype"])
+    size, limits, prompts = settings["batch_size"], settings["limits"], settings["prompts"]
+
+    def sample(count: int, limits: list[int]) -> int:
+        made = generate(model, variables, prompts[:count], jax.random.key(0), max_new_tokens=limits, slots=size,
+                        controls=make_controls(), longest=(len(prompts[0]), max(settings["limits"])))
+        return sum(len(each.tokens) for each in made)
+
+    with jax.set_mesh(mesh):
+        sample(size + 1, [2] * (size + 1))
+        began = time.perf_counter()
+        tokens = sample(len(prompts), limits)
+    return {"tokens": tokens, "seconds": time.perf_counter() - began}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(main(json.loads(Path(sys.argv[1]).read_text()))))

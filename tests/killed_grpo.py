@@ -1,0 +1,48 @@
+"""scripts.grpo in a process that kills itself: python killed_grpo.py MOMENT STEP FLAGS, MOMENT being rollout, reward or
+update (or never)."""
+
+import os
+import signal
+import sys
+import threading
+
+sys.path[:0] = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+
+import chat_model  # noqa: E402
+
+from rollouts import sampler  # noqa: E402
+from scripts import cli, grpo  # noqa: E402
+from training import step as steps  # noqa: E402
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_call(function, number, act):
+    """`function`, which at its `number`-th call does `act` first."""
+    calls = []
+
+    def wrapped(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == number:
+            act()
+        return function(*arguments, **keywords)
+
+    return wrapped
+
+
+def arrange(moment, number):
+    if moment == "rollout":
+        sampler._decode = on_call(sampler._decode, 2 * number, kill)  # in the middle: slots are filled again
+    if moment == "reward":
+        chat_model.digits = on_call(chat_model.digits, number, kill)
+    if moment == "update":
+        made = steps.make_updates
+        steps.make_updates = lambda *given: on_call(made(*given), number, threading.Timer(0.003, kill).start)
+
+
+if __name__ == "__main__":
+    arrange(sys.argv[1], int(sys.argv[2]))
+    sys.argv[1:] = sys.argv[3:]
+    cli.run(grpo.main, grpo.Config, grpo.DESCRIPTION)

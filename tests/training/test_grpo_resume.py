@@ -1,0 +1,54 @@
+"""A GRPO run that is killed in a rollout, in a reward or in an update ends with the numbers of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from chat_model import write_model
+from same_run import ROOT, assert_same_run
+
+STEPS = 12
+
+
+def run_to_end(run, model, prompts, moment="never", step=0):
+    """The exit status."""
+    flags = ("--model", model, "--data", prompts, "--output-dir", run, "--rewards", "chat_model:digits", "--max-steps",
+             STEPS, "--batch-size", 2, "--group-size", 4, "--max-new-tokens", 6, "--learning-rate", "1e-2",
+             "--save-every", 3, "--show-every", 0, "--lora.rank", 4, "--lora.dropout", 0.1, "--num-epochs", 2,
+             "--max-draws", 3, "--sampling.slots", 4)
+    command = [sys.executable, ROOT / "tests" / "killed_grpo.py", moment, step, *flags]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True,
+                          timeout=300).returncode
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody killed, its model and its prompts."""
+    folder = tmp_path_factory.mktemp("grpo")
+    model = write_model(folder / "model")
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("abc", "de", "1 + 2 =", "Hello", "x")))
+    assert run_to_end(folder / "run", model, prompts) == 0
+    return folder / "run", model, prompts
+
+
+@pytest.mark.parametrize("moment", ["reward", pytest.param("rollout", marks=pytest.mark.slow),
+                                    pytest.param("update", marks=pytest.mark.slow)])
+def test_killed_and_started_again(whole, tmp_path, moment):
+    other, model, prompts = whole
+    run = tmp_path / "run"
+    assert run_to_end(run, model, prompts, moment, 8) == -signal.SIGKILL
+    assert any(path.name.isdigit() for path in (run / "checkpoints").iterdir())
+    assert run_to_end(run, model, prompts) == 0
+    assert_same_run(run, other, STEPS)
+    assert said(run) == said(other)
+
+
+def said(run):
+    return [pq.read_table(path).to_pylist() for path in sorted(Path(run / "samples").glob("*.parquet"))]
