@@ -1,10 +1,11 @@
 """A batch of rollouts: prompts answered in groups, rewarded, counted and kept."""
 
+import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,6 @@ class Rollouts:
     failures: list[Failure]
     seconds: dict[str, float]
     """that `rollout` and `reward` took"""
-    num_tokens: int
-    """that were sampled"""
 
     def spread(self) -> np.ndarray:
         """[P], True for groups whose rewards differ, which alone teach anything."""
@@ -69,8 +68,7 @@ def roll_out(prompts: Sequence[Prompt], sampler: Sampler, decode: Callable[[Sequ
     scored = compute_rewards(rewards, [prompt.text for prompt in asked], replies, columns(asked, completions), timeout)
     totals = np.asarray([np.nan if total is None else total for total in scored.totals]).reshape(-1, group_size)
     seconds = {"rollout": answered - began, "reward": time.perf_counter() - answered}
-    return Rollouts(list(prompts), completions, texts, scored.values, totals, scored.failures, seconds,
-                    sum(len(completion.tokens) for completion in completions))
+    return Rollouts(list(prompts), completions, texts, scored.values, totals, scored.failures, seconds)
 
 
 def columns(asked: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, list[Any]]:
@@ -81,18 +79,17 @@ def columns(asked: Sequence[Prompt], completions: Sequence[Completion]) -> dict[
         "completion_ids": [completion.tokens for completion in completions]}
 
 
-def join(like: Rollouts, parts: Sequence[Rollouts], count: int, drawn: Sequence[Rollouts]) -> Rollouts:
-    """The first `count` prompts of `parts`; failures, seconds and tokens are those of all that was `drawn`."""
-    merged = dataclasses.replace(
-        like, prompts=[each for part in parts for each in part.prompts],
-        completions=[each for part in parts for each in part.completions],
-        texts=[each for part in parts for each in part.texts],
-        values={name: [each for part in parts for each in part.values[name]] for name in like.values},
-        rewards=np.concatenate([part.rewards for part in parts]),
-        failures=[each for part in drawn for each in part.failures],
-        seconds={name: sum(part.seconds[name] for part in drawn) for name in like.seconds},
-        num_tokens=sum(part.num_tokens for part in drawn))
-    return merged.take(range(count))
+def join(parts: Sequence[Rollouts]) -> Rollouts:
+    """All of them, one after the other; the rows of failures go on counting."""
+    starts = np.cumsum([0, *(len(part.completions) for part in parts)]).tolist()
+    failures = [failure if failure.row is None else failure._replace(row=start + failure.row)
+                for start, part in zip(starts, parts) for failure in part.failures]
+    return Rollouts(
+        [each for part in parts for each in part.prompts], [each for part in parts for each in part.completions],
+        [each for part in parts for each in part.texts],
+        {name: [each for part in parts for each in part.values[name]] for name in parts[0].values},
+        np.concatenate([part.rewards for part in parts]), failures,
+        {name: sum(part.seconds[name] for part in parts) for name in parts[0].seconds})
 
 
 def to_batch(rollouts: Rollouts, prompt_width: int, most: int) -> dict[str, np.ndarray]:
@@ -128,7 +125,7 @@ def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     metrics = reward_metrics(rollouts) | {
         "completions/mean_length": np.mean(lengths), "completions/min_length": np.min(lengths),
         "completions/max_length": np.max(lengths), "completions/clipped_ratio": np.mean(~ended),
-        "rollout_tokens_per_second": rollouts.num_tokens / rollouts.seconds["rollout"]}
+        "rollout_tokens_per_second": np.sum(lengths) / rollouts.seconds["rollout"]}
     if ended.any():
         metrics["completions/mean_terminated_length"] = np.mean(lengths[ended])
     return {name: float(value) for name, value in metrics.items()}
@@ -151,22 +148,29 @@ def reward_metrics(rollouts: Rollouts) -> dict[str, float]:
 
 
 def keep(path: Path, rollouts: Rollouts, advantages: np.ndarray) -> None:
-    """Every rollout as a row of a Parquet file, which appears whole. Raises InputError where it cannot be written."""
+    """Every rollout as a row of a Parquet file, which appears whole; advantages [P, G], NaN for what is not trained on.
+    Raises InputError where it cannot be written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     asked = [prompt for prompt in rollouts.prompts for _ in range(rollouts.rewards.shape[1])]
     table = {"prompt": [_plain(prompt.text) for prompt in asked], "completion": rollouts.texts,
-             "reward": [None if np.isnan(reward) else reward for reward in rollouts.rewards.ravel().tolist()],
-             **{f"rewards/{name}": values for name, values in rollouts.values.items()},
-             "advantage": advantages.ravel().tolist(),
+             "reward": pa.array(rollouts.rewards.ravel(), pa.float64(), from_pandas=True),  # NaN is none
+             **{f"rewards/{name}": pa.array(values, pa.float64()) for name, values in rollouts.values.items()},
+             "advantage": pa.array(advantages.ravel(), pa.float64(), from_pandas=True),
              "length": [len(completion.tokens) for completion in rollouts.completions],
              "finish_reason": [completion.finish_reason for completion in rollouts.completions]}
     partial = path.with_name(path.name + ".partial")
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), partial)
         partial.replace(path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); make room or mend the permissions, "
                          f"and give the same command again") from None
@@ -216,7 +220,6 @@ def _short(text: str, limit: int = 200) -> str:
 def log_failures(path: Path, step: int, failures: Sequence[Failure]) -> None:
     """Appends what rewards failed on to a JSON-lines file."""
     if failures:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with _writing(path), path.open("a", encoding="utf-8") as file:
             for failure in failures:
                 print(json.dumps({"step": step} | failure._asdict(), ensure_ascii=False), file=file)

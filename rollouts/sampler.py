@@ -85,11 +85,11 @@ class _Prefilled(NamedTuple):
 
 def generate(model: Transformer, variables: dict[str, Any], prompts: Sequence[Sequence[int]], key: Key[Array, ""], *,
              max_new_tokens: int | Sequence[int], controls: Controls, ends: Ends = Ends(), group_size: int = 1,
-             slots: int = 16, first_row: int = 0, longest: tuple[int, int] | None = None,
+             slots: int = 16, longest: tuple[int, int] | None = None,
              advance: Callable[[int], None] = lambda count: None) -> list[Completion]:
     """`group_size` completions of each prompt, prompt by prompt; `max_new_tokens` for all, or for each completion.
 
-    Completion i draws with fold_in(key, first_row + i), so it depends neither on its neighbours nor on `slots`. Shapes
+    Completion i draws with fold_in(key, i), so it depends neither on its neighbours nor on `slots`. Shapes
     follow from `slots` and from `longest`: tokens of the longest prompt and completion, of these unless given; what is
     given alike is compiled once. `controls` may change freely. `advance` is told of completions as they finish.
     Raises InputError for a prompt without tokens, and for what does not fit the model's context.
@@ -102,7 +102,7 @@ def generate(model: Transformer, variables: dict[str, Any], prompts: Sequence[Se
     rows = _divisible(min(slots, total))
     plan = _Plan(model, weights, prompts, group_size, buckets(width), _divisible(max(1, rows // REFILL)))
     state = _empty(model, rows, plan.sizes[-1], most)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first_row + np.arange(total))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(total))
     return _run(plan, state, keys, limits, controls, ends, advance)
 
 

@@ -29,13 +29,14 @@ def main(config: Config) -> None:
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     recipe = dataclasses.replace(cli.read_recipe(grpo.Config, RECIPE), **given)
     grpo.main(recipe)
-    report(Path(recipe.output_dir), len(held_out_problems(recipe)))
+    report(Path(recipe.output_dir), len(set(held_out_problems(recipe))))
 
 
-def held_out_problems(recipe: grpo.Config) -> list[Any]:
+def held_out_problems(recipe: grpo.Config) -> list[str]:
+    """Some come twice, as problems made by chance do."""
     from data.sources import open_source
 
-    return [row for each in recipe.eval_data for row in open_source(each)]
+    return [row["prompt"] for each in recipe.eval_data for row in open_source(each)]
 
 
 def report(run: Path, problems: int) -> None:
@@ -47,7 +48,7 @@ def report(run: Path, problems: int) -> None:
 
     lines = read_metrics(run)
     before, *_, after = [line for line in lines if "eval/reward" in line]
-    table = Table(title=f"held-out problems answered right ({problems} in all, greedy)")
+    table = Table(title=f"held-out problems answered right ({problems} different ones, greedy)")
     for name in ("problems", "before", "after"):
         table.add_column(name, justify="left" if name == "problems" else "right")
     names = [name for name in before if name.startswith("eval/rewards/") and name.endswith("/mean")]

@@ -115,7 +115,10 @@ def build(config_type: type[Config], values: Any, where: str) -> Config:
             made[name] = _value(hints[name], values[name], f"{where}: {name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             made[name] = tyro.MISSING
-    return config_type(**made)
+    try:
+        return config_type(**made)
+    except ValueError as error:  # of a dataclass that checks itself
+        raise InputError(f"{where}: {error}") from None
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

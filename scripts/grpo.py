@@ -39,6 +39,9 @@ class Config(online.OnlineFlags, Settings):
     """times that a batch of rollouts is gone through"""
     max_draws: int = 1
     """above 1, groups whose rewards are all equal are replaced, by up to so many draws in all (DAPO)"""
+    objective: str | None = None
+    """package.module:name, or package.module:name(key=value, ...), of a function (scores, batch) -> Loss, in place of
+    objectives.grpo and its settings; docs/new_objective.md"""
     lora: LoRAConfig = LoRAConfig()
 
 
@@ -61,7 +64,6 @@ def main(config: Config) -> None:
     from training.runs import absolute_reference, open_policy, open_tokenizer, start
     from training.state import init_state
     from training.step import make_train_step, make_updates
-    from training.throughput import flops_per_token
 
     check(config)
     config = dataclasses.replace(config, model=absolute_reference(config.model), dtype=cli.resolve_dtype(config.dtype))
@@ -91,7 +93,8 @@ def main(config: Config) -> None:
 
     # the parts of a step
     in_reward = config.beta > 0 and config.kl_in == "reward"
-    objective = configure(**settings(config, beta=0.0 if in_reward else config.beta))
+    objective = cli.load_function(config.objective) if config.objective else configure(
+        **settings(config, beta=0.0 if in_reward else config.beta))
     placement = Placement(config.batch_size // config.num_minibatches, config.num_microbatches, mesh, config.group_size)
 
     def put(columns: dict[str, Any]) -> dict[str, jax.Array]:
@@ -102,7 +105,7 @@ def main(config: Config) -> None:
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old=num_updates > 1 or in_reward)
     update = make_updates(
         make_train_step(model.clone(training=True), objective, optimizer, schedule, state, scorer),
-        config.num_minibatches, config.num_epochs)
+        state, config.num_minibatches, config.num_epochs)
     batches, watch = None, Watch()
 
     def open_batches(position: Any) -> PromptBatches:
@@ -117,8 +120,9 @@ def main(config: Config) -> None:
         key = jax.random.fold_in(rollout_key, number)
 
         # rollouts and rewards
-        rolled = draw_groups(asked, lambda: next(batches), lambda some, draw: roll(
+        drawn, used = draw_groups(asked, lambda: next(batches), lambda some, draw: roll(
             state.variables(), some, jax.random.fold_in(key, draw), config.group_size), config.max_draws)
+        rolled = drawn.take(used)
 
         # what policy and reference say of them
         began = time.perf_counter()
@@ -126,26 +130,31 @@ def main(config: Config) -> None:
         batch = jax.block_until_ready(prepare(state, batch))
         scored = time.perf_counter()
 
-        # advantages and updates
+        # advantages, and what a person may want to see
         totals = rolled.rewards
         if in_reward:
             totals = penalise(totals, batch, config.num_minibatches, config.beta, config.kl)
-        advantages = np.asarray(ADVANTAGES[config.advantages](totals), np.float32)
-        state, metrics = jax.block_until_ready(update(state, batch | put({"advantages": advantages.ravel()})))
-        seconds = rolled.seconds | {"scoring": scored - began, "update": time.perf_counter() - scored}
-
-        # what a person may want to see
-        keep(run / "samples" / f"step-{number:06d}.parquet", rolled, advantages)
-        log_failures(run / "samples" / "failures.jsonl", number, rolled.failures)
-        watch.look(rolled, number)
+        with jax.enable_x64(True):  # equal rewards have advantages of 0, not of what float32 rounds to
+            advantages = np.asarray(ADVANTAGES[config.advantages](totals), np.float32)
+        said = np.full(drawn.rewards.shape, np.nan)
+        said[used] = advantages
+        keep(run / "samples" / f"step-{number:06d}.parquet", drawn, said)
+        log_failures(run / "failures.jsonl", number, drawn.failures)
+        watch.look(drawn, number)
         if config.show_every and (number - 1) % config.show_every == 0:
-            show(rolled, number, count=3)
-        said = rollout_metrics(rolled) | time_shares(seconds)
-        return state, metrics | {name: np.float64(value) for name, value in said.items()}
+            show(drawn, number, count=3)
+
+        # updates
+        kept = time.perf_counter()
+        batch |= put({"advantages": advantages.ravel()})
+        with jax.transfer_guard("disallow"):
+            state, metrics = jax.block_until_ready(update(state, batch))
+        seconds = drawn.seconds | {"scoring": scored - began, "update": time.perf_counter() - kept}
+        more = rollout_metrics(drawn) | time_shares(seconds)
+        return state, metrics | {name: np.float64(value) for name, value in more.items()}
 
     evaluate = online.make_evaluation(config, roll, prompts.held_out, eval_key)
-    flops = flops_per_token(model_config, prompts.width + config.max_new_tokens, lora)
-    loop = dataclasses.replace(experiment.loop_config(config, config.max_steps, flops), waits=True)
+    loop = dataclasses.replace(experiment.loop_config(config, config.max_steps, flops_per_token=0.0), waits=True)
     start(run, prompts.recorded, model_config, tokenizer)
     train(state, step, open_batches, run, Placement(1, 1, mesh), loop, evaluate, put=lambda asked, rows: asked)
     cli.say(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output out.jsonl)")
@@ -163,6 +172,8 @@ def check(config: Config) -> None:
     if config.group_size < 2:
         raise InputError(f"--group-size {config.group_size}: an answer is compared with others of its group; "
                          f"give 2 or more")
+    if config.kl_in == "reward" and (config.beta == 0 or config.kl_weighted):
+        raise InputError("--kl-in reward needs a --beta above 0, and takes no --kl-weighted: nothing there is weighted")
     parts = config.num_minibatches * config.num_microbatches
     if config.batch_size % parts:
         raise InputError(f"--batch-size {config.batch_size} prompts do not divide into {parts} parts "

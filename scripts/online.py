@@ -47,7 +47,7 @@ class OnlineFlags(experiment.RunFlags):
     show_every: int = 10
     """steps between completions that are shown; 0 for none"""
     reward_timeout: float = 60.0
-    """seconds that each reward has for a batch"""
+    """seconds that each reward has for the completions of a step"""
     unsafe_code_without_sandbox: bool = False
     """run the completions' code where this machine cannot isolate it: it may do whatever you may do"""
     sampling: SamplingFlags = SamplingFlags()
@@ -62,6 +62,9 @@ def check_flags(flags: OnlineFlags) -> None:
     cli.check_positive(flags, "max_steps", "group_size", "max_new_tokens", "temperature", "eval_samples",
                        "reward_timeout")
     cli.check_not_negative(flags, "show_every")
+    if flags.sampling.top_k or flags.sampling.top_p < 1 or flags.sampling.min_p:
+        cli.say("note: top-k, top-p and min-p cut the distribution that is drawn from, and not the policy that is "
+                "trained; --correction token_truncate weighs for it")
     if flags.sampling.slots < 1:
         raise InputError(f"--sampling.slots must be above 0, not {flags.sampling.slots}")
 
@@ -93,8 +96,22 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any) -> Prompts:
     read = [[read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=room) for source in each]
             for each in (sources, held_out_sources)]
     held_out = [prompt for source in read[1] for prompt in source]
-    longest = max(len(prompt.tokens) for source in (*read[0], held_out) for prompt in source)
-    return Prompts(read[0], held_out, buckets(longest)[-1], recorded)
+    asked = without(read[0], held_out)
+    longest = max(len(prompt.tokens) for source in (*asked, held_out) for prompt in source)
+    return Prompts(asked, held_out, buckets(longest)[-1], recorded)
+
+
+def without(sources: list[list[Any]], held_out: list[Any]) -> list[list[Any]]:
+    """The prompts that are not held out, by their tokens: procedural tasks come upon the same problem twice. Raises
+    InputError where none is left of a source."""
+    known = {tuple(prompt.tokens) for prompt in held_out}
+    kept = [[prompt for prompt in source if tuple(prompt.tokens) not in known] for source in sources]
+    if not all(kept):
+        raise InputError("every prompt of a training source is held out, too; give other --eval-data")
+    left_out = sum(map(len, sources)) - sum(map(len, kept))
+    if left_out:
+        cli.say(f"{left_out} of {sum(map(len, sources))} training prompts are held out, too, and are left out")
+    return kept
 
 
 def open_rewards(flags: OnlineFlags, mesh: Any) -> tuple[Any, ...]:
@@ -121,7 +138,9 @@ def make_roll(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[
                             controls=make_controls(0.0) if greedy else drawn, ends=ends, group_size=group_size,
                             slots=chosen.slots, longest=(width, flags.max_new_tokens))
 
-        return roll_out(prompts, sampler, tokenizer.decode, rewards, key, group_size, flags.reward_timeout)
+        rows, usual = len(prompts) * group_size, flags.batch_size * flags.group_size
+        timeout = flags.reward_timeout * max(1.0, rows / usual)
+        return roll_out(prompts, sampler, tokenizer.decode, rewards, key, group_size, timeout)
 
     return roll
 

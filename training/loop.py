@@ -17,7 +17,7 @@ from errors import InputError, Stopped
 from sharding.hosts import lost_peers
 from sharding.placement import Placement
 from training import checkpoints
-from training.metrics import MetricsFile
+from training.metrics import MetricsFile, read_metrics
 from training.preemption import Preemption
 from training.progress import TrainingProgress
 from training.state import TrainState
@@ -40,6 +40,7 @@ class LoopConfig:
     profile: tuple[int, int] | None = None
     """first and last step of a profiler trace"""
     flops_per_token: float = 0.0
+    """of training; 0 where a step is more than that"""
     waits: bool = False
     """a step is waited for, so that its metrics are written at once and not once the next one is under way"""
 
@@ -84,14 +85,15 @@ class _Loop:
 
     def steps(self, state: TrainState, train_step: Any, evaluate: Any, stop: Preemption) -> TrainState:
         config = self.config
-        if evaluate is not None and self.first == 0:
-            self.log.held_out(0, evaluate(state))
+        if evaluate is not None and (self.first == 0 or self._owes_evaluation()):
+            self.log.held_out(self.first, evaluate(state))
         for step in range(self.first + 1, config.max_steps + 1):
             state = self._one_step(state, train_step, step)
             self.held_out = None
             if evaluate is not None and _due(step, config.eval_every, config.max_steps):
                 self.log.flush()
-                self.held_out = evaluate(state)
+                with self._saving_on_error(state, step + 1):
+                    self.held_out = evaluate(state)
                 self.log.held_out(step, self.held_out)
             asked = stop.asked(step) and step < config.max_steps
             if asked or _due(step, config.save_every, config.max_steps):
@@ -102,6 +104,12 @@ class _Loop:
                 raise Stopped(f"stopped by SIGTERM after step {step} of {config.max_steps}, which is saved; the same "
                               f"command goes on from there")
         return state
+
+    def _owes_evaluation(self) -> bool:
+        """Whether the step that was saved last was to be evaluated, and that failed."""
+        done = any(line["step"] == self.first and any(name.startswith("eval/") for name in line)
+                   for line in read_metrics(self.log.run))
+        return _due(self.first, self.config.eval_every, self.config.max_steps) and not done
 
     def _one_step(self, state: TrainState, train_step: Any, step: int) -> TrainState:
         began = time.perf_counter()
@@ -121,7 +129,7 @@ class _Loop:
 
     @contextlib.contextmanager
     def _saving_on_error(self, state: TrainState, step: int) -> Iterator[None]:
-        """A row, or a reward, that is bad loses nothing that is done."""
+        """A row, or a reward, that is bad loses nothing of what was done before `step`."""
         try:
             yield
         except InputError:
@@ -174,7 +182,7 @@ class _Log:
     """Writes a step's metrics once the next step is under way, so that the device never waits for the host."""
 
     def __init__(self, run: Path, config: LoopConfig, first: int):
-        self._main = jax.process_index() == 0
+        self.run, self._main = run, jax.process_index() == 0
         self._config, self._pending, self._skipped = config, None, 0
         with _writing(run / "metrics.jsonl"):
             self._file = MetricsFile(run, first) if self._main else None
@@ -206,7 +214,9 @@ class _Log:
         seconds, self._last = now - self._last, now
         values |= {"tokens_per_second": values["num_tokens"] / seconds, "step_seconds": seconds,
                    "data_seconds": min(data_seconds, seconds)}
-        values |= throughput_metrics(self._config.flops_per_token, values["num_tokens"], seconds) | device_memory()
+        if self._config.flops_per_token:
+            values |= throughput_metrics(self._config.flops_per_token, values["num_tokens"], seconds)
+        values |= device_memory()
         self._write(step, values)
         self._check(values["skipped_updates"], step)
 

@@ -13,22 +13,24 @@ from objectives.advantages import penalised
 from rollouts.rollout import Rollouts, join
 from sharding.placement import Placement
 
+SHARED_POSITIONS = 4096
+"""longest row that a group's completions are put into together"""
+
 
 def draw_groups(prompts: Sequence[Prompt], more: Callable[[], Sequence[Prompt]],
-                roll: Callable[[Sequence[Prompt], int], Rollouts], max_draws: int) -> Rollouts:
-    """Rollouts of `prompts`. With max_draws above 1, groups whose rewards are all equal, which teach nothing, are
-    replaced by those of `more` prompts: DAPO's dynamic sampling (arXiv:2503.14476, section 3.2).
+                roll: Callable[[Sequence[Prompt], int], Rollouts], max_draws: int) -> tuple[Rollouts, list[int]]:
+    """All that was drawn, and which of its prompts are trained on: as many as `prompts`.
 
-    `roll` answers and rewards prompts, given the number of the draw. After the last one, groups without spread fill up.
+    With max_draws above 1, groups whose rewards are all equal, which teach nothing, are replaced by those of `more`
+    prompts: DAPO's dynamic sampling (arXiv:2503.14476, section 3.2). `roll` answers and rewards prompts, given which draw
+    it is. After the last one, groups without spread fill up.
     """
     parts = [roll(prompts, 0)]
     while len(parts) < max_draws and sum(part.spread().sum() for part in parts) < len(prompts):
         parts.append(roll(more(), len(parts)))
-    if max_draws == 1:
-        return parts[0]
-    useful = [part.take(np.flatnonzero(part.spread()).tolist()) for part in parts]
-    flat = [part.take(np.flatnonzero(~part.spread()).tolist()) for part in parts]
-    return join(parts[0], [*useful, *flat], len(prompts), parts)
+    drawn = join(parts)
+    order = np.argsort(~drawn.spread(), kind="stable") if max_draws > 1 else np.arange(len(prompts))
+    return drawn, order[: len(prompts)].tolist()
 
 
 def put_minibatches(batch: dict[str, np.ndarray], placement: Placement, count: int) -> dict[str, jax.Array]:
@@ -54,9 +56,17 @@ def make_scorer(group_size: int, prompt_width: int, temperature: float) -> Calla
     """The scorer of rollouts.rollout.to_batch's rows under softmax(logits / temperature), which the sampler draws from.
     """
     def scorer(model: Any, variables: Any, batch: Any, rngs: Any = None) -> Any:
-        return score_completions(model, variables, batch, group_size, prompt_width, temperature, rngs)
+        together = sharing(group_size, prompt_width, batch["tokens"].shape[1] - prompt_width)
+        return score_completions(model, variables, batch, together, prompt_width, temperature, rngs)
 
     return scorer
+
+
+def sharing(group_size: int, prompt_width: int, width: int) -> int:
+    """Completions of `width` tokens that share a row with their prompt: as many as divide the group and keep the row
+    within SHARED_POSITIONS, since attention computes what it then masks between them."""
+    return max(count for count in range(1, group_size + 1)
+               if group_size % count == 0 and (count == 1 or prompt_width + count * width <= SHARED_POSITIONS))
 
 
 def time_shares(seconds: dict[str, float]) -> dict[str, float]:

@@ -110,11 +110,13 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState, batc
     return jax.lax.scan(body, (nothing_yet(shapes), zeros), xs)[0]
 
 
-def make_updates(step: Callable[..., Any], num_minibatches: int, num_epochs: int) -> Callable[..., Any]:
+def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: int,
+                 num_epochs: int) -> Callable[..., Any]:
     """Several updates from one batch: (state, batch of [M * K, B, T] arrays) -> (state, metrics); the state is donated.
 
     `step` is make_train_step's. The rows are split into M mini-batches, an update each, gone through `num_epochs` times
-    in the same order. Metrics are means over the updates, tokens and skipped updates their sums, extremes those of all.
+    in the same order. The new state lies as `state` does. Metrics are means over the updates; tokens and skipped updates
+    are summed, extremes those of all.
     Each update has a key of its own; `state.step` counts batches.
     """
     def updates(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -129,7 +131,9 @@ def make_updates(step: Callable[..., Any], num_minibatches: int, num_epochs: int
         after, metrics = jax.lax.scan(body, state, jnp.arange(count))
         return after.replace(step=state.step + 1), {name: _over_updates(name, each) for name, each in metrics.items()}
 
-    return jax.jit(updates, donate_argnums=0)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(updates, donate_argnums=0, in_shardings=(shardings, None),
+                   out_shardings=(shardings, state.step.sharding))
 
 
 def _over_updates(name: str, values: jax.Array) -> jax.Array:

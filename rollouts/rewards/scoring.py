@@ -118,8 +118,8 @@ def _bounded(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any
     try:
         return done.result(timeout + GRACE)
     except TimeoutError:
-        if done.done():
-            raise
+        if done.done():  # just now, or with a TimeoutError of its own
+            return done.result()
         late = TimeoutError(f"not done within {timeout:g} s")
         return Outcome([None] * len(completions), dict.fromkeys(range(len(completions)), late))
 

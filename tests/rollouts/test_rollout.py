@@ -68,8 +68,8 @@ def test_an_exception_is_counted_and_told(tmp_path):
     out = rolled((reward, 1.0))
     assert out.values["r0"] == [1.0, None, 1.0, 1.0]
     assert rollout_metrics(out)["rewards/r0/failures"] == 1
-    log_failures(tmp_path / "samples" / "failures.jsonl", 3, out.failures)
-    [line] = (tmp_path / "samples" / "failures.jsonl").read_text().splitlines()
+    log_failures(tmp_path / "failures.jsonl", 3, out.failures)
+    [line] = (tmp_path / "failures.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 3, "reward": "r0", "row": 1, "error": "ValueError: cannot judge",
                                 "completion": "fgh"}
 
@@ -96,23 +96,26 @@ def test_a_batch_ends_prompts_and_begins_completions_at_one_column():
 
 
 def test_joined_rollouts_keep_what_belongs_together():
-    some, others = rolled((lengths, 1.0)), rolled((lengths, -1.0))
-    joined = join(some, [some.take([1]), others.take([0, 1])], 2, [some, others])
-    assert joined.prompts == [PROMPTS[1], PROMPTS[0]]
-    assert joined.texts == ["", "i", "e", "fgh"]
-    np.testing.assert_array_equal(joined.rewards, [[1, 2], [-2, -3]])
-    assert joined.num_tokens == 16
+    def fails(prompts, completions, **_):
+        raise ValueError(completions)
+
+    some, others = rolled((lengths, 1.0)), rolled((fails, -1.0))
+    joined = join([some, others]).take([2, 1])
+    assert joined.prompts == [PROMPTS[0], PROMPTS[1]]
+    assert joined.texts == ["e", "fgh", "", "i"]
+    np.testing.assert_array_equal(joined.rewards, [[np.nan, np.nan], [1, 2]])
+    assert [failure.row for failure in joined.failures] == [4, 5, 6, 7]
 
 
 def test_every_rollout_is_kept(tmp_path):
     out = rolled((lambda prompts, completions, **_: [1.0, None, 0.5, 0.0], 1.0))
     path = tmp_path / "samples" / "step-000001.parquet"
-    keep(path, out, np.asarray([[1.0, 0.0], [0.7, -0.7]]))
+    keep(path, out, np.asarray([[1.0, 0.0], [np.nan, np.nan]]))
     rows = pq.read_table(path).to_pylist()
     assert rows[1] == {"prompt": "ab", "completion": "fgh", "reward": None, "rewards/r0": None, "advantage": 0.0,
                        "length": 3, "finish_reason": "length"}
     assert json.loads(rows[2]["prompt"]) == PROMPTS[1].text
-    assert [row["advantage"] for row in rows] == [1.0, 0.0, 0.7, -0.7]
+    assert [row["advantage"] for row in rows] == [1.0, 0.0, None, None]
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 

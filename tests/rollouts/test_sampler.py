@@ -132,14 +132,6 @@ def test_lora_is_sampled_as_it_was_trained(params):
     assert adapted.tokens != greedy(MODEL, variables["params"], PROMPTS[:1], 16)[0].tokens
 
 
-def test_a_row_draws_alike_in_any_batch(params):
-    def drawn(prompts, first_row):
-        return generate(MODEL, {"params": params}, prompts, KEY, max_new_tokens=12, controls=make_controls(),
-                        first_row=first_row)
-
-    assert drawn(PROMPTS, 0)[2].tokens == drawn(PROMPTS[2:], 2)[0].tokens
-
-
 def test_an_empty_prompt_is_refused(params):
     with pytest.raises(InputError, match="no tokens"):
         greedy(MODEL, params, [[3], []], 4)

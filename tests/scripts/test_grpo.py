@@ -45,8 +45,9 @@ def train(run_script, model, prompts, tmp_path):
     return train
 
 
-def test_it_learns_and_keeps_what_was_said(train, prompts, tmp_path):
-    status, out, err, lines = train("--eval-data", prompts, max_steps=25, learning_rate="1e-2", show_every=20,
+def test_it_learns_and_keeps_what_was_said(train, write_rows, tmp_path):
+    held_out = write_rows("held_out.jsonl", [{"prompt": text} for text in ("fg", "h", "Hi", "3 =")])
+    status, out, err, lines = train("--eval-data", held_out, max_steps=25, learning_rate="1e-2", show_every=20,
                                     **{"optimizer.schedule": "constant"})
     assert status == 0, err
     steps = [line for line in lines if "loss" in line]
@@ -100,6 +101,50 @@ def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
     assert len(lines) == 2
 
 
+def test_samples_that_cannot_be_kept_lose_nothing(train, tmp_path, monkeypatch):
+    from rollouts import rollout
+
+    kept = rollout.keep
+
+    def full(path, *more):
+        kept(path if path.name != "step-000003.parquet" else path / "beyond" / "x.parquet", *more)
+
+    def blocked(path, *more):
+        if path.name == "step-000003.parquet":
+            path.write_text("a file")
+        full(path, *more)
+
+    monkeypatch.setattr(rollout, "keep", blocked)
+    status, _, err, lines = train(save_every=0)
+    assert status == 1
+    assert "cannot be written" in err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
+
+
+def test_an_evaluation_that_failed_is_made_up_for(train, write_rows, tmp_path, monkeypatch):
+    held_out = write_rows("held_out.jsonl", [{"prompt": "new"}])
+    (tmp_path / "moody.py").write_text(
+        "bad = [True]\n\ndef reward(prompts, completions, **columns):\n"
+        "    return [float('nan') if bad[0] and len(prompts) == 1 and columns['completion_ids'] and calls() else 1.0\n"
+        "            for _ in prompts]\n\nasked = []\n\ndef calls():\n    asked.append(1)\n    return len(asked) > 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err, _ = train("--eval-data", held_out, rewards="moody:reward")
+    assert status == 1
+    assert "gave nan" in err.splitlines()[-1]
+    import moody
+
+    moody.bad[0] = False
+    status, _, err, lines = train("--eval-data", held_out, rewards="moody:reward")
+    assert status == 0, err
+    assert [line["step"] for line in lines if "eval/reward" in line] == [0, 3]
+
+
+def test_an_objective_of_ones_own(train):
+    status, _, err, lines = train("--objective", "objectives.sft:sft")
+    assert status == 0, err
+    assert lines[0]["loss"] > 0
+
+
 @pytest.mark.parametrize(("replaced", "line"), [
     ({"group_size": 1}, "--group-size 1"),
     ({"rewards": "nonsense"}, "'nonsense': is not known"),
@@ -107,6 +152,7 @@ def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
     ({"rewards": "chat_model:digits=x"}, "no finite number"),
     ({"max_new_tokens": 128}, "prompts.jsonl:1: a prompt of 3 tokens"),
     ({"temperature": 0}, "--temperature must be above 0"),
+    ({"kl_in": "reward"}, "--kl-in reward needs a --beta above 0"),
     ({"batch_size": 3, "num_minibatches": 2}, "do not divide into 2 parts"),
     ({"correction": "nothing"}, "no correction is called nothing"),
     ({"aggregation": "constant"}, "needs a constant_length"),
@@ -117,6 +163,22 @@ def test_what_is_refused_is_one_line(train, tmp_path, replaced, line):
     assert line in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_held_out_is_not_trained_on(train, write_rows, tmp_path):
+    held_out = write_rows("held_out.jsonl", [{"prompt": text} for text in ("abc", "de", "new")])
+    status, out, err, _ = train("--eval-data", held_out, max_steps=6)
+    assert status == 0, err
+    assert "2 of 6 training prompts are held out, too, and are left out" in out
+    asked = {row["prompt"] for path in (tmp_path / "run" / "samples").glob("*.parquet")
+             for row in pq.read_table(path).to_pylist()}
+    assert asked == {"1 + 2 =", "Hello", "x", "yz"}
+
+
+def test_nothing_left_to_train_on(train, prompts):
+    status, _, err, _ = train("--eval-data", prompts)
+    assert status == 1
+    assert "every prompt of a training source is held out" in err
 
 
 def test_no_prompts_are_refused(train, write_rows):

@@ -16,7 +16,7 @@ from rollouts.rollout import Rollouts, to_batch
 from rollouts.sampler import Completion
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.placement import Placement
-from training.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
+from training.online import draw_groups, make_scorer, penalise, put_minibatches, sharing, time_shares
 from training.reference import prepare_rollouts
 from training.state import init_state
 from training.step import make_train_step, make_updates
@@ -33,7 +33,7 @@ def rollouts(rewards, first=0, seed=0):
     completions = [Completion(random.integers(0, 64, size).tolist(), (-random.exponential(size=size)).tolist(), "stop")
                    for size in lengths]
     return Rollouts(prompts, completions, [str(row) for row in range(rewards.size)], {"r": rewards.ravel().tolist()},
-                    rewards, [], {"rollout": 1.0, "reward": 0.5}, 10)
+                    rewards, [], {"rollout": 1.0, "reward": 0.5})
 
 
 # ------------------------------------------------------------------------------------------------ dynamic sampling
@@ -49,24 +49,27 @@ def drawn(draws, max_draws):
     return draw_groups(["first"] * 2, lambda: ["more"] * 2, roll, max_draws), [prompts[0] for prompts in asked]
 
 
+def used(drawn, numbers):
+    return [prompt.text for prompt in drawn.take(numbers).prompts]
+
+
 def test_groups_without_spread_are_replaced_in_order():
-    joined, asked = drawn([[[1, 1], [0, 1]], [[0, 0], [2, 1]], [[5, 6], [7, 8]]], max_draws=5)
-    assert [prompt.text for prompt in joined.prompts] == ["1", "11"]
-    np.testing.assert_array_equal(joined.rewards, [[0, 1], [2, 1]])
+    (everything, numbers), asked = drawn([[[1, 1], [0, 1]], [[0, 0], [2, 1]], [[5, 6], [7, 8]]], max_draws=5)
+    assert used(everything, numbers) == ["1", "11"]
+    assert [prompt.text for prompt in everything.prompts] == ["0", "1", "10", "11"]
     assert asked == ["first", "more"], "no draw beyond what is needed"
-    assert joined.num_tokens == 20
-    assert joined.seconds == {"rollout": 2.0, "reward": 1.0}
+    assert everything.seconds == {"rollout": 2.0, "reward": 1.0}
 
 
 def test_after_the_last_draw_flat_groups_fill_up():
-    joined, asked = drawn([[[1, 1], [0, 1]], [[0, 0], [3, 3]]], max_draws=2)
-    assert [prompt.text for prompt in joined.prompts] == ["1", "0"]
+    (everything, numbers), asked = drawn([[[1, 1], [0, 1]], [[0, 0], [3, 3]]], max_draws=2)
+    assert used(everything, numbers) == ["1", "0"]
     assert len(asked) == 2
 
 
 def test_one_draw_replaces_nothing():
-    joined, asked = drawn([[[1, 1], [0, 0]]], max_draws=1)
-    assert [prompt.text for prompt in joined.prompts] == ["0", "1"]
+    (everything, numbers), asked = drawn([[[1, 1], [0, 1]]], max_draws=1)
+    assert used(everything, numbers) == ["0", "1"]
     assert asked == ["first"]
 
 
@@ -94,7 +97,7 @@ def updated(mesh, placement, num_minibatches=1, num_epochs=1, settings=None, old
         step = make_train_step(model, objective, optimizer, SCHEDULE, state, scorer)
         batch = put(rolled, placement, num_minibatches)
         batch = prepare_rollouts(model, model, None, mesh, scorer, old=old)(state, batch)
-        state, metrics = make_updates(step, num_minibatches, num_epochs)(state, batch)
+        state, metrics = make_updates(step, state, num_minibatches, num_epochs)(state, batch)
     assert int(state.step) == 1
     return jax.device_get(state.lora), {name: float(value) for name, value in metrics.items()}
 
@@ -161,3 +164,7 @@ def test_kl_in_the_reward():
 
 def test_shares_of_the_time():
     assert time_shares({"rollout": 3.0, "update": 1.0}) == {"time_share/rollout": 0.75, "time_share/update": 0.25}
+
+
+def test_long_groups_are_laid_out_in_several_rows():
+    assert [sharing(8, 100, width) for width in (24, 499, 500, 2000, 8000)] == [8, 8, 4, 1, 1]
