@@ -39,7 +39,7 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
                            stopping_criteria=transformers.StoppingCriteriaList([OwnLimits(rows.shape[1], limits)]))
         return sum(limits)
 
-    sample(prompts[:size], [2] * size)
+    sample(prompts[:size], [2] * len(prompts[:size]))
     began = time.perf_counter()
     tokens = sum(sample(prompts[start : start + size], limits[start : start + size])
                  for start in range(0, len(prompts), size))

@@ -22,8 +22,8 @@ def draw_groups(prompts: Sequence[Prompt], more: Callable[[], Sequence[Prompt]],
     """All that was drawn, and which of its prompts are trained on: as many as `prompts`.
 
     With max_draws above 1, groups whose rewards are all equal, which teach nothing, are replaced by those of `more`
-    prompts: DAPO's dynamic sampling (arXiv:2503.14476, section 3.2). `roll` answers and rewards prompts, given which draw
-    it is. After the last one, groups without spread fill up.
+    prompts: DAPO's dynamic sampling (arXiv:2503.14476, section 3.2). `roll` answers and rewards prompts, given the
+    draw's number. After the last one, groups without spread fill up.
     """
     parts = [roll(prompts, 0)]
     while len(parts) < max_draws and sum(part.spread().sum() for part in parts) < len(prompts):

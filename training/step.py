@@ -115,8 +115,8 @@ def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: i
     """Several updates from one batch: (state, batch of [M * K, B, T] arrays) -> (state, metrics); the state is donated.
 
     `step` is make_train_step's. The rows are split into M mini-batches, an update each, gone through `num_epochs` times
-    in the same order. The new state lies as `state` does. Metrics are means over the updates; tokens and skipped updates
-    are summed, extremes those of all.
+    in the same order. The new state lies as `state` does. Metrics are means over updates, but sums of tokens and of
+    skipped updates, and extremes of all.
     Each update has a key of its own; `state.step` counts batches.
     """
     def updates(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
