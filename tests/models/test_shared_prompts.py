@@ -63,7 +63,7 @@ def test_the_temperature_divides_logits():
     np.testing.assert_allclose(one, score(model, variables, batch, 0.7).logps * batch["loss_mask"], atol=2e-5)
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [pytest.param(None, id="full", marks=pytest.mark.slow), pytest.param(LORA, id="lora")])
 def test_gradients_are_those_of_each_row_alone(lora):
     model, variables, batch = Transformer(CONFIG, lora), random_variables(lora), make_batch()
     one, other = (jax.jit(jax.grad(lambda variables, scorer=scorer: summed(scorer, model, variables, batch)))(variables)

@@ -109,7 +109,7 @@ def assert_same(one, other):
         assert one[1][name] == pytest.approx(other[1][name], rel=1e-3, abs=1e-6), name
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("aggregation", ["token_mean", pytest.param("sequence_mean", marks=pytest.mark.slow)])
 def test_micro_batches_and_meshes_change_nothing(aggregation):
     settings, alone = {"aggregation": aggregation, "beta": 0.1, "kl": "k2"}, one_device()
     whole = updated(alone, Placement(4, 1, alone, GROUP), settings=settings)
@@ -135,6 +135,7 @@ def test_minibatches_are_updates_of_their_own_one_after_the_other():
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_minibatches_are_alike_on_any_mesh():
     alone, mesh = one_device(), make_mesh(MeshConfig(8))
     how = {"num_minibatches": 2, "num_epochs": 2, "old": True}
