@@ -221,4 +221,3 @@ def init_variables(model: Transformer, key: jax.Array) -> dict[str, Any]:
     tokens = jnp.zeros((1, 1), jnp.int32)
     params_key, lora_key = jax.random.split(key)
     return model.init({"params": params_key, "lora": lora_key}, tokens, tokens, tokens + 1)
-
