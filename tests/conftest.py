@@ -2,8 +2,9 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ["JAX_PLATFORMS"] = "cpu"
+from simulated import environment
+
+os.environ |= environment(8)
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import simulated
+
 from training.checkpoints import finished_steps
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +25,7 @@ def started(run: Path, *flags, count: int = 1, devices: int = 1) -> Iterator[lis
     """`count` processes of one run with `devices` simulated devices each; modules beside `run` can be imported."""
     command = [sys.executable, "-m", "scripts.sft", "--model", TINY, "--output-dir", run, "--dtype", "float32",
                "--learning-rate", "1e-2", *flags]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                                "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(run.parent)}
+    environment = os.environ | simulated.environment(devices) | {"PYTHONPATH": str(run.parent)}
     processes = [subprocess.Popen([str(part) for part in [*command, *hosts]], cwd=ROOT, env=environment, text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE) for hosts in _hosts(count)]
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import simulated
 
 from training.metrics import read_metrics
 
@@ -53,7 +54,7 @@ def start(arguments, script="sft", *, first=None):
     python = [sys.executable, "-m", f"scripts.{script}", *arguments]
     if first is not None:
         python[1:1] = ["-c", f"{first}; import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | simulated.environment(1)
     return subprocess.Popen(python, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True, start_new_session=True)
 

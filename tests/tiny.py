@@ -27,12 +27,14 @@ def one_device():
 
 @functools.cache
 def random_variables(lora=None, seed=0, config=CONFIG):
-    """Unboxed variables with every entry random, LoRA's B too, and large enough that nothing is flat."""
-    variables = nn.meta.unbox(jax.jit(lambda key: init_variables(Transformer(config, lora), key))(jax.random.key(seed)))
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(tree, [leaf + 0.1 * jax.random.normal(key, leaf.shape)
-                                     for leaf, key in zip(leaves, keys, strict=True)])
+    """Unboxed variables on the host, every entry random, LoRA's B too, and large enough that nothing is flat."""
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        return (centre + 0.15 * random.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(boxed_variables(lora, config)))
 
 
 @functools.cache

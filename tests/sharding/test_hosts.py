@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import simulated
 
 from errors import InputError, Stopped
 from sharding.hosts import HostsConfig, connect, explain, in_cluster, lost_peers
@@ -94,7 +95,7 @@ def _start(what: str, ids: tuple[int, ...] = (0, 1), seconds: int = 60, devices:
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | simulated.environment(devices)
     return [subprocess.Popen([sys.executable, "-c", WORKER, f"localhost:{port}", str(each), what, str(seconds)],
                              cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for each in ids]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import simulated
 from chat_model import write_model
 from same_run import ROOT, assert_same_run
 
@@ -22,7 +23,7 @@ def run_to_end(run, model, prompts, moment="never", step=0):
              "--save-every", 3, "--show-every", 0, "--lora.rank", 4, "--lora.dropout", 0.1, "--num-epochs", 2,
              "--max-draws", 3, "--sampling.slots", 4)
     command = [sys.executable, ROOT / "tests" / "killed_grpo.py", moment, step, *flags]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | simulated.environment(1)
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True,
                           timeout=300).returncode
 
