@@ -1,14 +1,15 @@
 """Scaled dot-product attention behind one function, `attend`, that picks the kernel.
 
 Every kernel computes softmax(q k^T / sqrt(H)) v over the keys that a query may see: those of its own segment
-(equal non-zero `segment_ids`) or its prefix, not after it (`positions`), and fewer than `window` back. A new kernel is
-one function with `attend`'s arguments and a line in `attend`; no model changes.
+(equal non-zero `segment_ids`), not after it (`positions`), and fewer than `window` back. A new kernel is one function
+with `attend`'s arguments and a line in `attend`; no model changes.
 """
 
 import functools
 import math
 from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -30,13 +31,21 @@ LANES = 128
 """what the TPU's registers hold side by side: blocks are multiples of it"""
 
 
-class Places(NamedTuple):
+class SharedPrompt(NamedTuple):
+    """A row of T = prompt + completions * C positions: a prompt, then completions that each see it and themselves."""
+
+    prompt: int
+    """positions of the prompt"""
+    completions: int
+
+
+@flax.struct.dataclass
+class Places:
     """Where the tokens of queries (or keys) stand."""
 
     positions: Int[Array, "B T"]
     segment_ids: Int[Array, "B T"]
-    prefix_ids: Int[Array, "B T"] | None = None
-    """the segment that a token sees besides its own, as completions share a prompt; 0 for none"""
+    shared: SharedPrompt | None = flax.struct.field(default=None, pytree_node=False)
 
 
 def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], queries: Places,
@@ -44,15 +53,37 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
     """Attention with N query heads in K groups; a padding query (segment 0) gets finite values of no meaning.
 
     `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. Cudnn and flash
-    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla, and so does a shared prefix
-    in place of flash, which knows only equal segments.
+    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla.
     Raises InputError for an unknown kernel, and where cudnn is asked for what it cannot do.
     """
+    if queries.shared:
+        return _attend_sharing(q, k, v, queries, window, implementation)
     kernel = _pick(implementation, q, k)
-    if kernel == "flash" and queries.prefix_ids is not None:
-        kernel = "xla"
     return {"xla": xla_attention, "cudnn": cudnn_attention, "flash": flash_attention}[kernel](
         q, k, v, queries, keys, window)
+
+
+def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | None, implementation: str) -> Array:
+    """Each completion as a row of its own behind its prompt; the xla kernel has the prompt's queries once."""
+    width, count = places.shared
+
+    def apart(x: Array) -> tuple[Array, Array]:  # [B, W + G C, ...] -> [B, W, ...], [B G, C, ...]
+        return x[:, :width], x[:, width:].reshape(x.shape[0] * count, -1, *x.shape[2:])
+
+    def whole(x: Array) -> Array:  # -> [B G, W + C, ...]
+        prompts, completions = apart(x)
+        return jnp.concatenate([jnp.repeat(prompts, count, axis=0), completions], axis=1)
+
+    places = places.replace(shared=None)
+    keys, values, rows = whole(k), whole(v), jax.tree.map(whole, places)
+    if _pick(implementation, whole(q), keys) == "xla":
+        firsts, seconds = (jax.tree.map(lambda x: apart(x)[part], (q, places)) for part in (0, 1))  # noqa: B023
+        prompt = xla_attention(firsts[0], k[:, :width], v[:, :width], firsts[1], firsts[1], window)
+        own = xla_attention(seconds[0], keys, values, seconds[1], rows, window)
+    else:
+        out = attend(whole(q), keys, values, rows, rows, window, implementation)
+        prompt, own = out[::count, :width], out[:, width:]
+    return jnp.concatenate([prompt, own.reshape(len(q), -1, *own.shape[2:])], axis=1)
 
 
 def attend_to_cache(q: Float[Array, "B 1 N H"], keys: Float[Array, "B K S H"], values: Float[Array, "B K S H"],
@@ -107,10 +138,7 @@ def visible(queries: Places, keys: Places, window: int | None) -> Bool[Array, "B
     """True where query t may see key s."""
     distance = queries.positions[:, :, None] - keys.positions[:, None, :]
     segments = keys.segment_ids[:, None, :]
-    same = queries.segment_ids[:, :, None] == segments
-    if queries.prefix_ids is not None:
-        same = same | (queries.prefix_ids[:, :, None] == segments)
-    same = same & (segments != 0)
+    same = (queries.segment_ids[:, :, None] == segments) & (segments != 0)
     near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     return same & near
 

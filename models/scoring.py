@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from models.attention import SharedPrompt
 from models.transformer import Transformer, output_kernel
 from objectives.base import follows
 from sharding.rules import RULES, constrain, ways
@@ -56,13 +57,8 @@ def score_completions(model: Transformer, variables: dict[str, Any], batch: dict
         completions = column[:, prompt_width:].reshape(count, -1)
         return jnp.concatenate([column[::group_size, :prompt_width], completions], axis=1)
 
-    tokens, positions, segments = (lay(jnp.asarray(batch[name])) for name in ("tokens", "positions", "segment_ids"))
-    completion = jnp.arange(tokens.shape[1]) >= prompt_width
-    width = batch["tokens"].shape[1] - prompt_width
-    own = jnp.where(completion, 2 + (jnp.arange(tokens.shape[1]) - prompt_width) // width, 1)  # segments of a row
-    used = segments != 0
-    hidden = model.apply(variables, tokens, positions, jnp.where(used, own, 0), jnp.where(used & completion, 1, 0),
-                         rngs=rngs)
+    hidden = model.apply(variables, *(lay(jnp.asarray(batch[name])) for name in ("tokens", "positions", "segment_ids")),
+                         SharedPrompt(prompt_width, group_size), rngs=rngs)
     last = jnp.repeat(hidden[:, prompt_width - 1 : prompt_width], group_size, axis=0)
     after = hidden[:, prompt_width:].reshape(len(batch["tokens"]), -1, hidden.shape[-1])
     before = jnp.concatenate([last, after[:, :-1]], axis=1)  # what predicts each token of a completion

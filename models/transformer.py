@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from models.attention import Places, attend, attend_to_cache
+from models.attention import Places, SharedPrompt, attend, attend_to_cache
 from models.config import ModelConfig
 from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
@@ -177,14 +177,14 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
                  segment_ids: Int[Array, "B T"],
-                 prefix_ids: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
+                 shared: SharedPrompt | None = None) -> Float[Array, "B T D"]:
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), jnp.dtype(config.param_dtype))
         x = jnp.take(embedding, tokens, axis=0).astype(config.dtype)
         x = constrain(x, "batch", "length", "features")
         layers = _stacked_blocks(config)(config, self.lora, self.training, name="layers")
-        x, _ = layers(x, cos_sin(config, positions), Places(positions, segment_ids, prefix_ids))
+        x, _ = layers(x, cos_sin(config, positions), Places(positions, segment_ids, shared))
         if config.reward_head:
             self._reward_head()
         elif not config.tie_embeddings:

@@ -76,13 +76,6 @@ class _Slots:
     logps: Float[Array, "S N"]
 
 
-class _Prefilled(NamedTuple):
-    """Prompts whose caches are ready: `cache` has a row for each of `prompts`, which are numbers."""
-
-    prompts: list[int]
-    cache: decoding.Cache
-
-
 def generate(model: Transformer, variables: dict[str, Any], prompts: Sequence[Sequence[int]], key: Key[Array, ""], *,
              max_new_tokens: int | Sequence[int], controls: Controls, ends: Ends = Ends(), group_size: int = 1,
              slots: int = 16, longest: tuple[int, int] | None = None,
@@ -133,9 +126,9 @@ class _Plan:
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # those of like length together
         self.chunks = iter([order[start : start + at_a_time] for start in range(0, len(order), at_a_time)])
         self.group_size, self.waiting = group_size, len(prompts) * group_size
-        self.ready: list[tuple[int, int]] = []  # (completion, row of prefilled.cache)
+        self.ready: list[tuple[int, int]] = []  # (completion, row of the caches prefilled last)
 
-    def take(self, most: int) -> tuple[list[tuple[int, int]], _Prefilled | None]:
+    def take(self, most: int) -> tuple[list[tuple[int, int]], decoding.Cache | None]:
         """Up to `most` completions of the prompts prefilled last; those of the next ones when these are used up."""
         if not self.ready and self.waiting:
             self._prefill(next(self.chunks))
@@ -148,7 +141,7 @@ class _Plan:
         tokens = np.zeros((self.at_a_time, next(size for size in self.sizes if size >= longest)), np.int32)
         for row, number in enumerate(numbers):
             tokens[row, : len(self.prompts[number])] = self.prompts[number]
-        self.prefilled = _Prefilled(numbers, _prefill(self.model, self.weights, tokens))
+        self.prefilled = _prefill(self.model, self.weights, tokens)
         self.ready = [(number * self.group_size + member, row)
                       for row, number in enumerate(numbers) for member in range(self.group_size)]
 
@@ -205,7 +198,7 @@ def _fill(plan: _Plan, state: _Slots, at: list[int | None], keys: Key[Array, "R"
         numbers[: len(taken)] = [number for number, _ in taken]
         prompts = [plan.prompts[number // plan.group_size] for number in numbers]
         lasts = np.asarray([[prompt[-1], len(prompt) - 1] for prompt in prompts], np.int32)
-        state = _admit(state, prefilled.cache, slots, rows, lasts, limits[numbers], keys[numbers])
+        state = _admit(state, prefilled, slots, rows, lasts, limits[numbers], keys[numbers])
         for slot, (number, _) in zip(free, taken, strict=False):
             at[slot] = number
     return state

@@ -4,6 +4,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data.batches import pad
@@ -25,9 +26,13 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-@functools.cache
 def random_variables(lora=None, seed=0, config=CONFIG):
-    """Unboxed variables on the host, every entry random, LoRA's B too, and large enough that nothing is flat."""
+    """Unboxed variables, every entry random, LoRA's B too, and large enough that nothing is flat."""
+    return jax.tree.map(jnp.asarray, _on_the_host(lora, seed, config))
+
+
+@functools.cache
+def _on_the_host(lora, seed, config):
     random = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -45,7 +50,7 @@ def boxed_variables(lora=None, config=CONFIG):
 
 def variables_on(mesh, lora=None):
     """random_variables, laid over the mesh as loading lays them."""
-    copies = jax.tree.map(np.array, random_variables(lora))  # a train step may donate what it is given
+    copies = jax.tree.map(np.array, _on_the_host(lora, 0, CONFIG))  # a train step may donate what it is given
     return jax.device_put(copies, tree_shardings(boxed_variables(lora), mesh))
 
 

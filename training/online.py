@@ -13,9 +13,6 @@ from objectives.advantages import penalised
 from rollouts.rollout import Rollouts, join
 from sharding.placement import Placement
 
-SHARED_POSITIONS = 4096
-"""longest row that a group's completions are put into together"""
-
 
 def draw_groups(prompts: Sequence[Prompt], more: Callable[[], Sequence[Prompt]],
                 roll: Callable[[Sequence[Prompt], int], Rollouts], max_draws: int) -> tuple[Rollouts, list[int]]:
@@ -56,17 +53,9 @@ def make_scorer(group_size: int, prompt_width: int, temperature: float) -> Calla
     """The scorer of rollouts.rollout.to_batch's rows under softmax(logits / temperature), which the sampler draws from.
     """
     def scorer(model: Any, variables: Any, batch: Any, rngs: Any = None) -> Any:
-        together = sharing(group_size, prompt_width, batch["tokens"].shape[1] - prompt_width)
-        return score_completions(model, variables, batch, together, prompt_width, temperature, rngs)
+        return score_completions(model, variables, batch, group_size, prompt_width, temperature, rngs)
 
     return scorer
-
-
-def sharing(group_size: int, prompt_width: int, width: int) -> int:
-    """Completions of `width` tokens that share a row with their prompt: as many as divide the group and keep the row
-    within SHARED_POSITIONS, since attention computes what it then masks between them."""
-    return max(count for count in range(1, group_size + 1)
-               if group_size % count == 0 and (count == 1 or prompt_width + count * width <= SHARED_POSITIONS))
 
 
 def time_shares(seconds: dict[str, float]) -> dict[str, float]:

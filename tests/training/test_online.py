@@ -16,7 +16,7 @@ from rollouts.rollout import Rollouts, to_batch
 from rollouts.sampler import Completion
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.placement import Placement
-from training.online import draw_groups, make_scorer, penalise, put_minibatches, sharing, time_shares
+from training.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
 from training.reference import prepare_rollouts
 from training.state import init_state
 from training.step import make_train_step, make_updates
@@ -165,7 +165,3 @@ def test_kl_in_the_reward():
 
 def test_shares_of_the_time():
     assert time_shares({"rollout": 3.0, "update": 1.0}) == {"time_share/rollout": 0.75, "time_share/update": 0.25}
-
-
-def test_long_groups_are_laid_out_in_several_rows():
-    assert [sharing(8, 100, width) for width in (24, 499, 500, 2000, 8000)] == [8, 8, 4, 1, 1]
