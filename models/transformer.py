@@ -73,7 +73,25 @@ class Linear(nn.Module):
         a = self.variable("lora", "a", random, (shape[0], self.lora.rank)).value
         b = self.variable("lora", "b", zeros, (self.lora.rank, shape[1])).value
         x = nn.Dropout(self.lora.dropout, deterministic=not self.training)(x)
-        return (x @ a.astype(x.dtype)) @ (b * self.lora.scale).astype(x.dtype)
+        return expand(x @ a.astype(x.dtype), (b * self.lora.scale).astype(x.dtype))
+
+
+@jax.custom_vjp
+def expand(x: Float[Array, "B T R"], b: Float[Array, "R out"]) -> Float[Array, "B T out"]:
+    """x @ b. Its gradient is written as x^T dy: JAX's own, (dy^T x)^T, has XLA's CPU backend transpose all of dy."""
+    return x @ b
+
+
+def _expand_forward(x: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ b, (x, b)
+
+
+def _expand_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, b = saved
+    return cotangent @ b.T, jnp.einsum("btr,bto->ro", x, cotangent)
+
+
+expand.defvjp(_expand_forward, _expand_backward)
 
 
 class Attention(nn.Module):

@@ -35,7 +35,8 @@ def plain_attention(q, k, v, queries, keys, window):
 
 def plain_mask(queries, keys, window):
     """True for keys of the query's segment, at its position or before, fewer than `window` back."""
-    (at_q, segment_q), (at_k, segment_k) = (tuple(np.asarray(x).tolist() for x in side[:2]) for side in (queries, keys))
+    (at_q, segment_q), (at_k, segment_k) = ([np.asarray(x).tolist() for x in (side.positions, side.segment_ids)]
+                                          for side in (queries, keys))
     mask = np.zeros((len(at_q), len(at_q[0]), len(at_k[0])), bool)
     for row, query, key in np.ndindex(mask.shape):
         if segment_q[row][query] == segment_k[row][key] != 0:

@@ -100,7 +100,7 @@ def test_smollm2_equals_transformers_on_real_sentences(smollm2):
         np.testing.assert_allclose(scores.entropy[row, :count], expected[f"entropy_{row}"], atol=1e-4)
 
 
-@pytest.mark.parametrize("packing", ["first-fit", "concat-then-split"])
+@pytest.mark.parametrize("packing", ["first-fit", pytest.param("concat-then-split", marks=pytest.mark.slow)])
 def test_smollm2_scores_packed_segments_as_it_scores_them_alone(packing, smollm2, tmp_path):
     texts = json.loads((FIXTURES / "smollm2_texts.json").read_text())["texts"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"tokens": text["tokens"][:20]}) + "\n" for text in texts))

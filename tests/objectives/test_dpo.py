@@ -64,7 +64,11 @@ def test_every_loss_and_the_metrics_have_a_case():
 
 # ------------------------------------------------------------------------------------------------- invariances
 
-@pytest.mark.parametrize("name", LOSSES)
+QUICK = ("sigmoid", "ipo", "aot", "discopop", "sft")
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in LOSSES])
 def test_invariances(name, batch):
     check_objective(named(name), batch, rows_per_unit=2)
 

@@ -126,7 +126,8 @@ COMBINED = {
 """several choices at once: each by itself is a slow test"""
 
 
-@pytest.mark.parametrize("case", ["token", "sequence", pytest.param("product", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["token", pytest.param("sequence", marks=pytest.mark.slow),
+                                  pytest.param("product", marks=pytest.mark.slow)])
 def test_invariances(batch, case):
     check_objective(configure(**COMBINED[case]), batch)
 

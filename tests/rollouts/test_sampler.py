@@ -52,6 +52,7 @@ def test_greedy_with_the_cache_equals_full_passes(params):
         assert completion.tokens == without_cache(MODEL, params, prompt, 64)
 
 
+@pytest.mark.slow
 def test_greedy_with_the_cache_equals_full_passes_on_smollm2():
     model, variables = open_pretrained(EMBEDDED).load(one_device())
     params = variables["params"]

@@ -14,6 +14,7 @@ from rollouts.sampling import make_controls, sample, truncate
 DRAWS = 20_000
 CONTROLS = {"all": {}, "temperature": {"temperature": 0.6}, "top_k": {"top_k": 5}, "top_p": {"top_p": 0.7},
             "min_p": {"min_p": 0.3}, "together": {"temperature": 1.3, "top_k": 20, "top_p": 0.9, "min_p": 0.1}}
+QUICK = [how if how in ("all", "together") else pytest.param(how, marks=pytest.mark.slow) for how in CONTROLS]
 
 
 def exact(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -42,7 +43,7 @@ def assert_drawn_from(tokens, p):
     assert statistic < freedom + 5 * np.sqrt(2 * freedom) + 5, (statistic, freedom)
 
 
-@pytest.mark.parametrize("how", CONTROLS)
+@pytest.mark.parametrize("how", QUICK)
 def test_a_tiny_models_first_and_second_token(how):
     model, params, prompt = Transformer(CONFIG), random_variables()["params"], [3, 14, 15]
     completions = generate(model, {"params": params}, [prompt], jax.random.key(5), max_new_tokens=2, group_size=DRAWS,
@@ -65,7 +66,7 @@ def test_a_tiny_models_first_and_second_token(how):
     np.testing.assert_allclose(logps[:, 1], np.log(second[drawn[:, 0], drawn[:, 1]]), atol=1e-4)
 
 
-@pytest.mark.parametrize("how", CONTROLS)
+@pytest.mark.parametrize("how", QUICK)
 def test_a_large_vocabulary_with_rare_tokens(how):
     logits = 4 * np.random.default_rng(0).normal(size=1000).astype(np.float32)
     keys = jax.random.split(jax.random.key(1), DRAWS)

@@ -46,7 +46,7 @@ def score(run_script, token_rows, tmp_path):
     return scores
 
 
-@pytest.mark.parametrize("more", [(), LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("more", [pytest.param((), id="full", marks=pytest.mark.slow), pytest.param(LORA, id="lora")])
 def test_train_score_export(sft, score, run_script, tiny_model, tmp_path, more):
     run = sft("run", *more)
     metrics = lines(run / "metrics.jsonl")
@@ -63,6 +63,7 @@ def test_train_score_export(sft, score, run_script, tiny_model, tmp_path, more):
         assert_close(score(tmp_path / "adapter", "adapter.jsonl"), after)
 
 
+@pytest.mark.slow
 def test_an_export_between_base_and_run(sft, score, run_script, tiny_model, tmp_path):
     def scores(scale, *more):
         folder = tmp_path / f"{scale}{len(more)}"
@@ -77,6 +78,7 @@ def test_an_export_between_base_and_run(sft, score, run_script, tiny_model, tmp_
     assert max(np.abs(np.concatenate(half) - np.concatenate(whole))) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_can_be_trained_further(sft, score, run_script, token_rows, tmp_path):
     first = sft("first", *LORA)
     status, _, err = run_script("sft", "--model", first, "--data", token_rows, "--output-dir", tmp_path / "second",
@@ -86,6 +88,7 @@ def test_a_run_can_be_trained_further(sft, score, run_script, token_rows, tmp_pa
     score(tmp_path / "second", "second.jsonl")
 
 
+@pytest.mark.slow
 def test_mesh_and_micro_batches_leave_the_metrics_alone(sft):
     plain = lines(sft("plain", "--mesh.data", 8) / "metrics.jsonl")
     split = lines(sft("split", "--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2, "--num-microbatches", 2)
@@ -102,6 +105,7 @@ def test_packing_and_held_out_rows(sft, token_rows):
     assert held_out[-1]["eval/loss"] < held_out[0]["eval/loss"]
 
 
+@pytest.mark.slow
 def test_own_objective(sft, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from objectives.sft import sft\n\ndef doubled(scores, batch):\n    loss = sft(scores, batch)\n"
@@ -134,6 +138,7 @@ def test_generate_takes_token_rows_of_a_model_without_tokenizer(run_script, tiny
     assert len({tuple(row["completion_tokens"]) for row in lines(out)}) > 20  # no batch repeats another's draws
 
 
+@pytest.mark.slow
 def test_the_embedded_model_knows_paris(run_script):
     status, out, _ = run_script("generate", "--model", "smollm2-135m-instruct", "--prompt",
                                 "What is the capital of France?", "--temperature", 0, "--max-new-tokens", 12)

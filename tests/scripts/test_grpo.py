@@ -64,8 +64,9 @@ def test_it_learns_and_keeps_what_was_said(train, write_rows, tmp_path):
     assert len(list((tmp_path / "run" / "samples").glob("step-*.parquet"))) == 25
 
 
-@pytest.mark.parametrize("more", [LORA, ("--num-minibatches", 2, "--num-epochs", 2), ("--beta", 0.1, *LORA)],
-                         ids=["lora", "several updates", "reference"])
+@pytest.mark.parametrize("more", [pytest.param(("--num-minibatches", 2, "--num-epochs", 2), id="several updates"),
+                                  pytest.param(LORA, id="lora", marks=pytest.mark.slow),
+                                  pytest.param(("--beta", 0.1, *LORA), id="reference", marks=pytest.mark.slow)])
 def test_learning_rate_0_changes_nothing(train, more):
     status, _, err, lines = train(*more, learning_rate=0, temperature=0.8)
     assert status == 0, err

@@ -48,7 +48,7 @@ def trained(run_script, tiny_model, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("more", [LORA, ()], ids=["lora", "full"])
+@pytest.mark.parametrize("more", [pytest.param(LORA, id="lora"), pytest.param((), id="full", marks=pytest.mark.slow)])
 def test_dpo_begins_at_its_reference_and_leaves_it(trained, pairs, more):
     held_out, first, *_, last, held_out_last = trained("dpo", pairs, "run", *more, "--eval-data", pairs)
     assert first["loss"] == pytest.approx(math.log(2), rel=1e-6)
@@ -69,12 +69,14 @@ def same(one, other, tolerance=1e-4):
                 assert a[name] == pytest.approx(b[name], rel=tolerance, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_mesh_and_micro_batches_leave_pairs_alone(trained, pairs):
     loss = ("--loss", "sigmoid=1.0,sft_token=0.1")
     split = ("--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2, "--num-microbatches", 2)
     same(trained("dpo", pairs, "plain", *LORA, *loss), trained("dpo", pairs, "split", *LORA, *loss, *split))
 
 
+@pytest.mark.slow
 def test_mesh_and_micro_batches_leave_ktos_reference_point_alone(trained, labelled):
     split = ("--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2, "--num-microbatches", 2)
     more = (*LORA, "--eval-data", labelled, "--learning-rate", "3e-2")
@@ -96,6 +98,7 @@ def test_a_kept_reference_trains_alike_and_is_taken_again(trained, pairs, tmp_pa
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
+@pytest.mark.slow
 def test_another_reference_and_one_that_follows(trained, pairs, tmp_path):
     plain = trained("dpo", pairs, "plain", *LORA)
     other = trained("dpo", pairs, "other", *LORA, "--reference", tmp_path / "plain")
@@ -112,7 +115,7 @@ def test_objectives_without_a_reference_take_arguments(trained, pairs):
     assert one[0]["loss"] > other[0]["loss"]
 
 
-@pytest.mark.parametrize("more", [LORA, ()], ids=["lora", "full"])
+@pytest.mark.parametrize("more", [pytest.param(LORA, id="lora"), pytest.param((), id="full", marks=pytest.mark.slow)])
 def test_a_reward_model_scores_alike_as_run_and_exported(trained, run_script, pairs, token_rows, tmp_path, more):
     metrics = trained("reward", pairs, "run", *more, "--eval-data", pairs)
     assert metrics[1]["loss"] == pytest.approx(math.log(2), rel=1e-6)

@@ -100,7 +100,8 @@ def tokens_of(batch):
 
 
 @pytest.mark.parametrize(("case", "hosts", "workers"), [*((case, (1, 2, 4), 0) for case in CASES),
-                                                       ("concat-then-split", (1, 2, 1), 1)])
+                                                       pytest.param("concat-then-split", (1, 2, 1), 1,
+                                                                    marks=pytest.mark.slow)])
 def test_every_row_as_often_as_it_should_be_with_other_readers_after_each_kill(case, hosts, workers):
     streams, steps = make(case), CASES[case][3]
     whole, _ = read(streams, None, 1, 0, steps, steps)

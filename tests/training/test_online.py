@@ -109,7 +109,8 @@ def assert_same(one, other):
         assert one[1][name] == pytest.approx(other[1][name], rel=1e-3, abs=1e-6), name
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", pytest.param("sequence_mean", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
 def test_micro_batches_and_meshes_change_nothing(aggregation):
     settings, alone = {"aggregation": aggregation, "beta": 0.1, "kl": "k2"}, one_device()
     whole = updated(alone, Placement(4, 1, alone, GROUP), settings=settings)

@@ -54,7 +54,8 @@ def test_a_frozen_reference_and_one_that_the_data_had():
     np.testing.assert_array_equal(kept["ref_logps"][0], PAIRS["ref_logps"])
 
 
-@pytest.mark.parametrize(("mesh", "num_microbatches"), [(None, 1), (None, 2), ((2, 2, 2), 1), ((8, 1, 1), 2)])
+@pytest.mark.parametrize(("mesh", "num_microbatches"), [(None, 1), (None, 2), ((2, 2, 2), 1),
+                                                       pytest.param((8, 1, 1), 2, marks=pytest.mark.slow)])
 def test_the_reference_point_is_of_the_whole_batch(mesh, num_microbatches):
     """Rows and mismatched rows in turn; z by hand from the mismatched ones."""
     mesh = make_mesh(MeshConfig(*mesh)) if mesh else one_device()
@@ -93,7 +94,7 @@ def test_what_couples_rows_is_not_split():
         check_split(sorting, 4)
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [pytest.param(None, id="full", marks=pytest.mark.slow), pytest.param(LORA, id="lora")])
 def test_a_reference_that_follows(lora):
     """After every second step: alpha policy + (1 - alpha) reference; a resumed step counts on."""
     model, mesh, sync = Transformer(CONFIG, lora), one_device(), SyncConfig(every=2, alpha=0.75)

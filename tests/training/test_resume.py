@@ -43,6 +43,7 @@ def rows(tmp_path):
     return write_rows(tmp_path / "rows.jsonl", 22)
 
 
+@pytest.mark.slow
 def test_killed_once_in_a_lora_run_with_dropout(tmp_path, rows):
     more = (*LORA, "--eval-data", rows)
     finish(flags(tmp_path / "whole", rows, 40, *more))

@@ -22,6 +22,7 @@ from training.step import accumulate, make_eval_step, make_train_step
 ROWS = rows([12, 30, 7, 21, 16, 9, 25, 11])
 MESHES = [(data, fsdp, tensor) for data, fsdp, tensor in itertools.product([1, 2, 4, 8], repeat=3)
           if data * fsdp * tensor == 8]
+QUICK = [(1, 4, 2), (2, 2, 2)]
 
 
 def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sft):
@@ -56,7 +57,7 @@ def reference(lora):
     return loss_and_grads(padded(ROWS), lora)
 
 
-@pytest.mark.parametrize("num_microbatches", [2, 4, 3])
+@pytest.mark.parametrize("num_microbatches", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 4))])
 def test_micro_batches(lora, reference, num_microbatches):
     assert_same(loss_and_grads(padded(ROWS), lora, num_microbatches=num_microbatches), reference)
 
@@ -65,12 +66,13 @@ def test_padding(lora, reference):
     assert_same(loss_and_grads(padded(ROWS, 48), lora), reference)
 
 
-@pytest.mark.parametrize("num_microbatches", [1, 2])
+@pytest.mark.parametrize("num_microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_packing(lora, reference, num_microbatches):
     assert_same(loss_and_grads(packed(ROWS, 40), lora, num_microbatches=num_microbatches), reference)
 
 
-@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
+@pytest.mark.parametrize("sizes", [sizes if sizes in QUICK else pytest.param(sizes, marks=pytest.mark.slow)
+                                   for sizes in MESHES], ids=lambda sizes: "x".join(map(str, sizes)))
 def test_meshes(lora, reference, sizes):
     assert_same(loss_and_grads(padded(ROWS), lora, make_mesh(MeshConfig(*sizes))), reference)
 
@@ -80,7 +82,7 @@ def test_mesh_micro_batches_and_packing_at_once(lora, reference):
     assert_same(loss_and_grads(packed(ROWS, 40), lora, mesh, num_microbatches=2), reference)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
 def test_rematerialisation(reference, lora, remat, monkeypatch):
     monkeypatch.setitem(globals(), "CONFIG", dataclasses.replace(CONFIG, remat=remat))
     assert_same(loss_and_grads(padded(ROWS), lora), reference)
@@ -130,7 +132,7 @@ def test_training_lowers_the_loss_and_touches_the_trainable_part_only(lora):
     assert int(state.step) == 5
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("sizes", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)])
 def test_nothing_recompiles_in_the_loop(lora, sizes):
     _, _, step = run_steps(lora, 3, mesh=make_mesh(MeshConfig(*sizes)))
     assert step._cache_size() == 1
