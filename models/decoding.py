@@ -18,7 +18,8 @@ from models.transformer import Block, RMSNorm, Transformer
 from sharding.rules import constrain
 
 Weights = dict[str, Any]
-"""embedding [V, D], lm_head [D, V] where it is not tied, final_norm, and layers: a list of L trees of Block's params"""
+"""embedding [V, D], lm_head [D, V] where it is not tied, final_norm, and layers: a list of L trees of Block's params,
+with `rows` [out, in] for `kernel` [in, out]"""
 Cache = list[dict[str, Any]]
 """of every layer, as Block's `cache` collection: keys and values [B, K, S, H]; a slot is its position"""
 
@@ -33,8 +34,16 @@ def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
         params = merge(params, variables["lora"], model.lora.scale)
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if path[-1].key == "scale" else leaf.astype(model.config.dtype), params)
-    layers = [jax.tree.map(lambda leaf: leaf[layer], params["layers"]) for layer in range(model.config.num_layers)]  # noqa: B023
+    layers = [_transposed(jax.tree.map(lambda leaf: leaf[layer], params["layers"]))  # noqa: B023
+              for layer in range(model.config.num_layers)]
     return params | {"layers": layers}
+
+
+def _transposed(tree: dict[str, Any]) -> dict[str, Any]:
+    """`rows` [out, in] in place of every `kernel` [in, out]."""
+    return {"rows" if name == "kernel" else name:
+            _transposed(value) if isinstance(value, dict) else value.T if name == "kernel" else value
+            for name, value in tree.items()}
 
 
 def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
@@ -64,9 +73,10 @@ def forward(config: ModelConfig, weights: Weights, cache: Cache, tokens: Int[Arr
 
 
 def project(config: ModelConfig, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
-    """Logits, in float32."""
+    """Logits, in float32; a tied embedding is the left operand, as the layers' weights are (few_rows)."""
     if config.tie_embeddings:
-        logits = jnp.einsum("bd,vd->bv", hidden, weights["embedding"], preferred_element_type=jnp.float32)
+        logits = jnp.einsum("vd,bd->vb", weights["embedding"], hidden, preferred_element_type=jnp.float32)
+        logits = jax.lax.optimization_barrier(logits).T
     else:
         logits = jnp.einsum("bd,dv->bv", hidden, weights["lm_head"], preferred_element_type=jnp.float32)
     return constrain(logits, "batch", "vocab")
