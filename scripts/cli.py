@@ -41,7 +41,8 @@ def run(main: Callable[[Any], None], config_type: type, description: str) -> Non
         sys.exit(130)
 
 
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
+MALLOC = ("glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:"
+          "glibc.malloc.arena_max=1")  # other arenas give their memory back all the same
 
 
 def keep_memory() -> None:
