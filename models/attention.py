@@ -41,10 +41,10 @@ class SharedPrompt(NamedTuple):
 
 @flax.struct.dataclass
 class Places:
-    """Where the tokens of queries (or keys) stand."""
+    """Where the tokens of queries (or keys) stand, [B, T]; blocks of them are mapped over."""
 
-    positions: Int[Array, "B T"]
-    segment_ids: Int[Array, "B T"]
+    positions: Int[Array, "... T"]
+    segment_ids: Int[Array, "... T"]
     shared: SharedPrompt | None = flax.struct.field(default=None, pytree_node=False)
 
 
