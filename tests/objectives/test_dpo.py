@@ -73,6 +73,7 @@ def test_invariances(name, batch):
     check_objective(named(name), batch, rows_per_unit=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"divergence": "forward_kl"}, {"divergence": "js_divergence"},
                                       {"divergence": "alpha_divergence"}, {"ld_alpha": 0.3},
                                       {"losses": (("ipo", 1.0), ("sft", 0.5))}], ids=str)
@@ -87,7 +88,8 @@ def test_invariances_of_wpo(batch):
 MIXED = configure(losses=(("sigmoid", 1.0), ("sft", 0.1)), label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.slow), LORA], ids=["full", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_invariance_through_the_train_step(lora, batch):
     check_train_step(MIXED, batch, lora)
 

@@ -155,6 +155,7 @@ def test_help_teaches(run_script, name):
         assert f"python -m scripts.{name}" in out
 
 
+@pytest.mark.slow
 def test_any_checkpoint_of_a_run_is_a_model_the_best_one_by_name(run_script, tiny_model, token_rows, write_rows,
                                                                      tmp_path):
     run = tmp_path / "run"

@@ -51,10 +51,11 @@ def assert_written_once(run, printed, steps):
     assert [out.count("done:") for out in printed] == [1] + [0] * (len(printed) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "counts"), [
     pytest.param(SPLIT, (2,), id="fsdp and tensor, packed"),
-    pytest.param(SPLIT, (4,), id="fsdp and tensor, packed, four", marks=pytest.mark.slow),
-    pytest.param(DATA, (2, 4), id="data", marks=pytest.mark.slow),
+    pytest.param(SPLIT, (4,), id="fsdp and tensor, packed, four"),
+    pytest.param(DATA, (2, 4), id="data"),
 ])
 def test_more_processes_make_the_same_run(tmp_path, flags, more, counts):
     flags = (*flags, *more, "--max-steps", 4, "--eval-every", 2)

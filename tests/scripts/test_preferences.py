@@ -88,6 +88,7 @@ def test_mesh_and_micro_batches_leave_ktos_reference_point_alone(trained, labell
     assert plain[-1]["eval/loss"] < plain[0]["eval/loss"]
 
 
+@pytest.mark.slow
 def test_a_kept_reference_trains_alike_and_is_taken_again(trained, pairs, tmp_path):
     kept = trained("dpo", pairs, "kept", *LORA, "--keep-reference", "--eval-data", pairs)
     same(kept, trained("dpo", pairs, "plain", *LORA, "--eval-data", pairs))
@@ -109,13 +110,15 @@ def test_another_reference_and_one_that_follows(trained, pairs, tmp_path):
     assert followed[3]["rewards/ties"] < 1
 
 
+@pytest.mark.slow
 def test_objectives_without_a_reference_take_arguments(trained, pairs):
     one = trained("dpo", pairs, "one", *LORA, "--objective", "objectives.simpo:simpo")
     other = trained("dpo", pairs, "other", *LORA, "--objective", "objectives.simpo:simpo(beta=2.0, gamma=0.0)")
     assert one[0]["loss"] > other[0]["loss"]
 
 
-@pytest.mark.parametrize("more", [pytest.param(LORA, id="lora"), pytest.param((), id="full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [LORA, ()], ids=["lora", "full"])
 def test_a_reward_model_scores_alike_as_run_and_exported(trained, run_script, pairs, token_rows, tmp_path, more):
     metrics = trained("reward", pairs, "run", *more, "--eval-data", pairs)
     assert metrics[1]["loss"] == pytest.approx(math.log(2), rel=1e-6)

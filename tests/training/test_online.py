@@ -119,6 +119,7 @@ def test_micro_batches_and_meshes_change_nothing(aggregation):
     assert_same(updated(mesh, Placement(4, 1, mesh, GROUP), settings=settings), whole)
 
 
+@pytest.mark.slow
 def test_minibatches_are_updates_of_their_own_one_after_the_other():
     mesh = one_device()
     placement = Placement(2, 1, mesh, GROUP)

@@ -101,6 +101,7 @@ def test_the_gradient_is_that_of_the_plain_mean(lora, reference):
     assert_same((float(value), grads, reference[2]), reference)
 
 
+@pytest.mark.slow
 def test_next_token_is_invariant_too(lora):
     whole = loss_and_grads(padded(ROWS), lora, objective=next_token)
     mesh = make_mesh(MeshConfig(2, 2, 2))
