@@ -53,7 +53,8 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
     """Attention with N query heads in K groups; a padding query (segment 0) gets finite values of no meaning.
 
     `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. Cudnn and flash
-    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla.
+    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla. Where `queries.shared` says
+    that completions share a prompt, keys are of the same rows.
     Raises InputError for an unknown kernel, and where cudnn is asked for what it cannot do.
     """
     if queries.shared:
@@ -67,23 +68,25 @@ def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | 
     """Each completion as a row of its own behind its prompt; the xla kernel has the prompt's queries once."""
     width, count = places.shared
 
-    def apart(x: Array) -> tuple[Array, Array]:  # [B, W + G C, ...] -> [B, W, ...], [B G, C, ...]
-        return x[:, :width], x[:, width:].reshape(x.shape[0] * count, -1, *x.shape[2:])
+    def prompt(x: Array) -> Array:  # [B, W + G C, ...] -> [B, W, ...]
+        return x[:, :width]
+
+    def completion(x: Array) -> Array:  # -> [B G, C, ...]
+        return x[:, width:].reshape(len(x) * count, -1, *x.shape[2:])
 
     def whole(x: Array) -> Array:  # -> [B G, W + C, ...]
-        prompts, completions = apart(x)
-        return jnp.concatenate([jnp.repeat(prompts, count, axis=0), completions], axis=1)
+        return jnp.concatenate([jnp.repeat(prompt(x), count, axis=0), completion(x)], axis=1)
 
     places = places.replace(shared=None)
     keys, values, rows = whole(k), whole(v), jax.tree.map(whole, places)
     if _pick(implementation, whole(q), keys) == "xla":
-        firsts, seconds = (jax.tree.map(lambda x: apart(x)[part], (q, places)) for part in (0, 1))  # noqa: B023
-        prompt = xla_attention(firsts[0], k[:, :width], v[:, :width], firsts[1], firsts[1], window)
-        own = xla_attention(seconds[0], keys, values, seconds[1], rows, window)
+        at = jax.tree.map(prompt, places)
+        first = xla_attention(prompt(q), prompt(k), prompt(v), at, at, window)
+        rest = xla_attention(completion(q), keys, values, jax.tree.map(completion, places), rows, window)
     else:
         out = attend(whole(q), keys, values, rows, rows, window, implementation)
-        prompt, own = out[::count, :width], out[:, width:]
-    return jnp.concatenate([prompt, own.reshape(len(q), -1, *own.shape[2:])], axis=1)
+        first, rest = out[::count, :width], out[:, width:]
+    return jnp.concatenate([first, rest.reshape(len(q), -1, *rest.shape[2:])], axis=1)
 
 
 def attend_to_cache(q: Float[Array, "B 1 N H"], keys: Float[Array, "B K S H"], values: Float[Array, "B K S H"],

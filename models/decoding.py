@@ -14,11 +14,11 @@ from models.attention import Places
 from models.config import ModelConfig
 from models.lora import merge
 from models.rope import cos_sin
-from models.transformer import Block, RMSNorm, Transformer
+from models.transformer import Block, RMSNorm, Transformer, apply_rows
 from sharding.rules import constrain
 
 Weights = dict[str, Any]
-"""embedding [V, D], lm_head [D, V] where it is not tied, final_norm, and layers: a list of L trees of Block's params,
+"""embedding [V, D], lm_head [V, D] where it is not tied, final_norm, and layers: a list of L trees of Block's params,
 with `rows` [out, in] for `kernel` [in, out]"""
 Cache = list[dict[str, Any]]
 """of every layer, as Block's `cache` collection: keys and values [B, K, S, H]; a slot is its position"""
@@ -36,7 +36,8 @@ def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
         lambda path, leaf: leaf if path[-1].key == "scale" else leaf.astype(model.config.dtype), params)
     layers = [_transposed(jax.tree.map(lambda leaf: leaf[layer], params["layers"]))  # noqa: B023
               for layer in range(model.config.num_layers)]
-    return params | {"layers": layers}
+    head = {} if model.config.tie_embeddings else {"lm_head": params["lm_head"].T}
+    return params | head | {"layers": layers}
 
 
 def _transposed(tree: dict[str, Any]) -> dict[str, Any]:
@@ -73,10 +74,6 @@ def forward(config: ModelConfig, weights: Weights, cache: Cache, tokens: Int[Arr
 
 
 def project(config: ModelConfig, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
-    """Logits, in float32; a tied embedding is the left operand, as the layers' weights are (few_rows)."""
-    if config.tie_embeddings:
-        logits = jnp.einsum("vd,bd->vb", weights["embedding"], hidden, preferred_element_type=jnp.float32)
-        logits = jax.lax.optimization_barrier(logits).T
-    else:
-        logits = jnp.einsum("bd,dv->bv", hidden, weights["lm_head"], preferred_element_type=jnp.float32)
-    return constrain(logits, "batch", "vocab")
+    """Logits, in float32."""
+    rows = weights["embedding" if config.tie_embeddings else "lm_head"]
+    return constrain(apply_rows(hidden[:, None], rows, jnp.float32)[:, 0], "batch", "vocab")

@@ -50,7 +50,7 @@ class Linear(nn.Module):
         stored = jnp.dtype(self.config.param_dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
         if self.has_variable("params", "rows"):
-            y = few_rows(x, self.get_variable("params", "rows"))
+            y = apply_rows(x, self.get_variable("params", "rows"), dtype)
         else:
             y = x @ self.param("kernel", init, shape, stored).astype(dtype)
         if self.use_bias:
@@ -78,12 +78,13 @@ class Linear(nn.Module):
         return expand(x @ a.astype(x.dtype), (b * self.lora.scale).astype(x.dtype))
 
 
-def few_rows(x: Float[Array, "B T in"], kernel: Float[Array, "out in"]) -> Float[Array, "B T out"]:
-    """x @ kernel^T, the kernel being the left operand and lying as that is read: for a few rows, as when decoding, that
-    is half as fast again on a CPU. The barrier keeps XLA from exchanging them."""
+def apply_rows(x: Float[Array, "B T in"], rows: Float[Array, "out in"], dtype: Any) -> Float[Array, "B T out"]:
+    """x @ rows^T in `dtype`, for decoding. With one token a row, the weights are the left operand, and lie as that is
+    read, which is faster on a CPU; the barrier keeps XLA from exchanging the operands."""
     if x.shape[1] > 1:
-        return jnp.einsum("bti,oi->bto", x, kernel)
-    return jax.lax.optimization_barrier(jnp.einsum("oi,bti->obt", kernel, x)).transpose(1, 2, 0)
+        return jnp.einsum("bti,oi->bto", x, rows, preferred_element_type=dtype)
+    y = jnp.einsum("oi,bti->obt", rows, x, preferred_element_type=dtype)
+    return jax.lax.optimization_barrier(y).transpose(1, 2, 0)
 
 
 @jax.custom_vjp

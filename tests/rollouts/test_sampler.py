@@ -1,5 +1,7 @@
 """Sampling: the cache changes nothing, rows do not touch each other, ends are kept, and seeds are honoured."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,13 @@ def test_greedy_with_the_cache_equals_full_passes(params):
     completions = greedy(MODEL, params, PROMPTS, 64)
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         assert completion.tokens == without_cache(MODEL, params, prompt, 64)
+
+
+def test_greedy_of_a_model_whose_head_is_not_its_embedding():
+    config = dataclasses.replace(CONFIG, tie_embeddings=False)
+    model, params = Transformer(config), random_variables(config=config)["params"]
+    [completion] = greedy(model, params, PROMPTS[:1], 8)
+    assert completion.tokens == without_cache(model, params, PROMPTS[0], 8)
 
 
 @pytest.mark.slow
