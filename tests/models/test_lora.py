@@ -2,12 +2,14 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import CONFIG, LORA, jitted_score, padded, random_variables, rows
 
 from errors import InputError
 from models.lora import LoRAConfig, merge
+from models.scoring import score
 from models.transformer import Transformer, init_variables
 
 BATCH = padded(rows([12, 9]))
@@ -40,6 +42,23 @@ def test_merging_equals_applying(targets):
     np.testing.assert_allclose(whole.logps, applied.logps, atol=2e-5)
     layers = variables["lora"]["layers"]
     assert {name for part in layers.values() for name in part} == set(targets)
+
+
+def test_the_gradient_of_applying_is_that_of_merging():
+    """Merged, JAX differentiates A and B through plain products of weights."""
+    variables, mask = random_variables(LORA), BATCH["loss_mask"]
+    params, lora = variables["params"], variables["lora"]
+
+    def applied(lora):
+        return jnp.sum(mask * score(Transformer(CONFIG, LORA), {"params": params, "lora": lora}, BATCH).logps)
+
+    def merged(lora):
+        return jnp.sum(mask * score(Transformer(CONFIG), {"params": merge(params, lora, LORA.scale)}, BATCH).logps)
+
+    one, other = jax.jit(jax.grad(applied))(lora), jax.jit(jax.grad(merged))(lora)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.linalg.norm(b) > 0
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
 
 def test_dropout_acts_in_training_only():
