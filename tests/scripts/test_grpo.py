@@ -90,6 +90,27 @@ def test_variants_run(train):
     assert lines[-1]["kl"] > 0
 
 
+def test_groups_without_spread_are_replaced_and_advantages_stand_beside_what_they_are_of(train, tmp_path, monkeypatch):
+    (tmp_path / "some.py").write_text(
+        "def reward(prompts, completions, **columns):\n"
+        "    return [float(sum(map(ord, each))) if prompt in ('Hello', 'yz') else 0.0\n"
+        "            for prompt, each in zip(prompts, completions)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err, _ = train("--max-draws", 3, "--advantages", "mean", rewards="some:reward")
+    assert status == 0, err
+    places = set()
+    for file in (tmp_path / "run" / "samples").glob("step-*.parquet"):
+        rows = pq.read_table(file).to_pylist()
+        groups = [rows[start : start + 4] for start in range(0, len(rows), 4)]
+        trained = [place for place, group in enumerate(groups) if group[0]["advantage"] is not None]
+        assert len(trained) == 2
+        for group in (groups[place] for place in trained):
+            mean = sum(row["reward"] for row in group) / 4
+            assert [row["advantage"] for row in group] == pytest.approx([row["reward"] - mean for row in group])
+        places |= {place for place in trained if place >= 2 and groups[place][0]["reward"]}
+    assert places  # a later draw's group took the place of one without spread
+
+
 def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
     (tmp_path / "late.py").write_text(
         "calls = []\n\ndef reward(prompts, completions, **columns):\n    calls.append(1)\n"
