@@ -1,7 +1,8 @@
 """The sampler: completions by continuous batching, compiled, on the training mesh, from the training weights.
 
 `slots` rows are decoded at a time. A prompt is prefilled once, and its cache is copied into the slots of its group; a
-slot whose completion has ended takes the next one that waits. So a batch is not paced by its longest completion.
+slot whose completion has ended takes the next one that waits; where none waits and few are left, they move to fewer
+slots. So a batch is not paced by its longest completion.
 """
 
 import dataclasses
@@ -25,8 +26,14 @@ from sharding.rules import RULES, ways
 LOOKS = 16
 """tokens that are decoded between two looks for stop strings"""
 
-REFILL = 8
+REFILL = 16
 """slots are filled again once one in so many is free"""
+
+TAIL = 4
+"""where nothing waits, what is left is moved together once it fills one slot in so many"""
+
+FEWEST = 8
+"""slots below which decoding gets hardly faster: all weights are read for one row, too"""
 
 
 class Completion(NamedTuple):
@@ -152,9 +159,12 @@ def _run(plan: _Plan, state: _Slots, keys: Key[Array, "R"], limits: np.ndarray, 
     end_ids = np.asarray(sorted(ends.ids) or [-1], np.int32)
     at: list[int | None] = [None] * len(state.done)  # the completion in each slot
     found: list[Completion | None] = [None] * len(limits)
+    few = min(len(at), _divisible(max(FEWEST, len(at) // TAIL)))
     while plan.waiting or any(number is not None for number in at):
         state = _fill(plan, state, at, keys, limits)
-        state = _decode(plan.model, plan.weights, state, controls, end_ids, np.int32(_patience(plan, at)),
+        if not plan.waiting:
+            state, at = _shrink(state, at, few)
+        state = _decode(plan.model, plan.weights, state, controls, end_ids, np.int32(_patience(plan, at, few)),
                         np.int32(LOOKS if ends.strings else np.iinfo(np.int32).max))
         out = jax.device_get((state.done, state.count, state.tokens, state.logps))
         finished = dict(_finished(out, at, end_ids, ends))
@@ -167,9 +177,21 @@ def _run(plan: _Plan, state: _Slots, keys: Key[Array, "R"], limits: np.ndarray, 
     return found
 
 
-def _patience(plan: _Plan, at: Sequence[int | None]) -> int:
-    """Slots that must be free before decoding is interrupted to fill them: all where nothing waits."""
-    return max(1, len(at) // REFILL) if plan.waiting else len(at)
+def _patience(plan: _Plan, at: Sequence[int | None], few: int) -> int:
+    """Slots that must be free before decoding is interrupted: to fill them, or to do with `few`; else all."""
+    if plan.waiting:
+        return max(1, len(at) // REFILL)
+    return len(at) - few if len(at) > few else len(at)
+
+
+def _shrink(state: _Slots, at: list[int | None], few: int) -> tuple[_Slots, list[int | None]]:
+    """`few` slots, with all that is still decoded, where there are more and it fits."""
+    held = [slot for slot, number in enumerate(at) if number is not None]
+    if not len(held) <= few < len(at):
+        return state, at
+    free = few - len(held)
+    return _gather(state, np.asarray(held + held[:1] * free), np.arange(few) >= len(held)), \
+        [at[slot] for slot in held] + [None] * free
 
 
 def _finished(out: Any, at: Sequence[int | None], end_ids: np.ndarray, ends: Ends) -> Iterator[tuple[int, Completion]]:
@@ -187,14 +209,15 @@ def _finished(out: Any, at: Sequence[int | None], end_ids: np.ndarray, ends: End
 
 
 def _fill(plan: _Plan, state: _Slots, at: list[int | None], keys: Key[Array, "R"], limits: np.ndarray) -> _Slots:
-    """Puts waiting completions into free slots, those of the same prefilled prompts at once."""
+    """Puts waiting completions into free slots, a few of the same prefilled prompts at once."""
+    few = plan.at_a_time
     while free := [slot for slot, number in enumerate(at) if number is None]:
-        taken, prefilled = plan.take(len(free))
+        taken, prefilled = plan.take(min(few, len(free)))
         if not taken:
             break
-        slots, rows = np.full(len(at), len(at), np.int32), np.zeros(len(at), np.int32)  # one past the end: dropped
+        slots, rows = np.full(few, len(at), np.int32), np.zeros(few, np.int32)  # one past the end: dropped
         slots[: len(taken)], rows[: len(taken)] = free[: len(taken)], [row for _, row in taken]
-        numbers = np.zeros(len(at), np.int32)
+        numbers = np.zeros(few, np.int32)
         numbers[: len(taken)] = [number for number, _ in taken]
         prompts = [plan.prompts[number // plan.group_size] for number in numbers]
         lasts = np.asarray([[prompt[-1], len(prompt) - 1] for prompt in prompts], np.int32)
@@ -228,8 +251,8 @@ def _prefill(model: Transformer, weights: decoding.Weights, tokens: Int[Array, "
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _admit(state: _Slots, prefilled: decoding.Cache, slots: Int[Array, "S"], rows: Int[Array, "S"],
-           lasts: Int[Array, "S 2"], limits: Int[Array, "S"], keys: Key[Array, "S"]) -> _Slots:
+def _admit(state: _Slots, prefilled: decoding.Cache, slots: Int[Array, "A"], rows: Int[Array, "A"],
+           lasts: Int[Array, "A 2"], limits: Int[Array, "A"], keys: Key[Array, "A"]) -> _Slots:
     """Copies the caches of prefilled `rows` into `slots`, which begin with their prompts' last token and position."""
     def copy(into: Array, source: Array) -> Array:
         return into.at[slots, :, : source.shape[2]].set(source[rows], mode="drop")
@@ -241,6 +264,13 @@ def _admit(state: _Slots, prefilled: decoding.Cache, slots: Int[Array, "S"], row
         cache=jax.tree.map(copy, state.cache, prefilled), token=put(state.token, lasts[:, 0]),
         position=put(state.position, lasts[:, 1]), count=put(state.count, 0), limit=put(state.limit, limits),
         done=put(state.done, False), key=put(state.key, keys))
+
+
+@jax.jit
+def _gather(state: _Slots, slots: Int[Array, "F"], done: Array) -> _Slots:
+    """The state of `slots`, `done` where they are only repeated."""
+    state = jax.tree.map(lambda each: each[slots], state)
+    return state.replace(done=state.done | done)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

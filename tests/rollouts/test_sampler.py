@@ -197,12 +197,12 @@ def test_mixed_lengths_compile_few_shapes(params):
 
 
 def test_sampled_numbers_are_the_same_on_each_mesh(params):
-    alone = drawn(params, slots=8)
+    alone = drawn(params, slots=16)
     for config in (MeshConfig(8), MeshConfig(1, 8), MeshConfig(2, 2, 2)):
         mesh = make_mesh(config)
         with jax.set_mesh(mesh):
             assert_alike(generate(MODEL, {"params": variables_on(mesh)["params"]}, PROMPTS, KEY, max_new_tokens=24,
-                                  controls=make_controls(), ends=Ends((1, 2)), group_size=4, slots=8,
+                                  controls=make_controls(), ends=Ends((1, 2)), group_size=4, slots=16,
                                   longest=(16, 24)), alone)
 
 
@@ -210,15 +210,26 @@ def decode(tokens):
     return "".join(chr(ord("0") + token) for token in tokens)
 
 
-def test_a_stop_string_ends_at_the_token_that_completes_it(params):
+@pytest.mark.parametrize("slots", [5, 12])
+def test_a_stop_string_ends_at_the_token_that_completes_it(params, slots):
     free = drawn(params, ends=Ends())
     string = decode(free[5].tokens[8:10])
-    stopped = drawn(params, ends=Ends((), (string,), decode), slots=5)
+    stopped = drawn(params, ends=Ends((), (string,), decode), slots=slots)
     for before, after in zip(free, stopped, strict=True):
         place = decode(before.tokens).find(string)
         assert after.finish_reason == ("length" if place < 0 else "stop")
         assert after.tokens == before.tokens[: None if place < 0 else place + len(string)]
         assert len(after.logps) == len(after.tokens)
+
+
+def test_the_few_that_are_left_move_to_fewer_slots(params, monkeypatch):
+    rows, decode = [], sampler._decode
+    monkeypatch.setattr(sampler, "_decode", lambda model, weights, state, *rest: rows.append(len(state.done)) or
+                        decode(model, weights, state, *rest))
+    limits = [2, 24] + [3] * 10
+    assert_alike(drawn(params, max_new_tokens=limits, ends=Ends(), slots=12),
+                 drawn(params, max_new_tokens=limits, ends=Ends(), slots=5))
+    assert rows[:2] == [12, 8]
 
 
 def test_what_is_done_is_told(params):
