@@ -147,10 +147,11 @@ def make_roll(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[
 
 def make_evaluation(flags: OnlineFlags, roll: Callable[..., Any], prompts: Sequence[Any], key: Any) -> Any:
     """A function from a state to held-out metrics: greedy, or means of --eval-samples drawn; None without prompts."""
-    from rollouts.rollout import rollout_metrics
+    from rollouts.rollout import log_failures, rollout_metrics
 
     def evaluate(state: Any) -> dict[str, float]:
         rolled = roll(state.variables(), prompts, key, flags.eval_samples, greedy=flags.eval_samples == 1)
+        log_failures(Path(flags.output_dir) / "eval_failures.jsonl", int(state.step), rolled.failures)
         kept = ("reward", "rewards/", "completions/")
         return {name: value for name, value in rollout_metrics(rolled).items() if name.startswith(kept)}
 

