@@ -30,17 +30,19 @@ class Settings:
     delta: float | None = None
     """dual clip (clip only): the largest ratio where A < 0 (3 in verl); above 1 + epsilon_high"""
     ratio: str = "token"
-    """of RATIOS"""
+    """to the old policy: token, of each (GRPO, PPO); sequence, a row's geometric mean (GSPO); sequence_token, its value
+    with each token's own gradient; product, of the whole completion (TRL's RLOO)"""
     loss: str = "clip"
-    """of LOSSES"""
+    """clip (PPO's), or cispo: the ratio, cut at 1 + epsilon_high, as a weight without gradient"""
     aggregation: str = "token_mean"
-    """of AGGREGATIONS"""
+    """of the tokens' losses: token_mean over the whole batch (DAPO); sequence_mean of rows' means (GRPO); constant, the
+    sum over rows and constant_length (Dr. GRPO)"""
     constant_length: float | None = None
     """what the aggregation "constant" divides by, and it alone: tokens, usually the largest length of a completion"""
     beta: float = 0.0
     """strength of the KL to the reference in the loss"""
     kl: str = "k3"
-    """of KL"""
+    """estimate of the KL: k1, k2 or k3"""
     kl_weighted: bool = False
     """the KL's estimate times the ratio, with the ratio's gradient"""
     entropy_coefficient: float = 0.0
@@ -48,7 +50,8 @@ class Settings:
     mask_truncated: bool = False
     """completions that were cut at the largest length are no targets"""
     correction: str = "none"
-    """of CORRECTIONS"""
+    """weights for sampler against trainer: none; token_truncate (TIS) and sequence_truncate cut exp(old - sampler) to
+    floor and cap; token_mask and sequence_mask leave out what is beyond"""
     correction_cap: float = 3.0
     """largest exp(old - sampler)"""
     correction_floor: float = 0.0

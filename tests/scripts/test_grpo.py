@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from chat_model import write_model
 
+from objectives import grpo as objectives
+
 NAMES = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/min_length",
          "completions/max_length", "completions/clipped_ratio", "entropy", "clip_ratio/low_mean",
          "clip_ratio/high_mean", "sampling/logp_difference/mean", "sampling/logp_difference/max",
@@ -215,3 +217,11 @@ def test_a_reward_with_the_wrong_number_of_values(train, tmp_path, monkeypatch):
     status, _, err, _ = train(rewards="short:reward")
     assert status == 1
     assert "gave 1 values for 8 rows" in err.splitlines()[-1]
+
+
+def test_help_teaches_the_choices(run_script):
+    status, out, _ = run_script("grpo", "--help")
+    assert status == 0
+    assert "python -m scripts.grpo" in out
+    for table in (objectives.RATIOS, objectives.LOSSES, objectives.AGGREGATIONS, objectives.KL, objectives.CORRECTIONS):
+        assert [name for name in table if name not in out] == []
