@@ -31,12 +31,19 @@ def load_function(path: str) -> Callable[..., Any]:
     try:
         named, keywords = _parse(path)
         module, _, name = named.rpartition(":" if ":" in named else ".")
-        function = getattr(importlib.import_module(module), name)
+        function = getattr(_import(module), name)
         inspect.signature(function).bind_partial(**keywords)
     except (ImportError, AttributeError, TypeError, *UNREADABLE) as error:
         raise InputError(f"{path!r} names no function ({error}); the form is package.module:name, or "
                          f"package.module:name(key=value)") from None
     return functools.update_wrapper(functools.partial(function, **keywords), function) if keywords else function
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+        raise ImportError(f"{type(error).__name__}: {error}") from error
 
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:

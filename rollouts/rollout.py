@@ -218,8 +218,12 @@ def _short(text: str, limit: int = 200) -> str:
 
 
 def log_failures(path: Path, step: int, failures: Sequence[Failure]) -> None:
-    """Appends what rewards failed on to a JSON-lines file."""
+    """Adds what rewards failed on to a JSON-lines file, in place of what a killed run wrote from this step on."""
     if failures:
-        with _writing(path), path.open("a", encoding="utf-8") as file:
-            for failure in failures:
-                print(json.dumps({"step": step} | failure._asdict(), ensure_ascii=False), file=file)
+        with _writing(path):
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+            kept = [line for line in lines if json.loads(line)["step"] < step]
+            new = [json.dumps({"step": step} | failure._asdict(), ensure_ascii=False) for failure in failures]
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text("".join(line + "\n" for line in kept + new), encoding="utf-8")
+            partial.replace(path)

@@ -65,6 +65,17 @@ class Ends:
                     if any(string in self.decode(tokens[:count]) for string in self.strings))
 
 
+def make_ends(tokenizer: Any, strings: Sequence[str]) -> Ends:
+    """The tokenizer's end tokens and stop strings; the text of a special token, which decoding leaves out, ends by its
+    id. Raises InputError for an empty string."""
+    if "" in strings:
+        raise InputError("a stop string is empty; give at least one character, or none of them")
+    ids = {string: tokenizer.encode(string) for string in strings}
+    special = {string: each[0] for string, each in ids.items() if len(each) == 1 and not tokenizer.decode(each)}
+    return Ends((*tokenizer.eos_ids, *special.values()), [string for string in strings if string not in special],
+                tokenizer.decode)
+
+
 @flax.struct.dataclass
 class _Slots:
     """What S slots are decoding; a free one is done."""
@@ -98,6 +109,9 @@ def generate(model: Transformer, variables: dict[str, Any], prompts: Sequence[Se
     limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), (total,))
     width, most = longest or (max(map(len, prompts)), int(limits.max()))
     check(model, prompts, width, most)
+    if max(map(len, prompts)) > width or limits.max() > most:
+        raise ValueError(f"longest is {longest}, but a prompt has {max(map(len, prompts))} tokens, or a completion may "
+                         f"have {limits.max()}")
     weights = _prepare(model, variables)
     rows = _divisible(min(slots, total))
     plan = _Plan(model, weights, prompts, group_size, buckets(width), _divisible(max(1, rows // REFILL)))

@@ -29,10 +29,10 @@ class Controls(NamedTuple):
 
 def make_controls(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Controls:
     """Raises InputError for values that leave no distribution."""
-    found = [(temperature < 0, f"--temperature must be 0 or more, not {temperature}"),
-             (top_k < 0, f"--top-k must be 0 (all tokens) or more, not {top_k}"),
-             (not 0 < top_p <= 1, f"--top-p must be above 0 and at most 1 (all tokens), not {top_p}"),
-             (not 0 <= min_p <= 1, f"--min-p must be from 0 (all tokens) to 1, not {min_p}")]
+    found = [(not 0 <= temperature < np.inf, f"temperature must be 0 or more, not {temperature}"),
+             (top_k < 0, f"top-k must be 0 (all tokens) or more, not {top_k}"),
+             (not 0 < top_p <= 1, f"top-p must be above 0 and at most 1 (all tokens), not {top_p}"),
+             (not 0 <= min_p <= 1, f"min-p must be from 0 (all tokens) to 1, not {min_p}")]
     problems = [message for wrong, message in found if wrong]
     if problems:
         raise InputError(problems[0])

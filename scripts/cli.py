@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 import tempfile
@@ -200,17 +201,17 @@ def whole_folder(output: str) -> Iterator[Path]:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Raises InputError where one of the numbers is 0 or below."""
+    """Raises InputError where one of the numbers is 0 or below, infinite or NaN."""
     for name in names:
-        if getattr(config, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(config, name)}")
+        if not 0 < getattr(config, name) < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0 and finite, not {getattr(config, name)}")
 
 
 def check_not_negative(config: Any, *names: str) -> None:
-    """Raises InputError where one of the numbers is below 0."""
+    """Raises InputError where one of the numbers is below 0, infinite or NaN."""
     for name in names:
-        if getattr(config, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(config, name)}")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} must be 0 or more and finite, not {getattr(config, name)}")
 
 
 def check_seed(seed: int) -> None:

@@ -66,7 +66,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
 
     from data.encode import encode_prompts
     from data.sources import Concatenated, open_source
-    from rollouts.sampler import Ends, generate
+    from rollouts.sampler import Ends, generate, make_ends
     from rollouts.sampling import make_controls
     from sharding.mesh import make_mesh
     from training.progress import counted
@@ -87,7 +87,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
 
     if config.stop and tokenizer is None:
         raise InputError(f"--stop: model {config.model!r} has no tokenizer, so its tokens have no text")
-    ends = Ends(tokenizer.eos_ids, config.stop, tokenizer.decode) if tokenizer else Ends()
+    ends = make_ends(tokenizer, config.stop) if tokenizer else Ends()
     with jax.set_mesh(mesh), counted(len(prompts) * config.num_samples, "generating") as advance:
         completions = generate(model, variables, prompts, jax.random.key(config.seed),
                                max_new_tokens=config.max_new_tokens, controls=controls, ends=ends,

@@ -58,6 +58,8 @@ MAY_DIFFER = experiment.MAY_DIFFER | {"show_every", "reward_timeout", "unsafe_co
 
 def check_flags(flags: OnlineFlags) -> None:
     """Raises InputError for numbers that make no sense."""
+    from rollouts.sampling import make_controls
+
     experiment.check_flags(flags)
     cli.check_positive(flags, "max_steps", "group_size", "max_new_tokens", "temperature", "eval_samples",
                        "reward_timeout")
@@ -65,6 +67,7 @@ def check_flags(flags: OnlineFlags) -> None:
     if flags.sampling.top_k or flags.sampling.top_p < 1 or flags.sampling.min_p:
         cli.say("note: top-k, top-p and min-p cut the distribution that is drawn from, and not the policy that is "
                 "trained; --correction token_truncate weighs for it")
+    make_controls(flags.temperature, flags.sampling.top_k, flags.sampling.top_p, flags.sampling.min_p)
     if flags.sampling.slots < 1:
         raise InputError(f"--sampling.slots must be above 0, not {flags.sampling.slots}")
 
@@ -92,6 +95,9 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any) -> Prompts:
     sources, held_out_sources = experiment.open_sources(flags)
     recorded = experiment.recorded(flags, sources, held_out_sources)
     check_free(Path(flags.output_dir), recorded, MAY_DIFFER)
+    if flags.max_new_tokens >= opened.config.max_length - 8:
+        raise InputError(f"--max-new-tokens {flags.max_new_tokens} leaves no room for a prompt in the model's context "
+                         f"of {opened.config.max_length}; lower it")
     room = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what `width` rounds up to
     read = [[read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=room) for source in each]
             for each in (sources, held_out_sources)]
@@ -125,12 +131,12 @@ def make_roll(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[
               width: int) -> Callable[..., Any]:
     """(variables, prompts, key, group_size, greedy) -> Rollouts, as the flags have them drawn and rewarded."""
     from rollouts.rollout import roll_out
-    from rollouts.sampler import Ends, generate
+    from rollouts.sampler import generate, make_ends
     from rollouts.sampling import make_controls
 
     chosen = flags.sampling
     drawn = make_controls(flags.temperature, chosen.top_k, chosen.top_p, chosen.min_p)
-    ends = Ends(tokenizer.eos_ids, chosen.stop, tokenizer.decode)
+    ends = make_ends(tokenizer, chosen.stop)
 
     def roll(variables: Any, prompts: Sequence[Any], key: Any, group_size: int, greedy: bool = False) -> Any:
         def sampler(tokens: Any, key: Any, group_size: int) -> Any:

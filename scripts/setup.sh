@@ -1,14 +1,14 @@
 #!/bin/sh
 # setup.sh VENV: a virtual environment of the newest Python (3.11 on) in which the requirements install.
 # Looks on the PATH and under pyenv; a Python that cannot make an environment, or for which a requirement has no
-# wheel, is named and passed over for the next one.
+# wheel, is named and passed over for the next one. Of an environment that is active, its base Python counts.
 set -u
 venv=$1
 
 works='import ensurepip, sys, venv
 v = sys.version_info
 if v >= (3, 11) and v.releaselevel == "final":
-    print("%03d%03d%03d" % v[:3], sys.executable)'
+    print("%03d%03d%03d" % v[:3], sys._base_executable)'
 
 candidates() {
     for name in python3.19 python3.18 python3.17 python3.16 python3.15 python3.14 python3.13 python3.12 python3.11 \

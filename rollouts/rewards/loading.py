@@ -72,6 +72,8 @@ def _split_weight(entry: str) -> tuple[str, float]:
         number = float(weight)
     except ValueError:
         number = math.nan
+    if entry.startswith("judge:") and "?" in entry.partition("=")[0]:
+        raise InputError(f"reward {entry!r}: = stands before a weight; write judge(url='...') for a URL with a query")
     if not math.isfinite(number):
         raise InputError(f"reward {entry!r}: the weight {weight.strip()!r} is no finite number; write NAME=WEIGHT")
     return "=".join(names), number

@@ -85,7 +85,7 @@ def _check_signature(reward: Weighted, prompts: Sequence[Any], completions: Sequ
                      columns: Mapping[str, Any]) -> None:
     """Raises InputError for a function that cannot be called like this on any row."""
     try:
-        inspect.signature(reward.function).bind(prompts, completions, **columns)
+        inspect.signature(reward.function).bind(prompts=prompts, completions=completions, **columns)
     except TypeError as error:
         raise InputError(f"reward {reward.name}: cannot be called with the columns {', '.join(columns)} ({error}); let "
                          f"it take (prompts, completions, **columns)") from None
@@ -116,7 +116,7 @@ def _bounded(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any
 
     threading.Thread(target=work, name=f"reward {reward.name}", daemon=True).start()
     try:
-        return done.result(timeout + GRACE)
+        return done.result(min(timeout + GRACE, threading.TIMEOUT_MAX))
     except TimeoutError:
         if done.done():  # just now, or with a TimeoutError of its own
             return done.result()
@@ -164,7 +164,7 @@ def _is_column(column: Any, rows: int) -> bool:
 def _ask(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
          deadline: float, first: int = 0) -> list[float | None]:
     """The values for these rows, the first of which is row `first` of the batch."""
-    given = reward.function(prompts, completions, **columns)
+    given = reward.function(prompts=prompts, completions=completions, **columns)
     if inspect.isawaitable(given):
         given = asyncio.run(_wait_for(given, deadline))
     return _checked(reward.name, given, len(completions), first)

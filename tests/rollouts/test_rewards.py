@@ -28,6 +28,7 @@ number = 3
 @pytest.fixture(autouse=True)
 def module(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(MODULE)
+    (tmp_path / "broken_rewards.py").write_text("undefined")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("my_rewards", None)
@@ -94,6 +95,8 @@ def test_flags(text, expected):
     ("overlong(max_length=4, cache=5)", "cache 5 is more than max_length 4"),
     ("length(target=0)", "target is 0; give a whole number of tokens"),
     ("judge:ftp://host", "no http:// or https:// address"),
+    ("judge:http://h?key=1", "write judge.url='...'. for a URL with a query"),
+    ("broken_rewards:f", "names no function .*NameError: name 'undefined'"),
 ])
 def test_flags_that_cannot_be_read_end_in_one_line(text, message):
     with pytest.raises(InputError, match=message) as error:
@@ -126,6 +129,13 @@ def test_functions_see_what_they_were_promised():
     scored = score(reward, completion_ids=[[1], [2], []], level=[1, 2.5, True], note="all")
     assert scored.values["r0"] == [1.0, 2.5, 1.0]
     assert all(type(value) is float for value in scored.values["r0"])
+
+
+def test_functions_are_called_by_name_as_trl_does():
+    seen = score(lambda completions, prompts, **_: [len(each) for each in completions],
+                 lambda completions, **_: [1.0] * len(completions),
+                 lambda completions, kind, **_: [float(each) for each in kind], kind=[3, 4, 5])
+    assert list(seen.values.values()) == [[3.0, 1.0, 0.0], [1.0, 1.0, 1.0], [3.0, 4.0, 5.0]]
 
 
 def test_functions_that_cannot_take_the_columns_are_named():

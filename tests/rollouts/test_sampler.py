@@ -9,12 +9,13 @@ import pytest
 from tiny import CONFIG, LORA, jitted_score, one_device, padded, random_variables, variables_on
 
 from data.encode import Row
+from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.lora import merge
 from models.pretrained import EMBEDDED, open_pretrained
 from models.transformer import Transformer, output_kernel
 from rollouts import sampler
-from rollouts.sampler import Ends, generate
+from rollouts.sampler import Ends, generate, make_ends
 from rollouts.sampling import make_controls, sample
 from sharding.mesh import MeshConfig, make_mesh
 
@@ -220,6 +221,21 @@ def test_a_stop_string_ends_at_the_token_that_completes_it(params, slots):
         assert after.finish_reason == ("length" if place < 0 else "stop")
         assert after.tokens == before.tokens[: None if place < 0 else place + len(string)]
         assert len(after.logps) == len(after.tokens)
+
+
+def test_stop_strings_that_are_special_tokens_end_by_their_id():
+    tokenizer = load_tokenizer(open_pretrained(EMBEDDED).tokenizer)
+    ends = make_ends(tokenizer, ("<|im_start|>", "ab"))
+    assert list(ends.ids) == [*tokenizer.eos_ids, *tokenizer.encode("<|im_start|>")]
+    assert ends.strings == ["ab"]
+    with pytest.raises(InputError, match="a stop string is empty"):
+        make_ends(tokenizer, ("",))
+
+
+@pytest.mark.parametrize("longest", [(4, 24), (16, 8)])
+def test_what_is_longer_than_the_longest_is_refused(params, longest):
+    with pytest.raises(ValueError, match="longest is"):
+        generate(MODEL, {"params": params}, PROMPTS, KEY, controls=make_controls(), max_new_tokens=24, longest=longest)
 
 
 def test_the_few_that_are_left_move_to_fewer_slots(params, monkeypatch):

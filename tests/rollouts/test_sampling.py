@@ -97,9 +97,10 @@ def test_temperature_0_takes_no_notice_of_cuts_and_scores_the_whole_distribution
     assert logp[0] == pytest.approx(float(jax.nn.log_softmax(logits)[0, 1]), abs=1e-6)
 
 
-@pytest.mark.parametrize(("flags", "line"), [({"temperature": -1.0}, "--temperature must be 0 or more"),
-                                             ({"top_k": -1}, "--top-k"), ({"top_p": 0.0}, "--top-p"),
-                                             ({"top_p": 1.5}, "--top-p"), ({"min_p": -0.1}, "--min-p")])
+@pytest.mark.parametrize(("flags", "line"), [({"temperature": -1.0}, "temperature must be 0 or more"),
+                                             ({"temperature": np.nan}, "temperature must"), ({"top_k": -1}, "top-k"),
+                                             ({"top_p": 0.0}, "top-p"), ({"top_p": 1.5}, "top-p"),
+                                             ({"min_p": -0.1}, "min-p")])
 def test_bad_controls_are_one_line(flags, line):
     with pytest.raises(InputError, match=line):
         make_controls(**flags)

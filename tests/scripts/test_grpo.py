@@ -174,8 +174,12 @@ def test_an_objective_of_ones_own(train):
     ({"rewards": "nonsense"}, "'nonsense': is not known"),
     ({"rewards": "chat_model:absent"}, "names no function"),
     ({"rewards": "chat_model:digits=x"}, "no finite number"),
-    ({"max_new_tokens": 128}, "prompts.jsonl:1: a prompt of 3 tokens"),
+    ({"max_new_tokens": 128}, "--max-new-tokens 128 leaves no room for a prompt in the model's context of 128"),
     ({"temperature": 0}, "--temperature must be above 0"),
+    ({"temperature": "nan"}, "--temperature must be above 0"),
+    ({"reward_timeout": "inf"}, "--reward-timeout must be above 0 and finite, not inf"),
+    ({"sampling.top_k": -1}, "top-k must be 0"),
+    ({"sampling.stop": ""}, "a stop string is empty"),
     ({"kl_in": "reward"}, "--kl-in reward needs a --beta above 0"),
     ({"batch_size": 3, "num_minibatches": 2}, "do not divide into 2 parts"),
     ({"correction": "nothing"}, "no correction is called nothing"),
@@ -187,6 +191,13 @@ def test_what_is_refused_is_one_line(train, tmp_path, replaced, line):
     assert line in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_over_the_limit_is_named(train, write_rows):
+    status, _, err, _ = train(data=write_rows("long.jsonl", [{"prompt": "abc"}, {"prompt": "a" * 125}]))
+    assert status != 0
+    assert "long.jsonl:2: a prompt of 125 tokens" in err
+    assert "Traceback" not in err
 
 
 def test_what_is_held_out_is_not_trained_on(train, write_rows, tmp_path):
