@@ -73,7 +73,8 @@ def test_an_exception_is_counted_and_told(tmp_path):
     assert json.loads(line) == {"step": 3, "reward": "r0", "row": 1, "error": "ValueError: cannot judge",
                                 "completion": "fgh"}
     log_failures(tmp_path / "failures.jsonl", 2, out.failures)  # of a run that goes on from step 1
-    log_failures(tmp_path / "failures.jsonl", 3, out.failures)
+    for _ in range(2):
+        log_failures(tmp_path / "failures.jsonl", 3, out.failures)
     lines = (tmp_path / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 3]
 

@@ -236,3 +236,17 @@ def test_help_teaches_the_choices(run_script):
     assert "python -m scripts.grpo" in out
     for table in (objectives.RATIOS, objectives.LOSSES, objectives.AGGREGATIONS, objectives.KL, objectives.CORRECTIONS):
         assert [name for name in table if name not in out] == []
+
+
+def test_failures_of_held_out_rewards_are_kept(train, write_rows, tmp_path, monkeypatch):
+    (tmp_path / "picky.py").write_text("def reward(prompts, completions, **columns):\n"
+                                       "    if 'new' in prompts:\n        raise ValueError('cannot judge')\n"
+                                       "    return [1.0] * len(prompts)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    held_out = write_rows("held_out.jsonl", [{"prompt": "new"}, {"prompt": "other"}])
+    status, _, err, _ = train("--eval-data", held_out, rewards="picky:reward", max_steps=2)
+    assert status == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "eval_failures.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["row"], line["error"]) for line in lines] == [
+        (step, 0, "ValueError: cannot judge") for step in (0, 2)]
+    assert not (tmp_path / "run" / "failures.jsonl").exists()
