@@ -95,7 +95,7 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any) -> Prompts:
     sources, held_out_sources = experiment.open_sources(flags)
     recorded = experiment.recorded(flags, sources, held_out_sources)
     check_free(Path(flags.output_dir), recorded, MAY_DIFFER)
-    if flags.max_new_tokens >= opened.config.max_length - 8:
+    if flags.max_new_tokens > opened.config.max_length - 8:
         raise InputError(f"--max-new-tokens {flags.max_new_tokens} leaves no room for a prompt in the model's context "
                          f"of {opened.config.max_length}; lower it")
     room = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what `width` rounds up to

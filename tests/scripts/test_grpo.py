@@ -174,7 +174,7 @@ def test_an_objective_of_ones_own(train):
     ({"rewards": "nonsense"}, "'nonsense': is not known"),
     ({"rewards": "chat_model:absent"}, "names no function"),
     ({"rewards": "chat_model:digits=x"}, "no finite number"),
-    ({"max_new_tokens": 128}, "--max-new-tokens 128 leaves no room for a prompt in the model's context of 128"),
+    ({"max_new_tokens": 121}, "--max-new-tokens 121 leaves no room for a prompt in the model's context of 128"),
     ({"temperature": 0}, "--temperature must be above 0"),
     ({"temperature": "nan"}, "--temperature must be above 0"),
     ({"reward_timeout": "inf"}, "--reward-timeout must be above 0 and finite, not inf"),
@@ -191,6 +191,11 @@ def test_what_is_refused_is_one_line(train, tmp_path, replaced, line):
     assert line in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_completions_may_leave_room_for_the_shortest_prompts_alone(train):
+    status, _, err, _ = train(max_new_tokens=120, max_steps=1)
+    assert status == 0, err
 
 
 def test_a_prompt_over_the_limit_is_named(train, write_rows):
