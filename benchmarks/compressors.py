@@ -14,9 +14,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
+from cli import command
 from data.sources import Source, open_source, parse_source
 from errors import InputError
-from scripts import cli
 
 DESCRIPTION = """Bits per byte of xz -9e and zstd -19 on the texts of a data set.
 
@@ -70,4 +70,4 @@ def read_texts(source: Source) -> list[bytes]:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

@@ -16,12 +16,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data.batches import Batch
+from batch import Batch
+from cli import command
+from cli.checks import check_positive
 from models.config import PRESETS, ModelConfig, default_dtype
 from models.lora import LoRAConfig
 from models.transformer import Transformer, init_variables
 from objectives.sft import sft
-from scripts import cli
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.placement import Placement
 from sharding.rules import tree_shardings
@@ -55,7 +56,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    cli.check_positive(config, "num_layers", "batch_size", "length", "rounds", "rank")
+    check_positive(config, "num_layers", "batch_size", "length", "rounds", "rank")
     model = dataclasses.replace(PRESETS[config.preset], num_layers=config.num_layers)
     tokens = config.batch_size * config.length
     table = Table("", *DTYPES, title=f"{config.preset}, {config.num_layers} layers, {tokens} tokens a step")
@@ -144,4 +145,4 @@ def random_batch(config: Config, vocab_size: int) -> Batch:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

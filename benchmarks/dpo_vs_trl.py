@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import turns
-from scripts import cli
+from cli import command
+from cli.checks import check_positive
 
 DESCRIPTION = """DPO with LoRA on the CPU, Temper against TRL, by turns.
 
@@ -38,7 +39,7 @@ def main(config: Config) -> None:
     title = f"DPO with LoRA, {config.model}, {config.batch_size} pairs, {lengths}"
     work = turns.Work(title, "pairs", config.batch_size, TOLERANCES[config.dtype])
     turns.check(config, work)
-    cli.check_positive(config, "prompt_length", "answer_length")
+    check_positive(config, "prompt_length", "answer_length")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = make_pairs(config, turns.prepare(config, folder))
@@ -67,4 +68,4 @@ def as_row(prompt: list[int], chosen: list[int], rejected: list[int]) -> dict[st
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

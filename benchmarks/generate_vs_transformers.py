@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import turns
-from scripts import cli
+from cli.checks import check_positive
+from cli.command import run
 
 DESCRIPTION = """Sampling on the CPU, Temper against transformers, by turns.
 
@@ -48,11 +49,11 @@ class Config:
 
 
 def main(config: Config) -> None:
-    cli.check_positive(config, "batches", "prompt_length", "rounds")
+    check_positive(config, "batches", "prompt_length", "rounds")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"exporting {config.model} for transformers ...", flush=True)
-        turns.run_child([sys.executable, "-m", "scripts.export", "--run", config.model, "--output",
+        turns.run_child([sys.executable, "-m", "scripts.export", "--model", config.model, "--output",
                          str(folder / "model")], folder / "export.log")
         vocab_size = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
         show(config, [measure(config, folder, size, vocab_size) for size in config.batch_sizes])
@@ -98,4 +99,4 @@ def show(config: Config, measured: list[dict[str, list[dict[str, Any]]]]) -> Non
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    run(main, Config, DESCRIPTION)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import turns
-from scripts import cli
+from cli import command
+from cli.checks import check_positive
 from training.metrics import read_metrics
 
 DESCRIPTION = """GRPO with LoRA on the CPU, Temper against TRL (generating with transformers), by turns.
@@ -47,7 +48,7 @@ def main(config: Config) -> None:
             f"{config.max_new_tokens} new tokens"
     work = turns.Work(title, "completions", rows, ())
     turns.check(config, work)
-    cli.check_positive(config, "group_size", "max_new_tokens")
+    check_positive(config, "group_size", "max_new_tokens")
     prompts = [[{"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]}] for number in range(config.batch_size)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,8 +61,9 @@ def main(config: Config) -> None:
 
 
 def temper_turn(config: Config, folder: Path, number: int) -> turns.Turn:
-    more = {"rewards": "benchmarks.grpo_vs_trl:reward", "group-size": config.group_size, "show-every": 0,
-            "max-new-tokens": config.max_new_tokens, "sampling.slots": config.batch_size * config.group_size}
+    more = {"rewards": "benchmarks.grpo_vs_trl:reward", "group-size": config.group_size,
+            "max-new-tokens": config.max_new_tokens, "rollouts.log-completions-every": 0,
+            "rollouts.num-slots": config.batch_size * config.group_size}
     turn = turns.temper_turn(config, folder, number, "scripts.grpo", **more)
     lengths = [line["completions/mean_length"] for line in read_metrics(folder / f"temper-{number}")]
     return turn._replace(facts=turn.facts | {"mean completion": sum(lengths) / len(lengths)})
@@ -82,4 +84,4 @@ def check_lengths(done: turns.Turns) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

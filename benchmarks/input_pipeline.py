@@ -15,9 +15,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from cli import command
+from cli.checks import check_positive
 from data.sources import DataSource
 from errors import InputError
-from scripts import cli
 
 DESCRIPTION = """Tokens a second of the input pipeline alone, and its share of a run's step time.
 
@@ -46,7 +47,7 @@ class Config:
 def main(config: Config) -> None:
     from data.tokenizer import load_tokenizer
 
-    cli.check_positive(config, "batch_size", "max_length", "seconds", "rounds")
+    check_positive(config, "batch_size", "max_length", "seconds", "rounds")
     streams = make_streams(config, load_tokenizer(config.tokenizer).vocab_size)
     turns = [{workers: measure(streams, workers, config.seconds) for workers in config.workers}
              for _ in range(config.rounds)]
@@ -104,4 +105,4 @@ def share_of_steps(run: Path) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

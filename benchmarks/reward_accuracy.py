@@ -1,4 +1,4 @@
-"""How often a reward model prefers the chosen answer of held-out pairs, with a confidence interval."""
+"""How often a reward model prefers the chosen answer of eval pairs, with a confidence interval."""
 
 import dataclasses
 import functools
@@ -9,10 +9,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cli import command
+from cli.checks import max_row_length
 from data.sources import DataSource
-from scripts import cli
 
-DESCRIPTION = """Pair accuracy of a reward model on held-out pairs, one line a source.
+DESCRIPTION = """Pair accuracy of a reward model on eval pairs, one line a source.
 
   python -m benchmarks.reward_accuracy --model runs/reward --data heldout.jsonl"""
 
@@ -25,7 +26,7 @@ class Config:
     model: str
     """run directory, folder or Hub id of a reward model"""
     data: tuple[DataSource, ...]
-    """held-out pairs, as for scripts.reward"""
+    """eval pairs, as for scripts.reward"""
     batch_size: int = 16
     """answers scored at a time"""
     max_length: int | None = None
@@ -37,13 +38,13 @@ def main(config: Config) -> None:
     from data.sources import open_source
     from models.config import default_dtype
     from models.heads import score_rewards
-    from rollouts.rewards.learned import open_reward_model
+    from rewards.learned import open_reward_model
     from sharding.mesh import MeshConfig, make_mesh
     from training.evaluation import score_rows
     from training.progress import track
 
     opened = open_reward_model(config.model)
-    length = cli.row_length(config.max_length, opened.config.max_length)
+    length = max_row_length(config.max_length, opened.config.max_length)
     encoder = Encoder(opened.tokenizer, opened.config.vocab_size, length, "drop", "skip", form="pair")
     mesh = make_mesh(MeshConfig())
     model, variables = opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
@@ -75,4 +76,4 @@ def wilson(right: float, count: int) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

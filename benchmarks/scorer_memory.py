@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from cli import command
+from cli.checks import check_positive
 from models.scoring import TokenScores, positions_at_a_time, score_hidden
-from scripts import cli
 
 DESCRIPTION = """Compile the scorer's gradient and look for a [B, T, V] array in it.
 
@@ -52,7 +53,7 @@ class Compiled(NamedTuple):
 
 
 def main(config: Config) -> None:
-    cli.check_positive(config, "batch_size", "length", "embed", "vocab")
+    check_positive(config, "batch_size", "length", "embed", "vocab")
     table = Table("scorer", "dtype", "gradient of", "temp GiB", "largest array", "/ BTV",
                   title=f"B={config.batch_size} T={config.length} D={config.embed} V={config.vocab}")
     worst = 0.0
@@ -124,4 +125,4 @@ def gib(size: int) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

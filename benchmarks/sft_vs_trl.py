@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import turns
+from cli import command
 from errors import InputError
-from scripts import cli
 
 DESCRIPTION = """LoRA fine-tuning on the CPU, Temper against TRL, by turns.
 
@@ -51,4 +51,4 @@ def make_rows(config: Config, vocab_size: int) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

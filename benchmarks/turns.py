@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from cli.checks import check_positive, check_seed
 from errors import InputError
-from scripts import cli
 from training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,8 +81,8 @@ Turns = dict[str, list[Turn]]
 
 def check(flags: Flags, work: Work) -> None:
     """Raises InputError for numbers that make no sense."""
-    cli.check_positive(flags, "rounds", "batch_size", "rank", "learning_rate")
-    cli.check_seed(flags.seed)
+    check_positive(flags, "rounds", "batch_size", "rank", "learning_rate")
+    check_seed(flags.seed)
     least = max(2, len(work.tolerances))
     if flags.steps < least:
         raise InputError(f"--steps must be {least} or more (the first is warm-up; the losses of the first "
@@ -93,7 +93,7 @@ def prepare(flags: Flags, folder: Path) -> int:
     """Tries TRL's environment, writes the model for TRL as a Hugging Face folder, and gives its vocabulary's size."""
     run_child([flags.trl_python, "-c", "import datasets, peft, torch, transformers, trl"], folder / "imports.log")
     print(f"exporting {flags.model} for TRL ...")
-    run_child([sys.executable, "-m", "scripts.export", "--run", flags.model, "--output", str(folder / "model")],
+    run_child([sys.executable, "-m", "scripts.export", "--model", flags.model, "--output", str(folder / "model")],
               folder / "export.log")
     return json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
 

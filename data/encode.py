@@ -1,34 +1,14 @@
 """One record to one row: token ids and the loss mask, index t always speaking of token t."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from batch import Row
 from data.chat import encode_chat, encode_prompt
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from errors import InputError
-
-
-class Row(NamedTuple):
-    """`tokens` int32 [T]; `loss_mask` float32 [T], 1 on targets. The first token is no target. `more` are further
-    columns for an objective: a number for the row (label, margin), or float32 [T] (ref_logps)."""
-
-    tokens: np.ndarray
-    loss_mask: np.ndarray
-    more: Mapping[str, Any] = MappingProxyType({})
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """All of it by name: [T] or, for the row's numbers, []."""
-        more = {name: np.asarray(value, np.float32) for name, value in self.more.items()}
-        return {"tokens": self.tokens, "loss_mask": self.loss_mask} | more
-
-    def cut(self, length: int) -> "Row":
-        """The row's first `length` tokens."""
-        more = {name: value[:length] if np.ndim(value) else value for name, value in self.more.items()}
-        return Row(self.tokens[:length], self.loss_mask[:length], more)
 
 
 def encode_record(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int, training: bool) -> Row:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from batch import Row
 from data.chat import encode_chat
-from data.encode import Row, encode_record, encode_text, finish_row, pretokenised
+from data.encode import encode_record, encode_text, finish_row, pretokenised
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from errors import InputError

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.encode import Row, encode_record, start_tokens
+from batch import COUNT, Row, longest_row
+from data.encode import encode_record, start_tokens
 from data.pairs import encode_labelled, encode_pair, mismatch
 from data.sources import Source
-from data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from data.tokenizer import Tokenizer, open_tokenizer
 from errors import InputError
 
 COUNTS = ("rows_truncated", "rows_dropped", "rows_skipped")
@@ -47,12 +48,10 @@ class Encoder:
         return 1 if self.form == "row" else 2
 
     def open_tokenizer(self) -> Tokenizer | None:
-        return _open_tokenizer(self.tokenizer)
+        return self.tokenizer and _open_tokenizer(self.tokenizer)
 
 
-@functools.cache
-def _open_tokenizer(path: Path | None) -> Tokenizer | None:
-    return load_tokenizer(path) if path is not None and has_tokenizer(path) else None
+_open_tokenizer = functools.cache(open_tokenizer)
 
 
 def read_record(index: int, source: Source, encoder: Encoder) -> tuple[tuple[Row, ...] | None, str | None]:
@@ -130,11 +129,6 @@ def read_all(sources: Sequence[Source], encoder: Encoder,
     return rows, counts
 
 
-def longest_row(rows: Sequence[Row]) -> int:
-    """Tokens of the longest row; 0 without any."""
-    return max((len(row.tokens) for row in rows), default=0)
-
-
 def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
                track: Callable[[Any], Any] = iter) -> int | None:
     """Reads up to `limit` rows, the first of every source, so that what is bad there is known before the first step.
@@ -193,29 +187,31 @@ def fingerprint(sources: Sequence[Source]) -> str:
 
 
 def join_columns(rows: tuple[Row, ...] | None, event: str | None) -> dict[str, np.ndarray]:
-    """The rows of a record end to end: tokens, loss_mask, ... [T]; counts [T, 3], which hold the event at the first
-    token; where there are several rows, their `lengths` and what else is said of each, [rows]. T is 0 without rows."""
+    """The rows of a record end to end: tokens, loss_mask, ... [T]; count/NAME [T] for each of COUNTS, which hold the
+    event at the first token; where there are several rows, their `lengths` and what else is said of each, [rows].
+    T is 0 without rows."""
     parts = [row.columns() for row in rows or [Row(np.zeros(0, np.int32), np.zeros(0, np.float32))]]
     joined = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
-    counts = np.zeros((max(1, len(joined["tokens"])), len(COUNTS)), np.int32)
+    counts = {COUNT + name: np.zeros(max(1, len(joined["tokens"])), np.int32) for name in COUNTS}
     if event is not None:
-        counts[0, COUNTS.index(event)] = 1
+        counts[COUNT + event][0] = 1
     lengths = {"lengths": np.asarray([len(part["tokens"]) for part in parts])} if len(parts) > 1 else {}
-    return joined | {"counts": counts} | lengths
+    return joined | counts | lengths
 
 
 def part_columns(joined: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """What join_columns joined, row by row; the event, as counts [3], is the first row's."""
+    """What join_columns joined, row by row; the event, as numbers count/NAME, is the first row's."""
     total = len(joined["tokens"])
     lengths = joined.get("lengths", np.asarray([total]))
     ends = np.cumsum(lengths)[:-1]
     parts: list[dict[str, np.ndarray]] = [{} for _ in lengths]
     for name, array in joined.items():
-        if name not in ("counts", "lengths", "epoch_end"):
+        if name in ("lengths", "epoch_end"):
+            continue
+        if name.startswith(COUNT):
+            pieces = [array.sum(dtype=np.int32), *[np.int32(0)] * (len(parts) - 1)]
+        else:
             pieces = np.split(array, ends) if len(array) == total else list(array)
-            for part, piece in zip(parts, pieces, strict=True):
-                part[name] = piece
-    if "counts" in joined:
-        for place, part in enumerate(parts):
-            part["counts"] = joined["counts"].sum(0) * (place == 0)
+        for part, piece in zip(parts, pieces, strict=True):
+            part[name] = piece
     return parts

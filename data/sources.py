@@ -52,13 +52,32 @@ class DataSource:
 
 
 def parse_source(text: str) -> DataSource:
-    """SOURCE or SOURCE@WEIGHT. An "@" that no number follows is part of the name."""
+    """SOURCE or SOURCE@WEIGHT, or a DataSource's fields in YAML, {source: ..., columns: {prompt: question}}. An "@"
+    that no number follows is part of the name. Raises InputError for other fields."""
+    if text.startswith("{"):
+        return _parse_fields(text)
     source, _, weight = text.rpartition("@")
     try:
         number = float(weight)
     except ValueError:
         return DataSource(text)
     return DataSource(source, number) if "@" in text else DataSource(text)
+
+
+def _parse_fields(text: str) -> DataSource:
+    import yaml
+
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"data {text}: not readable as YAML; the form is "
+                         f"{{source: NAME, columns: {{ours: theirs}}}}") from None
+    known = [field.name for field in dataclasses.fields(DataSource)]
+    unknown = [name for name in fields if name not in known]
+    if unknown or "source" not in fields:
+        raise InputError(f"data {text}: {f'unknown key {unknown[0]!r}' if unknown else 'no source'}; known are "
+                         f"{', '.join(known)}")
+    return DataSource(**fields)
 
 
 def open_source(data: DataSource) -> Source:

@@ -65,6 +65,11 @@ def has_tokenizer(path: Path) -> bool:
     return not path.is_dir() or any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
+def open_tokenizer(path: Path) -> Tokenizer | None:
+    """load_tokenizer; None for a folder that holds none (then rows come as tokens)."""
+    return load_tokenizer(path) if has_tokenizer(path) else None
+
+
 def _load_folder(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return FastTokenizer(_read_backend(folder / "tokenizer.json"), read_config(folder))

@@ -22,26 +22,27 @@ class Architecture:
     """A preset, or sizes of one's own; beside a preset, a size that is given replaces the preset's."""
 
     preset: str | None = None
-    """sizes of a known model (smollm2-135m, qwen3-0.6b, llama3.1-8b, ...), with random weights"""
+    """The sizes are those of a known model (smollm2-135m, qwen3-0.6b, llama3.1-8b, ...), with random weights."""
     embed_dim: int | None = None
-    """width of the residual stream"""
+    """The residual stream is this wide."""
     num_layers: int | None = None
+    """The model has this many layers."""
     num_heads: int | None = None
-    """query heads"""
+    """A layer has this many query heads."""
     num_kv_heads: int | None = None
-    """key and value heads; left out: num_heads"""
+    """A layer has this many key and value heads; by default num_heads."""
     head_dim: int | None = None
-    """left out: embed_dim / num_heads"""
+    """A head is this wide; by default embed_dim / num_heads."""
     mlp_dim: int | None = None
-    """left out: 8/3 embed_dim, rounded up to a multiple of 64"""
+    """The MLP is this wide; by default 8/3 embed_dim, rounded up to a multiple of 64."""
     max_length: int | None = None
-    """context in tokens; left out: 2048"""
+    """The context is this many tokens; by default 2048."""
     rope_theta: float | None = None
-    """base of the rotary frequencies; left out: 10000"""
+    """The rotary frequencies have this base; by default 10000."""
     tie_embeddings: bool | None = None
-    """the output head is the embedding; left out: it is not"""
+    """The output head is the embedding; by default it is not."""
     qk_norm: bool | None = None
-    """queries and keys are normalised, as in Qwen 3; left out: they are not"""
+    """Queries and keys are normalised, as in Qwen 3; by default they are not."""
 
 
 SIZES = ("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length", "rope_theta")

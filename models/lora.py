@@ -17,13 +17,13 @@ class LoRAConfig:
     """Which linear layers get an adapter, and of what size; rank 0 is no LoRA (full fine-tuning)."""
 
     rank: int = 0
-    """R of A [in, R] and B [R, out]; 0 trains all weights instead"""
+    """The adapter is A [in, R] and B [R, out] of this R; 0 trains all weights instead."""
     alpha: float = 16.0
-    """the adapter's output is scaled by alpha / rank"""
+    """The adapter's output is scaled by alpha / rank."""
     dropout: float = 0.0
-    """share of the adapter's inputs that is dropped in training"""
+    """This share of the adapter's inputs is dropped in training."""
     targets: tuple[str, ...] = LINEAR_LAYERS
-    """linear layers that get an adapter"""
+    """These linear layers get an adapter."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.targets if name not in LINEAR_LAYERS]

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from batch import follows
 from models.attention import SharedPrompt
 from models.transformer import Transformer, output_kernel
-from objectives.base import follows
 from sharding.rules import RULES, constrain, ways
 
 LOGITS_AT_A_TIME = 2**25

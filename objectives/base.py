@@ -6,7 +6,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 
 class Loss(NamedTuple):
@@ -40,12 +40,6 @@ def nothing_yet(shapes: Loss) -> Loss:
 def pick(name: str) -> Callable[[Array, Array], Array]:
     """How an extreme of this name is combined."""
     return jnp.minimum if name.endswith("/min") else jnp.maximum
-
-
-def follows(segment_ids: Int[ArrayLike, "B T"]) -> Bool[Array, "B T"]:
-    """True where token t has a predecessor in its own segment: only there is a token predicted."""
-    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
-    return (segment_ids == before) & (segment_ids != 0)
 
 
 def masked_sum(values: Float[ArrayLike, "B T"], mask: Float[ArrayLike, "B T"]) -> Float[Array, ""]:

@@ -19,46 +19,59 @@ LARGEST_EXPONENT = 80.0
 """of a ratio with a gradient: exp(80) is finite in float32, and so is its gradient"""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What `grpo` can be told. Raises ValueError, in one line, for what makes no loss or would be read by nothing."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyLoss:
+    """What one chooses first."""
 
     epsilon_low: float = 0.2
-    """a ratio counts down to 1 - epsilon_low (clip only)"""
+    """A ratio counts down to 1 - epsilon_low (clip only)."""
     epsilon_high: float = 0.2
-    """and up to 1 + epsilon_high; above epsilon_low it is DAPO's clip-higher (0.28 there)"""
-    delta: float | None = None
-    """dual clip (clip only): the largest ratio where A < 0 (3 in verl); above 1 + epsilon_high"""
-    ratio: str = "token"
-    """to the old policy: token, of each (GRPO, PPO); sequence, a row's geometric mean (GSPO); sequence_token, its value
-    with each token's own gradient; product, of the whole completion (TRL's RLOO)"""
-    loss: str = "clip"
-    """clip (PPO's), or cispo: the ratio, cut at 1 + epsilon_high, as a weight without gradient"""
-    aggregation: str = "token_mean"
-    """of the tokens' losses: token_mean over the whole batch (DAPO); sequence_mean of rows' means (GRPO); constant, the
-    sum over rows and constant_length (Dr. GRPO)"""
-    constant_length: float | None = None
-    """what the aggregation "constant" divides by, and it alone: tokens, usually the largest length of a completion"""
+    """A ratio counts up to 1 + epsilon_high; above epsilon_low it is DAPO's clip-higher (0.28 there)."""
+    importance_sampling_level: str = "token"
+    """The ratio to the old policy is each token's (GRPO, PPO); sequence: a row's geometric mean (GSPO); sequence_token:
+    its value with each token's own gradient; product: of the whole completion (TRL's RLOO)."""
+    loss_aggregation: str = "token_mean"
+    """The tokens' losses make one by token_mean over the whole batch (DAPO); sequence_mean, of rows' means (GRPO); or
+    constant, the sum over rows and constant_length (Dr. GRPO)."""
     beta: float = 0.0
-    """strength of the KL to the reference in the loss"""
+    """The KL to the reference has this weight in the loss."""
+    importance_sampling_correction: str = "none"
+    """Weights correct for the sampler's distribution, where it is not the trainer's: token_truncate (TIS) and
+    sequence_truncate cut exp(old - sampler) to floor and cap; token_mask and sequence_mask leave out what is beyond."""
+    importance_sampling_cap: float = 3.0
+    """The correction's weights exp(old - sampler) are this large at the most."""
+    importance_sampling_floor: float = 0.0
+    """The correction's weights exp(old - sampler) are this small at the least."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """What is changed rarely."""
+
+    loss: str = "clip"
+    """The loss is clip (PPO's), or cispo: the ratio, cut at 1 + epsilon_high, as a weight without gradient."""
+    delta: float | None = None
+    """A ratio where A < 0 counts up to this one (dual clip, of the loss clip; 3 in verl); above 1 + epsilon_high."""
+    constant_length: float | None = None
+    """The aggregation "constant", and it alone, divides by this many tokens, usually the largest length of a
+    completion."""
     kl: str = "k3"
-    """estimate of the KL: k1, k2 or k3"""
+    """The KL is estimated by k1, k2 or k3."""
     kl_weighted: bool = False
-    """the KL's estimate times the ratio, with the ratio's gradient"""
+    """The KL's estimate is multiplied by the ratio, with the ratio's gradient."""
     entropy_coefficient: float = 0.0
-    """of the bonus for entropy"""
+    """The bonus for entropy has this weight."""
     mask_truncated: bool = False
-    """completions that were cut at the largest length are no targets"""
-    correction: str = "none"
-    """weights for sampler against trainer: none; token_truncate (TIS) and sequence_truncate cut exp(old - sampler) to
-    floor and cap; token_mask and sequence_mask leave out what is beyond"""
-    correction_cap: float = 3.0
-    """largest exp(old - sampler)"""
-    correction_floor: float = 0.0
-    """smallest exp(old - sampler)"""
+    """Completions that were cut at the largest length are no targets."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Algorithm, PolicyLoss):
+    """What `grpo` can be told. Raises ValueError, in one line, for what makes no loss or would be read by nothing."""
 
     def __post_init__(self) -> None:
-        tables = {"ratio": RATIOS, "loss": LOSSES, "aggregation": AGGREGATIONS, "kl": KL, "correction": CORRECTIONS}
+        tables = {"importance_sampling_level": RATIOS, "loss": LOSSES, "loss_aggregation": AGGREGATIONS, "kl": KL,
+                  "importance_sampling_correction": CORRECTIONS}
         for name, table in tables.items():
             if getattr(self, name) not in table:
                 raise ValueError(f"no {name} is called {getattr(self, name)}; there are {', '.join(table)}")
@@ -67,26 +80,27 @@ class Settings:
             raise ValueError(problems[0])
 
     def _out_of_range(self) -> tuple[tuple[bool, str], ...]:
-        numbers = ("epsilon_low", "epsilon_high", "beta", "correction_floor")
+        numbers = ("epsilon_low", "epsilon_high", "beta", "importance_sampling_floor")
+        floor, cap = self.importance_sampling_floor, self.importance_sampling_cap
         return (
             *((not getattr(self, name) >= 0, f"{name} is {getattr(self, name)} but must be at least 0")
               for name in numbers),
             (self.delta is not None and not self.delta > 1 + self.epsilon_high,
              f"delta is {self.delta} but must be above 1 + epsilon_high, which is {1 + self.epsilon_high:g}"),
-            (not self.correction_cap > self.correction_floor,
-             f"correction_cap is {self.correction_cap} but must be above correction_floor, {self.correction_floor}"),
-            (self.aggregation == "constant" and not (self.constant_length or 0) > 0,
+            (not cap > floor,
+             f"importance_sampling_cap is {cap} but must be above importance_sampling_floor, {floor}"),
+            (self.loss_aggregation == "constant" and not (self.constant_length or 0) > 0,
              f"the aggregation constant needs a constant_length above 0, not {self.constant_length}"),
         )
 
     def _unread(self) -> tuple[tuple[bool, str], ...]:
         return (
             (self.delta is not None and self.loss != "clip", f"delta is of the loss clip, not of {self.loss}"),
-            (self.constant_length is not None and self.aggregation != "constant",
-             f"constant_length is of the aggregation constant, not of {self.aggregation}"),
+            (self.constant_length is not None and self.loss_aggregation != "constant",
+             f"constant_length is of the aggregation constant, not of {self.loss_aggregation}"),
             (self.kl_weighted and self.beta == 0, "kl_weighted says nothing while beta is 0"),
-            (self.correction_floor > 0 and self.correction == "none",
-             f"correction_floor is of a correction: {', '.join(list(CORRECTIONS)[1:])}"),
+            (self.importance_sampling_floor > 0 and self.importance_sampling_correction == "none",
+             f"importance_sampling_floor is of a correction: {', '.join(list(CORRECTIONS)[1:])}"),
         )
 
 
@@ -218,12 +232,12 @@ AGGREGATIONS: dict[str, Callable[[Array, Array, Array, Settings], tuple[Array, A
 
 def truncate(w: Float[Array, "B #T"], s: Settings) -> Float[Array, "B #T"]:
     """clip(w, floor, cap)"""
-    return jnp.clip(w, s.correction_floor, s.correction_cap)
+    return jnp.clip(w, s.importance_sampling_floor, s.importance_sampling_cap)
 
 
 def drop(w: Float[Array, "B #T"], s: Settings) -> Float[Array, "B #T"]:
     """w between floor and cap, 0 beyond"""
-    return jnp.where((w < s.correction_floor) | (w > s.correction_cap), 0.0, w)
+    return jnp.where((w < s.importance_sampling_floor) | (w > s.importance_sampling_cap), 0.0, w)
 
 
 CORRECTIONS: dict[str, tuple[Callable[[Array, ArrayLike], Array], Callable[[Array, Settings], Array]] | None] = {
@@ -269,12 +283,12 @@ def grpo(scores: Any, batch: dict[str, ArrayLike], **settings: Any) -> Loss:
     rows = jnp.any(batch["segment_ids"] != 0, axis=-1).astype(mask.dtype)
     logps, entropy = _targets(scores.logps, mask), _targets(scores.entropy, mask)
     old = _targets(batch["old_logps"], mask) if "old_logps" in batch else jax.lax.stop_gradient(logps)
-    r = jnp.exp(jnp.minimum(RATIOS[s.ratio](log_ratios(logps, old), mask), LARGEST_EXPONENT))
+    r = jnp.exp(jnp.minimum(RATIOS[s.importance_sampling_level](log_ratios(logps, old), mask), LARGEST_EXPONENT))
     clipped = LOSSES[s.loss](Tokens(r, _advantages(batch, mask), logps), s)
     losses = clipped.loss * _correction(old, batch, mask, s) - s.entropy_coefficient * entropy
     if s.beta > 0:
         losses = losses + s.beta * KL[s.kl](_to_reference(logps, batch, mask)) * (r if s.kl_weighted else 1.0)
-    total, weight = AGGREGATIONS[s.aggregation](losses, mask, rows, s)
+    total, weight = AGGREGATIONS[s.loss_aggregation](losses, mask, rows, s)
     metrics = _metrics(clipped, r, logps, entropy, batch, mask)
     if "sampler_logps" not in batch:
         return Loss(total, weight, metrics)
@@ -333,9 +347,9 @@ def _to_reference(logps: Float[Array, "B T"], batch: dict[str, ArrayLike],
 
 def _correction(old: Float[Array, "B T"], batch: dict[str, ArrayLike], mask: Float[Array, "B T"],
                 s: Settings) -> ArrayLike:
-    if CORRECTIONS[s.correction] is None:
+    if CORRECTIONS[s.importance_sampling_correction] is None:
         return 1.0
-    level, bound = CORRECTIONS[s.correction]
+    level, bound = CORRECTIONS[s.importance_sampling_correction]
     difference = log_ratios(old, _targets(batch["sampler_logps"], mask))
     return jax.lax.stop_gradient(bound(jnp.exp(level(difference, mask)), s))
 

@@ -5,7 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from objectives.base import Loss, follows, masked_sum
+from batch import follows
+from objectives.base import Loss, masked_sum
 from objectives.sft import sft
 
 

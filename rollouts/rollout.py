@@ -1,21 +1,20 @@
 """A batch of rollouts: prompts answered in groups, rewarded, counted and kept."""
 
-import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.batches import buckets
+from batch import bucket_length, buckets
 from data.prompts import Prompt
-from errors import InputError
-from rollouts.rewards.loading import Weighted
-from rollouts.rewards.scoring import Failure, compute_rewards
+from files import whole_file, write_text, writing
+from rewards.registry import Weighted
+from rewards.scoring import Failure, compute_rewards
 from rollouts.sampler import Completion
 
 Sampler = Callable[[Sequence[Sequence[int]], Any, int], list[Completion]]
@@ -24,7 +23,7 @@ Sampler = Callable[[Sequence[Sequence[int]], Any, int], list[Completion]]
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """P prompts, G completions of each; what is said of completions lies prompt by prompt."""
+    """P prompts, G completions of each; lists of completions are in the order of their prompts."""
 
     prompts: list[Prompt]
     completions: list[Completion]
@@ -33,7 +32,7 @@ class Rollouts:
     values: dict[str, list[float | None]]
     """of each reward"""
     rewards: np.ndarray
-    """[P, G] weighted sums, NaN where no reward said anything"""
+    """[P, G] weighted sums, NaN where no reward has a value"""
     failures: list[Failure]
     seconds: dict[str, float]
     """that `rollout` and `reward` took"""
@@ -46,8 +45,8 @@ class Rollouts:
 
     def take(self, numbers: Sequence[int]) -> "Rollouts":
         """Those of some prompts. Failures and seconds stay those of all."""
-        group = self.rewards.shape[1]
-        rows = [number * group + member for number in numbers for member in range(group)]
+        group_size = self.rewards.shape[1]
+        rows = [number * group_size + member for number in numbers for member in range(group_size)]
         return dataclasses.replace(
             self, prompts=[self.prompts[number] for number in numbers],
             completions=[self.completions[row] for row in rows], texts=[self.texts[row] for row in rows],
@@ -58,24 +57,25 @@ class Rollouts:
 def roll_out(prompts: Sequence[Prompt], sampler: Sampler, decode: Callable[[Sequence[int]], str],
              rewards: Sequence[Weighted], key: Any, group_size: int, timeout: float) -> Rollouts:
     """Answers and rewards; `timeout` seconds for each reward. Raises InputError as compute_rewards does."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     completions = sampler([prompt.tokens for prompt in prompts], key, group_size)
     texts = [decode(completion.tokens) for completion in completions]
-    answered = time.perf_counter()
-    asked = [prompt for prompt in prompts for _ in range(group_size)]
+    sampled = time.perf_counter()
+    repeated = [prompt for prompt in prompts for _ in range(group_size)]
     replies = [[{"role": "assistant", "content": text}] if isinstance(prompt.text, list) else text
-               for prompt, text in zip(asked, texts, strict=True)]
-    scored = compute_rewards(rewards, [prompt.text for prompt in asked], replies, columns(asked, completions), timeout)
+               for prompt, text in zip(repeated, texts, strict=True)]
+    scored = compute_rewards(rewards, [prompt.text for prompt in repeated], replies, columns(repeated, completions),
+                             timeout)
     totals = np.asarray([np.nan if total is None else total for total in scored.totals]).reshape(-1, group_size)
-    seconds = {"rollout": answered - began, "reward": time.perf_counter() - answered}
+    seconds = {"rollout": sampled - start, "reward": time.perf_counter() - sampled}
     return Rollouts(list(prompts), completions, texts, scored.values, totals, scored.failures, seconds)
 
 
-def columns(asked: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, list[Any]]:
+def columns(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, list[Any]]:
     """What rewards get besides prompts and completions: the rows' columns, None where a row has not that one, and
     completion_ids, TRL's name for the completions' tokens."""
-    names = dict.fromkeys(name for prompt in asked for name in prompt.columns)
-    return {name: [prompt.columns.get(name) for prompt in asked] for name in names} | {
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return {name: [prompt.columns.get(name) for prompt in prompts] for name in names} | {
         "completion_ids": [completion.tokens for completion in completions]}
 
 
@@ -92,31 +92,32 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
         {name: sum(part.seconds[name] for part in parts) for name in parts[0].seconds})
 
 
-def to_batch(rollouts: Rollouts, prompt_width: int, most: int) -> dict[str, np.ndarray]:
-    """A batch of [B, T] arrays, a completion a row, group by group: prompts end at `prompt_width`, padded in front, and
-    completions begin there, padded to one of the few lengths up to `most`.
+def to_batch(rollouts: Rollouts, max_prompt_length: int, max_new_tokens: int) -> dict[str, np.ndarray]:
+    """A batch of [B, T] arrays, a completion a row, group by group: prompts end at `max_prompt_length`, padded in
+    front, and completions begin there, padded to one of the few lengths up to `max_new_tokens`.
 
     A completion's tokens are targets, the end token with them. Beside the usual columns: sampler_logps, and
     truncated [B], 1 where a completion was cut.
     """
-    group, longest = rollouts.rewards.shape[1], max(len(completion.tokens) for completion in rollouts.completions)
-    width = prompt_width + next(size for size in buckets(most) if size >= longest)
+    group_size = rollouts.rewards.shape[1]
+    longest = max(len(completion.tokens) for completion in rollouts.completions)
+    length = max_prompt_length + bucket_length(longest, buckets(max_new_tokens))
     names = {"tokens": np.int32, "positions": np.int32, "segment_ids": np.int32, "loss_mask": np.float32,
              "sampler_logps": np.float32}
-    batch = {name: np.zeros((len(rollouts.completions), width), kind) for name, kind in names.items()}
+    batch = {name: np.zeros((len(rollouts.completions), length), dtype) for name, dtype in names.items()}
     for row, completion in enumerate(rollouts.completions):
-        prompt = rollouts.prompts[row // group].tokens
-        start, stop = prompt_width - len(prompt), prompt_width + len(completion.tokens)
+        prompt = rollouts.prompts[row // group_size].tokens
+        start, stop = max_prompt_length - len(prompt), max_prompt_length + len(completion.tokens)
         batch["tokens"][row, start:stop] = [*prompt, *completion.tokens]
         batch["positions"][row, start:stop] = np.arange(stop - start)
         batch["segment_ids"][row, start:stop] = 1
-        batch["loss_mask"][row, prompt_width:stop] = 1
-        batch["sampler_logps"][row, prompt_width:stop] = completion.logps
+        batch["loss_mask"][row, max_prompt_length:stop] = 1
+        batch["sampler_logps"][row, max_prompt_length:stop] = completion.logps
     cut = [completion.finish_reason == "length" for completion in rollouts.completions]
     return batch | {"truncated": np.asarray(cut, np.float32)}
 
 
-# ------------------------------------------------------------------------------------------------- what is said of it
+# --------------------------------------------------------------------------------------------- metrics and samples
 
 def rollout_metrics(rollouts: Rollouts) -> dict[str, float]:
     """Under the names that the field knows; lengths in tokens, the end token counted. What nothing has is left out."""
@@ -147,47 +148,38 @@ def reward_metrics(rollouts: Rollouts) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def keep(path: Path, rollouts: Rollouts, advantages: np.ndarray) -> None:
-    """Every rollout as a row of a Parquet file, which appears whole; advantages [P, G], NaN for what is not trained on.
+def write_parquet(path: Path, rollouts: Rollouts, advantages: np.ndarray) -> None:
+    """Every rollout as a row of a file that appears whole; advantages [P, G], NaN for what is not trained on.
     Raises InputError where it cannot be written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    asked = [prompt for prompt in rollouts.prompts for _ in range(rollouts.rewards.shape[1])]
-    table = {"prompt": [_plain(prompt.text) for prompt in asked], "completion": rollouts.texts,
+    prompts = [prompt for prompt in rollouts.prompts for _ in range(rollouts.rewards.shape[1])]
+    table = {"prompt": [_plain(prompt.text) for prompt in prompts], "completion": rollouts.texts,
              "reward": pa.array(rollouts.rewards.ravel(), pa.float64(), from_pandas=True),  # NaN is none
              **{f"rewards/{name}": pa.array(values, pa.float64()) for name, values in rollouts.values.items()},
              "advantage": pa.array(advantages.ravel(), pa.float64(), from_pandas=True),
              "length": [len(completion.tokens) for completion in rollouts.completions],
              "finish_reason": [completion.finish_reason for completion in rollouts.completions]}
-    partial = path.with_name(path.name + ".partial")
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
         pq.write_table(pa.table(table), partial)
-        partial.replace(path)
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); make room or mend the permissions, "
-                         f"and give the same command again") from None
-
-
-class Watch:
+class SpreadMonitor:
     """Warns where rewards teach nothing for long: no group of many steps in a row has rewards that differ."""
 
     def __init__(self, patience: int = 10):
         self._patience, self._flat = patience, 0
 
-    def look(self, rollouts: Rollouts, step: int) -> None:
+    def update(self, rollouts: Rollouts, step: int) -> None:
+        """Takes a step's rollouts into account."""
         self._flat = 0 if rollouts.spread().any() else self._flat + 1
         if self._flat and self._flat % self._patience == 0:
             print(f"warning: step {step}: for {self._flat} steps all completions of every prompt got equal rewards, so "
                   f"nothing is learnt; try easier or harder prompts, a higher --temperature, a larger --group-size, "
-                  f"--max-draws above 1, or a reward that tells answers apart", file=sys.stderr)
+                  f"--dynamic-sampling-tries above 1, or a reward that tells answers apart", file=sys.stderr)
 
 
 def _plain(text: Any) -> str:
@@ -195,12 +187,12 @@ def _plain(text: Any) -> str:
 
 
 def last_message(text: Any) -> str:
-    """What was asked, without the rest of a chat."""
+    """The last message of a chat, without the rest; a text as it is."""
     return text if isinstance(text, str) else str(text[-1].get("content", "") if text else "")
 
 
-def show(rollouts: Rollouts, step: int, count: int) -> None:
-    """The first group's best and worst completions, as a person would want to read them."""
+def log_completions(rollouts: Rollouts, step: int, count: int) -> None:
+    """Prints the first group's best and worst completions."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -220,10 +212,7 @@ def _short(text: str, limit: int = 200) -> str:
 def log_failures(path: Path, step: int, failures: Sequence[Failure]) -> None:
     """Adds what rewards failed on to a JSON-lines file, in place of what a killed run wrote from this step on."""
     if failures:
-        with _writing(path):
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] < step]
-            new = [json.dumps({"step": step} | failure._asdict(), ensure_ascii=False) for failure in failures]
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(line + "\n" for line in kept + new), encoding="utf-8")
-            partial.replace(path)
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < step]
+        new = [json.dumps({"step": step} | failure._asdict(), ensure_ascii=False) for failure in failures]
+        write_text(path, "".join(line + "\n" for line in kept + new))

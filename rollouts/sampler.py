@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from data.batches import buckets
+from batch import bucket_length, buckets
 from errors import InputError
 from models import decoding
 from models.transformer import Transformer
@@ -159,7 +159,7 @@ class _Plan:
 
     def _prefill(self, numbers: list[int]) -> None:
         longest = max(len(self.prompts[number]) for number in numbers)
-        tokens = np.zeros((self.at_a_time, next(size for size in self.sizes if size >= longest)), np.int32)
+        tokens = np.zeros((self.at_a_time, bucket_length(longest, self.sizes)), np.int32)
         for row, number in enumerate(numbers):
             tokens[row, : len(self.prompts[number])] = self.prompts[number]
         self.prefilled = _prefill(self.model, self.weights, tokens)

@@ -4,13 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from scripts import cli, grpo
+from cli import command
+from cli.parsing import parse_recipe
+from scripts import grpo
 
 DESCRIPTION = """Teach the embedded SmolLM2-135M-Instruct to add and multiply small numbers by GRPO with LoRA.
 
 The recipe is configs/arithmetic.yaml: problems of reasoning-gym, a reward of 1 where an answer gives the right
-number. Held-out problems are answered greedily before the first step and after the last; report.png in the run
-directory shows the reward over the steps, samples/ all that was said."""
+number. Eval problems are answered greedily before the first step and after the last; report.png in the run
+directory shows the reward over the steps, samples/ all completions."""
 
 RECIPE = Path("configs/arithmetic.yaml")
 
@@ -18,21 +20,20 @@ RECIPE = Path("configs/arithmetic.yaml")
 @dataclasses.dataclass(frozen=True)
 class Config:
     output_dir: str | None = None
-    """run directory; the recipe's by default"""
+    """The run directory; the recipe's by default."""
     max_steps: int | None = None
-    """steps; the recipe's by default"""
+    """The run takes this many steps; the recipe's by default."""
     seed: int = 0
-    """of the adapter, the order of the problems, and what is sampled"""
+    """The seed decides the adapter, the order of the problems, and what is sampled."""
 
 
 def main(config: Config) -> None:
-    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    recipe = dataclasses.replace(cli.read_recipe(grpo.Config, RECIPE), **given)
+    recipe = parse_recipe(grpo.Config, RECIPE, **dataclasses.asdict(config))
     grpo.main(recipe)
-    report(Path(recipe.output_dir), len(set(held_out_problems(recipe))))
+    report(Path(recipe.output_dir), len(set(eval_problems(recipe))))
 
 
-def held_out_problems(recipe: grpo.Config) -> list[str]:
+def eval_problems(recipe: grpo.Config) -> list[str]:
     """Some come twice, as problems made by chance do."""
     from data.sources import open_source
 
@@ -40,7 +41,7 @@ def held_out_problems(recipe: grpo.Config) -> list[str]:
 
 
 def report(run: Path, problems: int) -> None:
-    """Held-out accuracy before and after, with 95 % intervals, and the picture of the reward."""
+    """Eval accuracy before and after, with 95 % intervals, and the picture of the reward."""
     from rich.console import Console
     from rich.table import Table
 
@@ -48,7 +49,7 @@ def report(run: Path, problems: int) -> None:
 
     lines = read_metrics(run)
     before, *_, after = [line for line in lines if "eval/reward" in line]
-    table = Table(title=f"held-out problems answered right ({problems} different ones, greedy)")
+    table = Table(title=f"eval problems answered right ({problems} different ones, greedy)")
     for name in ("problems", "before", "after"):
         table.add_column(name, justify="left" if name == "problems" else "right")
     names = [name for name in before if name.startswith("eval/rewards/") and name.endswith("/mean")]
@@ -58,7 +59,7 @@ def report(run: Path, problems: int) -> None:
                            for line in (before, after)))
     Console().print(table)
     plot(run, [line for line in lines if "reward" in line])
-    print(f"the reward over the steps: {run}/report.png; all that was said: {run}/samples\n"
+    print(f"the reward over the steps: {run}/report.png; all completions: {run}/samples\n"
           f"Next: python -m scripts.generate --model {run} --temperature 0 --prompt "
           f"'State the final answer to the following arithmetic problem: 7 + 5 ='")
 
@@ -92,4 +93,4 @@ def plot(run: Path, lines: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

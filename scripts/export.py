@@ -4,44 +4,47 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+from cli import command
+from cli.checks import check_folder
+from cli.renamed import EXPORT
 from errors import InputError
-from scripts import cli
 
 DESCRIPTION = """Export a run for transformers, PEFT or vLLM.
 
-  python -m scripts.export --run runs/first --output exported
-  python -m scripts.export --run runs/first --output adapter --format adapter
-  python -m scripts.export --run runs/first --output between --lora-scale 0.8
+  python -m scripts.export --model runs/first --output exported
+  python -m scripts.export --model runs/first --output adapter --format adapter
+  python -m scripts.export --model runs/first --output between --lora-scale 0.8
 
---run takes any model, too: an embedded or GGUF model becomes a Hugging Face folder."""
+Any other model is taken, too: an embedded or GGUF model becomes a Hugging Face folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    run: str
-    """run directory (RUN@best, RUN@STEP: one of its checkpoints), or any other model"""
+    model: str
+    """The model that is exported: a run directory (RUN@best and RUN@STEP are one of its checkpoints), or any other."""
     output: str
-    """folder to write; it must not exist yet, or be empty"""
+    """The folder that is written; it must not exist yet, or be empty."""
     format: Literal["merged", "adapter"] = "merged"
-    """merged: all weights, LoRA merged in; adapter: the LoRA matrices alone, for PEFT"""
+    """All weights are written, LoRA merged in (merged), or the LoRA matrices alone, for PEFT (adapter)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """of merged weights"""
+    """Merged weights are written in this type."""
     lora_scale: float = 1.0
-    """what LoRA learned, times this: 1 is the run, 0 its base model. Between them a model keeps more of what it knew
-    and most of what it learned (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903)"""
+    """What LoRA learned is multiplied by this: 1 is the run, 0 its base model. Between them a model keeps more of what
+    it knew and most of what it learned (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903)."""
 
 
 def main(config: Config) -> None:
+    from files import whole_folder
     from training.runs import open_model
 
-    cli.check_folder(config.output)
-    opened = scaled(open_model(config.run), config.lora_scale)
+    check_folder(config.output)
+    opened = scaled(open_model(config.model), config.lora_scale)
     if config.format == "adapter" and getattr(opened, "lora", None) is None:
         raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
     if config.format == "adapter" and opened.config.reward_head:
         raise InputError("--format adapter: a reward model's head is no LoRA matrix; use --format merged")
     write = {"merged": write_merged, "adapter": write_lora}[config.format]
-    with cli.whole_folder(config.output) as folder:
+    with whole_folder(Path(config.output)) as folder:
         write(opened, folder, config.dtype)
     print(f"exported: {config.output}")
 
@@ -58,10 +61,10 @@ def scaled(opened: Any, factor: float) -> Any:
 
 
 def write_merged(opened: Any, folder: Path, dtype: str) -> None:
+    from data.tokenizer import open_tokenizer
     from models.pretrained import load_merged
     from models.safetensors_weights import write_hf_folder
     from sharding.mesh import MeshConfig, make_mesh
-    from training.runs import open_tokenizer
 
     model_config, params = load_merged(opened, make_mesh(MeshConfig(fsdp=-1, data=1)), param_dtype="float32")
     tokenizer = open_tokenizer(opened.tokenizer)
@@ -92,4 +95,4 @@ def write_lora(opened: Any, folder: Path, _: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION, EXPORT)

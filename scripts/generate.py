@@ -1,11 +1,17 @@
 """Text from a model: one completion for each prompt."""
 
 import dataclasses
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import tyro
+
+from cli import command
+from cli.checks import check_file, check_positive, check_seed, resolve_dtype
+from cli.flags import SamplingFlags
+from cli.renamed import GENERATE
 from data.sources import DataSource
 from errors import InputError
-from scripts import cli
 from sharding.mesh import MeshConfig
 
 DESCRIPTION = """Sample completions.
@@ -20,44 +26,39 @@ rows are the row with "completion", "completion_tokens", "completion_logps" and 
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str
-    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
-    (RUN@best, RUN@STEP: one of its checkpoints)"""
+    """The model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
+    (RUN@best and RUN@STEP are one of its checkpoints)."""
     prompt: str | None = None
-    """one prompt; or --data"""
+    """This prompt is completed; or give --data."""
     data: tuple[DataSource, ...] = ()
-    """sources of prompts; or --prompt"""
+    """The prompts of these sources are completed; or give --prompt."""
     output: str | None = None
-    """.jsonl file to write; without it, completions are shown only"""
+    """The rows are written to this .jsonl file; without it, completions are printed only."""
     max_new_tokens: int = 128
-    """longest completion"""
+    """A completion has this many tokens at the most."""
     temperature: float = 1.0
-    """of softmax(logits / temperature); 0 takes the likeliest token"""
-    top_k: int = 0
-    """the likeliest tokens that are left to draw from; 0 for all"""
-    top_p: float = 1.0
-    """the likeliest tokens that together reach this probability are left"""
-    min_p: float = 0.0
-    """tokens at least this share as probable as the likeliest are left"""
-    stop: tuple[str, ...] = ()
-    """strings that end a completion, besides the model's end tokens"""
+    """Tokens are drawn from softmax(logits / temperature); 0 takes the likeliest one."""
+    sampling: Annotated[SamplingFlags, tyro.conf.arg(name="")] = SamplingFlags()
     num_samples: int = 1
-    """completions of each prompt"""
+    """A prompt is completed this many times."""
     seed: int = 0
-    """the same seed gives the same completions"""
-    batch_size: int = 16
-    """completions decoded at a time; one that ends makes room for the next"""
+    """The same seed gives the same completions."""
+    num_slots: int = 16
+    """This many completions are decoded at a time; one that ends makes room for the next."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """of matmuls; auto is what is fastest here"""
+    """Matmuls are computed in this type; auto is what is fastest here."""
     mesh: MeshConfig = MeshConfig()
 
 
 def main(config: Config) -> None:
+    from files import whole_lines
+
     rows = complete(config)
     if config.output:
-        with cli.output_lines(config.output) as write:
+        with whole_lines(Path(config.output)) as write:
             for row in rows:
                 write(row)
-    show(config, rows)
+    print_completions(config, rows)
 
 
 def complete(config: Config) -> list[dict[str, Any]]:
@@ -66,48 +67,49 @@ def complete(config: Config) -> list[dict[str, Any]]:
 
     from data.encode import encode_prompts
     from data.sources import Concatenated, open_source
+    from data.tokenizer import open_tokenizer
     from rollouts.sampler import Ends, generate, make_ends
-    from rollouts.sampling import make_controls
     from sharding.mesh import make_mesh
     from training.progress import counted
-    from training.runs import open_policy, open_tokenizer
+    from training.runs import open_policy
 
-    cli.check_positive(config, "max_new_tokens", "batch_size", "num_samples")
-    cli.check_seed(config.seed)
     check(config)
-    controls = make_controls(config.temperature, config.top_k, config.top_p, config.min_p)
+    controls = config.sampling.controls(config.temperature)
     mesh = make_mesh(config.mesh)
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
     source = Concatenated([open_source(each) for each in config.data]) if config.data else [{"prompt": config.prompt}]
     prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size,
                              max_length=opened.config.max_length - config.max_new_tokens)
-    dtype = cli.resolve_dtype(config.dtype)
+    dtype = resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
 
-    if config.stop and tokenizer is None:
+    stop = config.sampling.stop
+    if stop and tokenizer is None:
         raise InputError(f"--stop: model {config.model!r} has no tokenizer, so its tokens have no text")
-    ends = make_ends(tokenizer, config.stop) if tokenizer else Ends()
+    ends = make_ends(tokenizer, stop) if tokenizer else Ends()
     with jax.set_mesh(mesh), counted(len(prompts) * config.num_samples, "generating") as advance:
         completions = generate(model, variables, prompts, jax.random.key(config.seed),
                                max_new_tokens=config.max_new_tokens, controls=controls, ends=ends,
-                               group_size=config.num_samples, slots=config.batch_size, advance=advance)
-    done = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
+                               group_size=config.num_samples, slots=config.num_slots, advance=advance)
+    made = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
              "completion_logps": each.logps, "finish_reason": each.finish_reason} for each in completions]
-    return [source[number // config.num_samples] | row for number, row in enumerate(done)]
+    return [source[number // config.num_samples] | columns for number, columns in enumerate(made)]
 
 
 def check(config: Config) -> None:
-    """Raises InputError for flags that do not go together."""
+    """Raises InputError for flags that make no sense, alone or together."""
+    check_positive(config, "max_new_tokens", "num_slots", "num_samples")
+    check_seed(config.seed)
     if (config.prompt is None) == (not config.data):
         raise InputError("give either --prompt TEXT or --data rows.jsonl")
     if config.prompt == "":
         raise InputError("--prompt is empty; give some text")
     if config.output:
-        cli.check_output(config.output)
+        check_file(config.output)
 
 
-def show(config: Config, rows: list[dict[str, Any]]) -> None:
+def print_completions(config: Config, rows: list[dict[str, Any]]) -> None:
     """The completion of --prompt, or where those of --data are."""
     if config.prompt is not None:
         print("\n---\n".join(row["completion"] for row in rows))
@@ -119,4 +121,4 @@ def show(config: Config, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION, GENERATE)

@@ -5,10 +5,13 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from cli import command
+from cli.checks import check_positive
+from cli.flags import OnlineFlags
+from cli.renamed import GRPO
 from errors import InputError
 from models.lora import LoRAConfig
-from objectives.grpo import Settings
-from scripts import cli, experiment, online
+from objectives.grpo import Algorithm, PolicyLoss, Settings
 
 DESCRIPTION = """Make a model better at what a reward function asks for.
 
@@ -27,21 +30,29 @@ Stopped, by whatever, it goes on where it was when the same command is given aga
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(online.OnlineFlags, Settings):
+class AlgorithmFlags(Algorithm):
+    """What is changed rarely."""
+
     kl_in: Literal["loss", "reward"] = "loss"
-    """where --beta's KL counts"""
+    """The KL of --beta counts in the loss or in the reward."""
     advantages: Literal["group", "mean", "batch", "leave_one_out"] = "group"
-    """what a reward is compared with: mean and deviation of its group (GRPO), its mean (Dr. GRPO), its mean and the
-    deviation of the batch, the mean of the others (RLOO)"""
+    """A reward is compared with mean and deviation of its group (GRPO), its mean (Dr. GRPO), its mean and the deviation
+    of the batch, or the mean of the others (RLOO)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(PolicyLoss, OnlineFlags):
     num_minibatches: int = 1
-    """updates that the rows of a batch of rollouts are split into"""
-    num_epochs: int = 1
-    """times that a batch of rollouts is gone through"""
-    max_draws: int = 1
-    """above 1, groups whose rewards are all equal are replaced, by up to so many draws in all (DAPO)"""
+    """The rows of a batch of rollouts are split into this many updates."""
+    num_iterations: int = 1
+    """A batch of rollouts is gone through this many times."""
+    dynamic_sampling_tries: int = 1
+    """Groups whose rewards are all equal are replaced by those of other prompts, in this many tries in all (DAPO); 1
+    replaces none."""
     objective: str | None = None
-    """package.module:name, or package.module:name(key=value, ...), of a function (scores, batch) -> Loss, in place of
-    objectives.grpo and its settings; docs/new_objective.md"""
+    """The loss is this function (scores, batch) -> Loss, as package.module:name or package.module:name(key=value, ...),
+    in place of objectives.grpo and its settings (docs/new_objective.md)."""
+    algorithm: AlgorithmFlags = AlgorithmFlags()
     lora: LoRAConfig = LoRAConfig()
 
 
@@ -49,25 +60,26 @@ def main(config: Config) -> None:
     import jax
     import numpy as np
 
+    from cli import online
+    from cli.experiment import load_model, loop_config
     from data.prompts import PromptBatches
-    from models.pretrained import load_merged
-    from models.transformer import Transformer
+    from data.tokenizer import open_tokenizer
     from objectives.advantages import ADVANTAGES
-    from objectives.grpo import configure
-    from rollouts.rollout import Watch, keep, log_failures, rollout_metrics, show, to_batch
+    from rollouts.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
+    from rollouts.rollout import SpreadMonitor, log_completions, log_failures, rollout_metrics, to_batch, write_parquet
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.loop import train
-    from training.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
     from training.optimizer import make_optimizer, make_schedule
     from training.reference import open_reference, prepare_rollouts
-    from training.runs import absolute_reference, open_policy, open_tokenizer, start
+    from training.runs import open_policy, start
     from training.state import init_state
     from training.step import make_train_step, make_updates
 
     check(config)
-    config = dataclasses.replace(config, model=absolute_reference(config.model), dtype=cli.resolve_dtype(config.dtype))
-    num_updates = config.num_minibatches * config.num_epochs
+    config = online.begin(config)
+    objective = make_objective(config)
+    num_updates = config.num_minibatches * config.num_iterations
     schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps * num_updates)
     optimizer = make_optimizer(config.optimizer, schedule)
     mesh, run = make_mesh(config.mesh), Path(config.output_dir)
@@ -76,37 +88,30 @@ def main(config: Config) -> None:
     # the model, not read yet; prompts and rewards
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
-    prompts = online.open_prompts(config, opened, tokenizer)
+    prompts = online.open_prompts(config, opened, tokenizer, GRPO)
     rewards = online.open_rewards(config, mesh)
 
-    # the weights, straight to their shards
-    lora = config.lora if config.lora.rank else None
-    model_config, params = load_merged(opened, mesh, dtype=config.dtype, remat=config.remat, attention=config.attention,
-                                       param_dtype=config.dtype if lora else "float32")
-
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
-    model = Transformer(model_config, lora)
+    model, params = load_model(config, opened, mesh)
     reference, frozen = (model if config.beta else None), None
-    if config.beta and not lora:
-        reference, frozen = open_reference(config.model, model_config, mesh)
+    if config.beta and not config.lora.rank:
+        reference, frozen = open_reference(config.model, model.config, mesh)
     state = init_state(model, params, optimizer, policy_key, mesh)
 
     # the parts of a step
-    in_reward = config.beta > 0 and config.kl_in == "reward"
-    objective = cli.load_function(config.objective) if config.objective else configure(
-        **settings(config, beta=0.0 if in_reward else config.beta))
+    in_reward = config.beta > 0 and config.algorithm.kl_in == "reward"
     placement = Placement(config.batch_size // config.num_minibatches, config.num_microbatches, mesh, config.group_size)
 
     def put(columns: dict[str, Any]) -> dict[str, jax.Array]:
         return put_minibatches(columns, placement, config.num_minibatches)
 
-    scorer = make_scorer(config.group_size, prompts.width, config.temperature)
-    roll = online.make_roll(config, model, tokenizer, rewards, prompts.width)
+    scorer = make_scorer(config.group_size, prompts.max_prompt_length, config.temperature)
+    rollout = online.make_rollout(config, model, tokenizer, rewards, prompts.max_prompt_length)
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old=num_updates > 1 or in_reward)
     update = make_updates(
         make_train_step(model.clone(training=True), objective, optimizer, schedule, state, scorer),
-        state, config.num_minibatches, config.num_epochs)
-    batches, watch = None, Watch()
+        state, config.num_minibatches, config.num_iterations)
+    batches, monitor = None, SpreadMonitor()
 
     def open_batches(position: Any) -> PromptBatches:
         nonlocal batches
@@ -115,65 +120,78 @@ def main(config: Config) -> None:
         return batches
 
     @jax.transfer_guard("allow")
-    def step(state: Any, asked: Any) -> tuple[Any, dict[str, Any]]:
+    def step(state: Any, batch_of_prompts: Any) -> tuple[Any, dict[str, Any]]:
         number = int(state.step) + 1
         key = jax.random.fold_in(rollout_key, number)
 
         # rollouts and rewards
-        drawn, used = draw_groups(asked, lambda: next(batches), lambda some, draw: roll(
-            state.variables(), some, jax.random.fold_in(key, draw), config.group_size), config.max_draws)
-        rolled = drawn.take(used)
+        rollouts, trained = draw_groups(batch_of_prompts, lambda: next(batches), lambda some, draw: rollout(
+            state.variables(), some, jax.random.fold_in(key, draw), config.group_size), config.dynamic_sampling_tries)
+        used = rollouts.take(trained)
 
-        # what policy and reference say of them
-        began = time.perf_counter()
-        batch = put(to_batch(rolled, prompts.width, config.max_new_tokens))
+        # log-probabilities under policy and reference
+        scoring = time.perf_counter()
+        batch = put(to_batch(used, prompts.max_prompt_length, config.max_new_tokens))
         batch = jax.block_until_ready(prepare(state, batch))
         scored = time.perf_counter()
 
-        # advantages, and what a person may want to see
-        totals = rolled.rewards
+        # advantages, and what is kept and shown of the rollouts
+        totals = used.rewards
         if in_reward:
-            totals = penalise(totals, batch, config.num_minibatches, config.beta, config.kl)
+            totals = penalise(totals, batch, config.num_minibatches, config.beta, config.algorithm.kl)
         with jax.enable_x64(True):  # equal rewards have advantages of 0, not of what float32 rounds to
-            advantages = np.asarray(ADVANTAGES[config.advantages](totals), np.float32)
-        said = np.full(drawn.rewards.shape, np.nan)
-        said[used] = advantages
-        keep(run / "samples" / f"step-{number:06d}.parquet", drawn, said)
-        log_failures(run / "failures.jsonl", number, drawn.failures)
-        watch.look(drawn, number)
-        if config.show_every and (number - 1) % config.show_every == 0:
-            show(drawn, number, count=3)
+            advantages = np.asarray(ADVANTAGES[config.algorithm.advantages](totals), np.float32)
+        of_all = np.full(rollouts.rewards.shape, np.nan)
+        of_all[trained] = advantages
+        write_parquet(run / "samples" / f"step-{number:06d}.parquet", rollouts, of_all)
+        log_failures(run / "failures.jsonl", number, rollouts.failures)
+        monitor.update(rollouts, number)
+        every = config.rollouts.log_completions_every
+        if every and (number - 1) % every == 0:
+            log_completions(rollouts, number, count=3)
 
         # updates
-        kept = time.perf_counter()
+        updating = time.perf_counter()
         batch |= put({"advantages": advantages.ravel()})
         with jax.transfer_guard("disallow"):
             state, metrics = jax.block_until_ready(update(state, batch))
-        seconds = drawn.seconds | {"scoring": scored - began, "update": time.perf_counter() - kept}
-        more = rollout_metrics(drawn) | time_shares(seconds)
+        seconds = rollouts.seconds | {"scoring": scored - scoring, "update": time.perf_counter() - updating}
+        more = rollout_metrics(rollouts) | time_shares(seconds)
         return state, metrics | {name: np.float64(value) for name, value in more.items()}
 
-    evaluate = online.make_evaluation(config, roll, prompts.held_out, eval_key)
-    loop = dataclasses.replace(experiment.loop_config(config, config.max_steps, flops_per_token=0.0), waits=True)
-    start(run, prompts.recorded, model_config, tokenizer)
-    train(state, step, open_batches, run, Placement(1, 1, mesh), loop, evaluate, put=lambda asked, rows: asked)
-    cli.say(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output out.jsonl)")
+    evaluate = online.make_evaluation(config, rollout, prompts.eval_prompts, eval_key)
+    loop = dataclasses.replace(loop_config(config, flops_per_token=0.0), waits=True)
+    start(run, prompts.config, model.config, tokenizer)
+    train(state, step, open_batches, run, Placement(1, 1, mesh), loop, evaluate, put=lambda prompts, rows: prompts)
+    command.print_once(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output "
+                       f"out.jsonl)")
 
 
-def settings(config: Config, **other: Any) -> dict[str, Any]:
-    """What of the flags the objective takes."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)} | other
+def make_objective(config: Config) -> Any:
+    """The objective that the flags describe. Raises InputError where they describe none."""
+    from data.specs import load_function
+    from objectives.grpo import configure
+
+    given = {name: value for part in (config, config.algorithm) for name, value in vars(part).items()}
+    settings = {field.name: given[field.name] for field in dataclasses.fields(Settings)}
+    try:
+        objective = configure(**settings)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if config.objective:
+        return load_function(config.objective)
+    return configure(**settings | {"beta": 0.0}) if config.algorithm.kl_in == "reward" else objective
 
 
 def check(config: Config) -> None:
     """Raises InputError for flags that do not go together."""
-    online.check_flags(config)
-    cli.check_positive(config, "num_minibatches", "num_epochs", "max_draws")
+    check_positive(config, "num_minibatches", "num_iterations", "dynamic_sampling_tries")
     if config.group_size < 2:
         raise InputError(f"--group-size {config.group_size}: an answer is compared with others of its group; "
                          f"give 2 or more")
-    if config.kl_in == "reward" and (config.beta == 0 or config.kl_weighted):
-        raise InputError("--kl-in reward needs a --beta above 0, and takes no --kl-weighted: nothing there is weighted")
+    if config.algorithm.kl_in == "reward" and (config.beta == 0 or config.algorithm.kl_weighted):
+        raise InputError("--algorithm.kl-in reward needs a --beta above 0, and takes no --algorithm.kl-weighted: "
+                         "nothing there is weighted")
     parts = config.num_minibatches * config.num_microbatches
     if config.batch_size % parts:
         raise InputError(f"--batch-size {config.batch_size} prompts do not divide into {parts} parts "
@@ -181,4 +199,4 @@ def check(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION, GRPO)

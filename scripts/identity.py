@@ -7,8 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cli import command
+from cli.parsing import parse_recipe
 from data.sources import DataSource
-from scripts import cli, dpo, export, score
+from scripts import dpo, export, score
 from scripts.quickstart import answers, is_right, question, shortened
 
 DESCRIPTION = """Give the embedded SmolLM2-135M-Instruct a new identity by LoRA DPO, and show what that gained and cost.
@@ -27,16 +29,15 @@ SHOWN = 6
 @dataclasses.dataclass(frozen=True)
 class Config:
     output_dir: str | None = None
-    """run directory; the recipe's by default"""
+    """The run directory; the recipe's by default."""
     max_steps: int | None = None
-    """optimiser steps; the recipe's by default"""
+    """The run takes this many optimiser steps; the recipe's by default."""
     lora_scale: float = 0.8
-    """share of what LoRA learned that is exported and examined"""
+    """This share of what LoRA learned is exported and examined."""
 
 
 def main(config: Config) -> None:
-    given = {name: value for name in ("output_dir", "max_steps") if (value := getattr(config, name)) is not None}
-    recipe = dataclasses.replace(cli.read_recipe(dpo.Config, RECIPE), **given)
+    recipe = parse_recipe(dpo.Config, RECIPE, output_dir=config.output_dir, max_steps=config.max_steps)
     run = Path(recipe.output_dir)
     renamed = str(run / "export")
 
@@ -49,7 +50,7 @@ def main(config: Config) -> None:
     shutil.rmtree(renamed, ignore_errors=True)  # of an earlier --lora-scale
     export.main(export.Config(str(run), renamed, lora_scale=config.lora_scale))
     after = examine(renamed)
-    keep(run, before, after)
+    write_answers(run, before, after)
     report(run, before, after)
     print(f"\nNext: python -m scripts.generate --model {renamed} --prompt 'Who are you?'")
 
@@ -70,7 +71,7 @@ def examine(model: str) -> Examined:
 
 
 def text_loss(model: str) -> float:
-    """Mean negative log-likelihood of the held-out texts, nats a token."""
+    """Mean negative log-likelihood of the eval texts, nats a token."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "scores.jsonl"
         score.main(score.Config(model, (TEXTS,), str(output)))
@@ -78,10 +79,12 @@ def text_loss(model: str) -> float:
     return -sum(sum(row["logps"]) for row in rows) / sum(len(row["logps"]) - 1 for row in rows)
 
 
-def keep(run: Path, before: Examined, after: Examined) -> None:
+def write_answers(run: Path, before: Examined, after: Examined) -> None:
     """samples/identity.jsonl: each question with both answers."""
+    from files import whole_lines
+
     (run / "samples").mkdir(exist_ok=True)
-    with cli.output_lines(str(run / "samples" / "identity.jsonl")) as write:
+    with whole_lines(run / "samples" / "identity.jsonl") as write:
         for old, new in zip(before.identity + before.general, after.identity + after.general, strict=True):
             write({"question": question(old), "before": old["completion"], "after": new["completion"],
                    "keywords": old["keywords"], "right_before": is_right(old), "right_after": is_right(new)})
@@ -92,7 +95,7 @@ def report(run: Path, before: Examined, after: Examined) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="held-out questions, before and after", show_lines=True)
+    table = Table(title="eval questions, before and after", show_lines=True)
     for name, share in (("question", 3), ("before", 4), ("after", 4)):
         table.add_column(name, ratio=share)
     for olds, news in ((before.identity, after.identity), (before.general, after.general)):
@@ -128,4 +131,4 @@ def figures(before: Examined, after: Examined) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

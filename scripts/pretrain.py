@@ -5,9 +5,11 @@ import functools
 from pathlib import Path
 from typing import Literal
 
+from cli import command
+from cli.checks import check_not_negative, check_positive
+from cli.flags import TrainingFlags
 from errors import InputError
 from models.architecture import Architecture
-from scripts import cli, experiment
 
 DESCRIPTION = """Train a language model to predict the next token of every text.
 
@@ -21,51 +23,50 @@ pre-training). Stopped, by whatever, it goes on where it was when the same comma
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(experiment.TrainingFlags):
+class Config(TrainingFlags):
     model: str | None = None
-    """model to go on from: embedded, Hub id, preset, folder, .gguf file, PEFT adapter or run directory
-    (RUN@best, RUN@STEP: one of its checkpoints)"""
+    """Training goes on from this model: embedded, Hub id, preset, folder, .gguf file, PEFT adapter or run directory
+    (RUN@best and RUN@STEP are one of its checkpoints)."""
     architecture: Architecture = Architecture()
     tokenizer: str | None = None
-    """folder, .gguf or .model file (scripts.train_tokenizer makes one); the model's own by default"""
+    """Texts are tokenised by this folder, .gguf or .model file (scripts.train_tokenizer makes one); by default by the
+    model's own."""
     max_steps: int | None = None
-    """optimiser steps; or --max-tokens"""
+    """The run takes this many optimiser steps; or give --max-tokens."""
     max_tokens: int | None = None
-    """token budget: as many steps of batch_size * max_length tokens as fit; or --max-steps"""
+    """The run takes as many steps of batch_size * max_length tokens as fit into this many; or give --max-steps."""
     objective: str = "objectives.next_token:next_token"
-    """package.module:name of a function (scores, batch, z_loss) -> Loss"""
+    """The loss is this function (scores, batch, z_loss) -> Loss, as package.module:name."""
     z_loss: float = 0.0
-    """weight of (log Z)^2, which keeps logits from drifting; 1e-4 is usual"""
+    """The term (log Z)^2, which keeps logits from drifting, has this weight; 1e-4 is usual."""
     packing: Literal["first-fit", "concat-then-split"] = "concat-then-split"
-    """rows of --max-length: texts end to end, cut where a row is full (no padding), or whole texts only (first-fit)"""
+    """Rows of --max-length are made of texts end to end, cut where a row is full (no padding), or of whole texts only
+    (first-fit)."""
 
 
 def main(config: Config) -> None:
     import jax
 
-    from data.batches import TrainingBatches
+    from cli.command import print_once
+    from cli.experiment import Rows, begin, claim_output_dir, make_encoder, make_streams, open_sources, train_on_rows
     from data.reading import read_all, scored_bytes, windows
+    from data.specs import load_function
+    from data.tokenizer import open_tokenizer
     from models.architecture import make_config, num_params, random_params
     from models.pretrained import load_merged
     from models.transformer import Transformer
     from objectives.next_token import next_token
-    from sharding import hosts
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import language_model_metrics, make_evaluation
-    from training.loop import train
     from training.optimizer import make_optimizer, make_schedule
-    from training.runs import absolute_reference, check_free, open_policy, open_tokenizer, start
+    from training.runs import open_policy
     from training.state import init_state
     from training.step import make_train_step
-    from training.throughput import flops_per_token
 
     check(config)
-    hosts.connect(config.hosts)
-    reference = config.model and absolute_reference(config.model)
-    config = dataclasses.replace(config, model=reference, dtype=cli.resolve_dtype(config.dtype))
+    config = begin(config)
     mesh = make_mesh(config.mesh)
-    run = Path(config.output_dir)
 
     # the model's sizes, and the texts
     opened = open_policy(config.model) if config.model else None
@@ -78,17 +79,17 @@ def main(config: Config) -> None:
     if tokenizer is not None and tokenizer.vocab_size > model_config.vocab_size:
         raise InputError(f"--tokenizer {config.tokenizer} has {tokenizer.vocab_size} tokens, the model only "
                          f"{model_config.vocab_size}; take the model's own")
-    encoder = experiment.make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context)
-    sources, held_out_sources = experiment.open_sources(config)
-    recorded = experiment.recorded(config, sources, held_out_sources)
-    check_free(run, recorded, experiment.MAY_DIFFER)
-    streams = experiment.make_streams(config, config.packing, sources, encoder, context)
-    max_steps = config.max_steps or max(1, config.max_tokens // (config.batch_size * streams.length))
-    schedule = make_schedule(config.optimizer, config.learning_rate, max_steps)
+    encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context)
+    sources, eval_sources = open_sources(config)
+    recorded = claim_output_dir(config, sources, eval_sources)
+    streams = make_streams(config, config.packing, sources, encoder, context)
+    tokens = config.batch_size * streams.length
+    config = dataclasses.replace(config, max_steps=config.max_steps or max(1, config.max_tokens // tokens))
+    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     whole = dataclasses.replace(encoder, max_length=None)
-    held_out = windows(read_all(held_out_sources, whole)[0], streams.length)
-    num_bytes = scored_bytes(held_out_sources, whole)
+    eval_rows = windows(read_all(eval_sources, whole)[0], streams.length)
+    num_bytes = scored_bytes(eval_sources, whole)
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
 
     # the weights, made or read straight onto their shards
@@ -102,27 +103,22 @@ def main(config: Config) -> None:
     # the experiment
     model = Transformer(model_config)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
-    objective = cli.load_function(config.objective)
+    objective = load_function(config.objective)
     objective = functools.partial(objective, z_loss=config.z_loss) if config.z_loss else objective
-    train_step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
-    loop = experiment.loop_config(config, max_steps, flops_per_token(model_config, streams.length))
-    cli.say(f"{num_params(model_config) / 1e6:.1f} M parameters, {max_steps} steps of "
-              f"{config.batch_size * streams.length:,} tokens")
-    evaluation = make_evaluation(model, next_token, held_out, placement) if held_out else None
-    start(run, recorded, model_config, tokenizer)
-    rows = placement.local_rows()
-    train(state, train_step, lambda position: TrainingBatches(streams, rows, config.workers, position), run, placement,
-          loop, evaluation and (lambda state: language_model_metrics(evaluation(state), held_out, num_bytes)))
-    cli.say(f"done: {run} (next: python -m scripts.generate --model {run} --prompt 'def ' --output out.jsonl)")
+    step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
+    print_once(f"{num_params(model_config) / 1e6:.1f} M parameters, {config.max_steps} steps of {tokens:,} tokens")
+    evaluation = make_evaluation(model, next_token, eval_rows, placement)
+    evaluate = evaluation and (lambda state: language_model_metrics(evaluation(state), eval_rows, num_bytes))
+    train_on_rows(config, Rows(streams, eval_rows, whole, eval_sources, recorded), model, tokenizer, placement, state,
+                  step, evaluate, command="scripts.generate --model {run} --prompt 'def '")
 
 
 def check(config: Config) -> None:
     """Raises InputError for flags that do not go together."""
-    experiment.check_flags(config)
     if (config.max_steps is None) == (config.max_tokens is None):
         raise InputError("give either --max-steps or --max-tokens")
-    cli.check_positive(config, "max_steps" if config.max_tokens is None else "max_tokens")
-    cli.check_not_negative(config, "z_loss")
+    check_positive(config, "max_steps" if config.max_tokens is None else "max_tokens")
+    check_not_negative(config, "z_loss")
     if config.model is None and config.tokenizer is None:
         raise InputError("give --model to go on from a model, or --tokenizer (and --architecture) to begin with random "
                          "weights")
@@ -131,4 +127,4 @@ def check(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

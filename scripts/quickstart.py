@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from scripts import cli, export, generate, sft
+from cli import command
+from cli.parsing import parse_recipe
+from scripts import export, generate, sft
 
 DESCRIPTION = """Fine-tune the embedded SmolLM2-135M-Instruct on conversations about Temper and compare its answers.
 
-The recipe is configs/quickstart.yaml; the held-out questions ask for the facts of the training conversations in words
+The recipe is configs/quickstart.yaml; the eval questions ask for the facts of the training conversations in words
 that occur in none of them. Everything that is shown is kept in the run directory."""
 
 RECIPE = Path("configs/quickstart.yaml")
@@ -20,17 +22,16 @@ SHOWN = 8
 @dataclasses.dataclass(frozen=True)
 class Config:
     output_dir: str | None = None
-    """run directory; the recipe's by default"""
+    """The run directory; the recipe's by default."""
     max_steps: int | None = None
-    """optimiser steps; the recipe's by default"""
+    """The run takes this many optimiser steps; the recipe's by default."""
 
 
 def main(config: Config) -> None:
-    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    recipe = dataclasses.replace(cli.read_recipe(sft.Config, RECIPE), **given)
+    recipe = parse_recipe(sft.Config, RECIPE, **dataclasses.asdict(config))
     run = Path(recipe.output_dir)
 
-    print(f"1/4  {recipe.model} answers the held-out questions, not fine-tuned yet", flush=True)
+    print(f"1/4  {recipe.model} answers the eval questions, not fine-tuned yet", flush=True)
     before = answers(recipe.model, recipe.eval_data)
     print(f"2/4  fine-tuning with LoRA rank {recipe.lora.rank}: {recipe.max_steps} steps of {recipe.batch_size} "
           f"conversations from {recipe.data}", flush=True)
@@ -40,17 +41,17 @@ def main(config: Config) -> None:
     print("4/4  exporting the adapter for PEFT", flush=True)
     adapter = run / "export" / "adapter"
     if not adapter.exists():
-        export.main(export.Config(run=str(run), output=str(adapter), format="adapter"))
-    keep(run, before, after)
+        export.main(export.Config(model=str(run), output=str(adapter), format="adapter"))
+    write_answers(run, before, after)
     report(run, before, after)
     print(f"\nNext: python -m scripts.generate --model {run} --prompt 'How do I resume a Temper run?' --temperature 0"
           f"\n      (with {Path('.venv/bin/python')} where no environment is active)")
 
 
 def answers(model: str, questions: str) -> list[dict[str, Any]]:
-    """Greedy answers to the held-out questions."""
+    """Greedy answers to the eval questions."""
     return generate.complete(generate.Config(model=model, data=questions, max_new_tokens=40, temperature=0.0,
-                                             batch_size=24))
+                                             num_slots=24))
 
 
 def is_right(row: dict[str, Any]) -> bool:
@@ -58,10 +59,12 @@ def is_right(row: dict[str, Any]) -> bool:
     return all(re.search(rf"(?<!\w){re.escape(word)}", row["completion"], re.IGNORECASE) for word in row["keywords"])
 
 
-def keep(run: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+def write_answers(run: Path, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
     """samples/quickstart.jsonl: each question with both answers."""
+    from files import whole_lines
+
     (run / "samples").mkdir(exist_ok=True)
-    with cli.output_lines(str(run / "samples" / "quickstart.jsonl")) as write:
+    with whole_lines(run / "samples" / "quickstart.jsonl") as write:
         for old, new in zip(before, after, strict=True):
             write({"question": question(old), "before": old["completion"], "after": new["completion"],
                    "expected": old["messages"][-1]["content"], "right_before": is_right(old),
@@ -79,7 +82,7 @@ def report(run: Path, before: list[dict[str, Any]], after: list[dict[str, Any]])
 
     from training.metrics import read_metrics
 
-    table = Table(title="held-out questions, before and after", show_lines=True)
+    table = Table(title="eval questions, before and after", show_lines=True)
     for name, share in (("question", 3), ("before", 4), ("after", 4), ("", None)):
         table.add_column(name, ratio=share)
     for old, new in list(zip(before, after, strict=True))[:SHOWN]:
@@ -90,7 +93,7 @@ def report(run: Path, before: list[dict[str, Any]], after: list[dict[str, Any]])
     console.print(table)
     console.print(f"answers with the right fact: {sum(map(is_right, before))} of {len(before)} before, "
                   f"[bold]{sum(map(is_right, after))} of {len(after)}[/] after")
-    console.print(f"held-out loss (nats a token): {losses[0]:.3f} before, [bold]{losses[-1]:.3f}[/] after")
+    console.print(f"eval loss (nats a token): {losses[0]:.3f} before, [bold]{losses[-1]:.3f}[/] after")
     console.save_svg(str(run / "report.svg"), title="make quickstart")
     print(f"all {len(before)} answers: {run}/samples/quickstart.jsonl; this picture: {run}/report.svg")
 
@@ -101,4 +104,4 @@ def shortened(text: str, limit: int = 120) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

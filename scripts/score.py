@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any, Literal
 
+from cli import command
+from cli.checks import check_file, check_positive, resolve_dtype
 from data.sources import DataSource
 from errors import InputError
-from scripts import cli
 from sharding.mesh import MeshConfig
 
 DESCRIPTION = """Score rows under a model: one figure a token, or, under a reward model, one reward a row.
@@ -25,42 +27,43 @@ the pairs that it learnt from."""
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str
-    """embedded model (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
-    (RUN@best, RUN@STEP: one of its checkpoints)"""
+    """The model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
+    (RUN@best and RUN@STEP are one of its checkpoints)."""
     data: tuple[DataSource, ...]
-    """sources, as for scripts.sft"""
+    """The rows of these sources are scored, given as for scripts.sft."""
     output: str
-    """.jsonl file to write, a row for each row of the data, in its order"""
+    """The scores are written to this .jsonl file, a row for each row of the data, in its order."""
     batch_size: int = 8
-    """rows scored at a time, over all devices"""
+    """This many rows are scored at a time, over all devices."""
     temperature: float = 1.0
-    """scores are under softmax(logits / temperature)"""
+    """Scores are under softmax(logits / temperature)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """of matmuls; auto is what is fastest here"""
+    """Matmuls are computed in this type; auto is what is fastest here."""
     mesh: MeshConfig = MeshConfig()
 
 
 def main(config: Config) -> None:
     from data.reading import Encoder, read_all
     from data.sources import open_source
+    from files import whole_lines
     from sharding.mesh import make_mesh
     from training.evaluation import score_rows
     from training.progress import track
     from training.runs import open_model
 
-    cli.check_positive(config, "batch_size", "temperature")
-    cli.check_output(config.output)
+    check_positive(config, "batch_size", "temperature")
+    check_file(config.output)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
     encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length,
                       training=opened.config.reward_head)
     rows, _ = read_all([open_source(each) for each in config.data], encoder, functools.partial(track, what="reading"))
-    dtype = cli.resolve_dtype(config.dtype)
+    dtype = resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
     scorer = make_scorer(opened, config.temperature)
     scores = score_rows(model, variables, rows, config.batch_size, mesh, scorer,
                         functools.partial(track, what="scoring"))
-    with cli.output_lines(config.output) as write:
+    with whole_lines(Path(config.output)) as write:
         for row, score in zip(rows, scores, strict=True):
             write(as_line(row, score))
     print(f"{len(rows)} rows scored: {config.output}")
@@ -86,4 +89,4 @@ def as_line(row: Any, score: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

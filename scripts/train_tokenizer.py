@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Literal
 
+from cli import command
+from cli.checks import check_folder, check_positive, check_seed
 from data.sources import DataSource
-from scripts import cli
 
 DESCRIPTION = """Train a SentencePiece tokenizer.
 
@@ -22,32 +24,34 @@ MEASURED_TEXTS = 1000
 @dataclasses.dataclass(frozen=True)
 class Config:
     data: tuple[DataSource, ...]
-    """sources, taken together: FILE.jsonl, FILE.parquet, tfds:NAME, hf:OWNER/NAME (or globs of files)"""
+    """It is trained on the texts of these sources: FILE.jsonl, FILE.parquet, tfds:NAME, hf:OWNER/NAME (or globs
+    of files)."""
     output: str
-    """folder to write; it must not exist yet, or be empty"""
+    """The folder that is written; it must not exist yet, or be empty."""
     vocab_size: int = 4096
-    """pieces, special tokens and the 256 bytes among them"""
+    """It has this many pieces, special tokens and the 256 bytes among them."""
     model_type: Literal["bpe", "unigram"] = "bpe"
-    """how pieces are chosen: by merging the most frequent pairs, or by the likelihood of the text"""
+    """Pieces are chosen by merging the most frequent pairs (bpe), or by the likelihood of the text (unigram)."""
     max_bytes: int = 100_000_000
-    """text that it is trained on, in bytes: rows are drawn at random until there is as much"""
+    """It is trained on this many bytes of text: rows are drawn at random until there is as much."""
     seed: int = 0
-    """of the rows drawn"""
+    """The seed decides which rows are drawn."""
 
 
 def main(config: Config) -> None:
     from data.sources import Concatenated, open_source
     from data.tokenizer_training import bytes_per_token, sample_texts, train_tokenizer
+    from files import whole_folder
     from training.progress import track
 
-    cli.check_positive(config, "vocab_size", "max_bytes")
-    cli.check_seed(config.seed)
-    cli.check_folder(config.output)
+    check_positive(config, "vocab_size", "max_bytes")
+    check_seed(config.seed)
+    check_folder(config.output)
     source = Concatenated([open_source(each) for each in config.data])
     texts = sample_texts(source, config.max_bytes, config.seed, functools.partial(track, what="reading"))
     print(f"training on {sum(map(len, texts)):,} characters", flush=True)
     tokenizer = train_tokenizer(texts, config.vocab_size, config.model_type)
-    with cli.whole_folder(config.output) as folder:
+    with whole_folder(Path(config.output)) as folder:
         tokenizer.save(folder)
     data = " ".join(each.source for each in config.data)
     ratio = bytes_per_token(tokenizer, texts[:MEASURED_TEXTS])
@@ -57,4 +61,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, DESCRIPTION)
+    command.run(main, Config, DESCRIPTION)

@@ -28,13 +28,13 @@ class HostsConfig:
     """The processes of a run. Nothing to set on one machine, under Slurm's srun, or on Cloud TPUs (docs/hosts.md)."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, a free port that all processes can reach; the three go together"""
+    """Process 0 listens at this HOST:PORT, a free port that all processes can reach; the three go together."""
     num_processes: int | None = None
-    """processes of the run, over all machines"""
+    """The run has this many processes, over all machines."""
     process_id: int | None = None
-    """which of them this one is: 0, 1, ..., num_processes - 1"""
+    """This one is the process of this number, from 0 to num_processes - 1."""
     heartbeat_timeout: int = 60
-    """seconds of silence after which a process is given up for lost, and the others end"""
+    """A process that is silent for this many seconds is given up for lost, and the others end."""
 
 
 def connect(config: HostsConfig) -> None:
@@ -48,13 +48,19 @@ def connect(config: HostsConfig) -> None:
 
     if jax.distributed.is_initialized():
         return
-    explicit = _explicit(config)
-    if config.num_processes == 1 or not (explicit or in_cluster(os.environ)):
+    if not several_processes(config, os.environ):
         return
-    arguments = explicit or _slurm_devices(os.environ)
+    arguments = _explicit(config) or _slurm_devices(os.environ)
     with _time_limit(CONNECT_SECONDS, config):
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=config.heartbeat_timeout,
                                    initialization_timeout=CONNECT_SECONDS + 60)
+
+
+def several_processes(config: HostsConfig, environ: Mapping[str, str]) -> bool:
+    """Whether this is one of several processes of a run, by flags or by what the environment says. Raises InputError
+    for flags that do not fit together."""
+    explicit = _explicit(config)
+    return config.num_processes != 1 and (bool(explicit) or in_cluster(environ))
 
 
 def _explicit(config: HostsConfig) -> dict[str, Any]:

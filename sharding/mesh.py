@@ -13,11 +13,11 @@ class MeshConfig:
     """Sizes of the mesh axes; their product is the number of devices. -1, once at most: whatever is left."""
 
     data: int = -1
-    """copies of the weights, each with its own rows (data parallel)"""
+    """The weights are copied this many times, each copy with its own rows (data parallel)."""
     fsdp: int = 1
-    """ways that weights and optimiser state are split, rows too (fully sharded data parallel)"""
+    """Weights, optimiser state and rows are split this many ways (fully sharded data parallel)."""
     tensor: int = 1
-    """ways that heads, mlp and vocabulary are split (tensor parallel)"""
+    """Heads, mlp and vocabulary are split this many ways (tensor parallel)."""
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:

@@ -12,4 +12,4 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and the processes t
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["models", "objectives", "rollouts"], "beartype.beartype")
+install_import_hook(["batch", "models", "objectives", "rewards", "rollouts"], "beartype.beartype")

@@ -10,8 +10,9 @@ sys.path[:0] = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__fil
 
 import chat_model  # noqa: E402
 
+from cli import command  # noqa: E402
 from rollouts import sampler  # noqa: E402
-from scripts import cli, grpo  # noqa: E402
+from scripts import grpo  # noqa: E402
 from training import step as steps  # noqa: E402
 
 
@@ -45,4 +46,4 @@ def arrange(moment, number):
 if __name__ == "__main__":
     arrange(sys.argv[1], int(sys.argv[2]))
     sys.argv[1:] = sys.argv[3:]
-    cli.run(grpo.main, grpo.Config, grpo.DESCRIPTION)
+    command.run(grpo.main, grpo.Config, grpo.DESCRIPTION)

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.batches import pad
-from data.encode import Row
+from batch import Row, pad
 from models.config import ModelConfig
 from models.lora import LoRAConfig
 from models.scoring import score

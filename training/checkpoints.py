@@ -34,7 +34,7 @@ LATEST = 2
 
 
 def open_manager(run: Path, *, read_only: bool = False, keep_best: bool = False) -> ocp.CheckpointManager:
-    """The manager of a run directory's checkpoints/; the newest LATEST are kept, and the one with the least held-out
+    """The manager of a run directory's checkpoints/; the newest LATEST are kept, and the one with the least eval
     loss if `keep_best`. What a kill left of an unfinished save is removed."""
     _keep_quiet()
     newest = checkpoint_managers.LatestN(n=LATEST)
@@ -62,7 +62,8 @@ def _loss(metrics: dict[str, float]) -> float:
     return metrics["loss"]
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, position: Any, held_out: dict[str, float] | None) -> None:
+def save(manager: ocp.CheckpointManager, state: TrainState, position: Any,
+         eval_metrics: dict[str, float] | None) -> None:
     """Starts saving `state` and the data position under the state's step; a crash leaves no half checkpoint.
 
     Raises InputError where this or the save before it, which goes on in the background, cannot be written.
@@ -71,7 +72,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, position: Any, held_
     data = {"position": position, "checksums": checksums(arrays) | {"position": _checksum_of_json(position)}}
     with writing(manager):
         _probe(Path(manager.directory))
-        manager.save(int(state.step), metrics=held_out, args=ocp.args.Composite(
+        manager.save(int(state.step), metrics=eval_metrics, args=ocp.args.Composite(
             **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}, data=ocp.args.JsonSave(data)))
 
 
@@ -262,7 +263,7 @@ def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:
     """Only the trained collection of a run's checkpoint, as `shapes` (with shardings) says; what is trained is float32,
     and is cast once its checksums are compared.
 
-    `which` is "newest", "best" (the least held-out loss) or a step. Raises InputError where there is no such one.
+    `which` is "newest", "best" (the least eval loss) or a step. Raises InputError where there is no such one.
     """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
@@ -287,7 +288,7 @@ def _find(manager: ocp.CheckpointManager, run: Path, which: str) -> int:
     if not steps:
         raise InputError(f"{run}: holds no finished checkpoint yet; let the run reach one (--save-every)")
     if which == "best" and manager.best_step() is None:
-        raise InputError(f"{run}@best: no checkpoint is known by its held-out loss; train with --keep-best, "
+        raise InputError(f"{run}@best: no checkpoint is known by its eval loss; train with --keep-best, "
                          f"--eval-data and --eval-every")
     step = {"newest": steps[-1], "best": manager.best_step()}.get(which, which)
     if int(step) not in steps:

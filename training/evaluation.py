@@ -1,4 +1,4 @@
-"""Held-out metrics: the objective over rows that are never trained on."""
+"""Eval metrics: the objective over rows that are never trained on."""
 
 import dataclasses
 import functools
@@ -8,9 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.batches import in_order
-from data.encode import Row
-from data.reading import longest_row
+from batch import Row, in_order, longest_row
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import combine
@@ -21,11 +19,13 @@ from training.step import Objective, Prepare, Scorer, make_eval_step
 
 def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row], placement: Placement,
                     scorer: Scorer = score, prepare: Prepare = lambda _, batch: batch,
-                    ) -> Callable[[TrainState], dict[str, float]]:
-    """A function from a state to {"loss": ..., metric: ...}: sums over all rows, divided once.
+                    ) -> Callable[[TrainState], dict[str, float]] | None:
+    """A function from a state to {"loss": ..., metric: ...}: sums over all rows, divided once; None without rows.
 
     Batches are as large as in training, in one piece, and `prepare` adds columns to each.
     """
+    if not rows:
+        return None
     placement = dataclasses.replace(placement, num_microbatches=1)
     eval_step = make_eval_step(model, objective, placement.mesh, scorer)
     batches = in_order(rows, batch_size=placement.batch_size * placement.group, length=longest_row(rows))

@@ -16,16 +16,16 @@ class SyncConfig:
     reference."""
 
     every: int = 0
-    """steps between synchronisations of the reference with the policy; 0: it stays what it was"""
+    """The reference is synchronised with the policy every so many steps; with 0 it stays what it was."""
     alpha: float = 0.6
-    """the policy's share in the new reference; 1 takes it over"""
+    """The policy has this share in the new reference; 1 takes it over."""
 
     def __post_init__(self) -> None:
         if self.every < 0 or not 0 < self.alpha <= 1:
             raise InputError(f"sync.every {self.every} must be 0 or more, sync.alpha {self.alpha} above 0, at most 1")
 
 
-def begin_to_follow(state: TrainState, sync: SyncConfig) -> TrainState:
+def start_following(state: TrainState, sync: SyncConfig) -> TrainState:
     """The state with a reference of its own, equal to the policy, where it is to follow the policy."""
     copied = jax.jit(lambda trainable: jax.tree.map(jnp.copy, trainable),
                      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state.trainable))

@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from data.batches import Batch, TrainingBatches, widen
+from batch import Batch, widen
 from errors import InputError, Stopped
+from files import writing
 from sharding.hosts import lost_peers
 from sharding.placement import Placement
 from training import checkpoints
@@ -23,6 +24,23 @@ from training.progress import TrainingProgress
 from training.state import TrainState
 from training.throughput import device_memory, throughput_metrics
 from training.trackers import StepProfiler, open_trackers
+
+
+class Batches(Protocol):
+    """What a run is fed: endless batches, and where in the data they stand."""
+
+    rows: list[int]
+    """records of the global batch that this process gives"""
+
+    def __next__(self) -> Any:
+        """The next batch of these records."""
+
+    def position(self) -> dict[int, Any]:
+        """{record: where its stream stands}, for JSON."""
+
+    def close(self) -> None:
+        """Ends what reads ahead."""
+
 
 MAX_SKIPPED = 10
 """updates skipped in a row (non-finite gradients) after which a run stops"""
@@ -45,13 +63,13 @@ class LoopConfig:
     """a step is waited for, so that its metrics are written at once and not once the next one is under way"""
 
 
-def train(state: TrainState, train_step: Callable[..., Any], open_batches: Callable[[Any], TrainingBatches], run: Path,
+def train(state: TrainState, train_step: Callable[..., Any], open_batches: Callable[[Any], Batches], run: Path,
           placement: Placement, config: LoopConfig,
           evaluate: Callable[[TrainState], dict[str, float]] | None = None,
           put: Callable[[Any, list[int]], Any] | None = None) -> TrainState:
     """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
 
-    `open_batches` takes the position in the data, None for its beginning. `evaluate` gives held-out metrics: before the
+    `open_batches` takes the position in the data, None for its beginning. `evaluate` gives eval metrics: before the
     first step, every eval_every steps and after the last. `put` brings a batch to the devices, as placement.put does
     unless it is given. Raises InputError for bad rows (after saving what is done),
     and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved, after SIGTERM.
@@ -76,25 +94,25 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
 class _Loop:
     """What a step of the loop needs besides the state."""
 
-    def __init__(self, run: Path, placement: Placement, config: LoopConfig, manager: Any, batches: TrainingBatches,
+    def __init__(self, run: Path, placement: Placement, config: LoopConfig, manager: Any, batches: Batches,
                  first: int, put: Callable[[Any, list[int]], Any]):
         self.placement, self.config, self.manager, self.batches, self.first = placement, config, manager, batches, first
         self.put, self.log = put, _Log(run, config, first)
         self.profiler = StepProfiler(run, config.profile)
-        self.position, self.held_out, self.saved = None, None, first
+        self.position, self.eval_metrics, self.saved = None, None, first
 
     def steps(self, state: TrainState, train_step: Any, evaluate: Any, stop: Preemption) -> TrainState:
         config = self.config
         if evaluate is not None and (self.first == 0 or self._owes_evaluation()):
-            self.log.held_out(self.first, evaluate(state))
+            self.log.evaluated(self.first, evaluate(state))
         for step in range(self.first + 1, config.max_steps + 1):
             state = self._one_step(state, train_step, step)
-            self.held_out = None
+            self.eval_metrics = None
             if evaluate is not None and _due(step, config.eval_every, config.max_steps):
                 self.log.flush()
                 with self._saving_on_error(state, step + 1):
-                    self.held_out = evaluate(state)
-                self.log.held_out(step, self.held_out)
+                    self.eval_metrics = evaluate(state)
+                self.log.evaluated(step, self.eval_metrics)
             asked = stop.asked(step) and step < config.max_steps
             if asked or _due(step, config.save_every, config.max_steps):
                 self._save(state, step)
@@ -140,7 +158,7 @@ class _Loop:
     def _save(self, state: TrainState, step: int) -> None:
         self.log.flush()
         position = gather_position(self.position, self.placement.batch_size)
-        checkpoints.save(self.manager, state, position, self.held_out)
+        checkpoints.save(self.manager, state, position, self.eval_metrics)
         self.saved = step
 
 
@@ -168,23 +186,13 @@ def gather_position(local: dict[int, Any], batch_size: int) -> list[Any]:
     return [merged[row] for row in range(batch_size)]
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a failed write (full disk, no permission) into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or mend the permissions, and give "
-                         f"the same command again") from None
-
-
 class _Log:
     """Writes a step's metrics once the next step is under way, so that the device never waits for the host."""
 
     def __init__(self, run: Path, config: LoopConfig, first: int):
         self.run, self._main = run, jax.process_index() == 0
         self._config, self._pending, self._skipped = config, None, 0
-        with _writing(run / "metrics.jsonl"):
+        with writing(run / "metrics.jsonl"):
             self._file = MetricsFile(run, first) if self._main else None
         self._trackers = open_trackers(config.trackers, run, first)
         self._progress = TrainingProgress(first, config.max_steps, shown=self._main)
@@ -220,14 +228,14 @@ class _Log:
         self._write(step, values)
         self._check(values["skipped_updates"], step)
 
-    def held_out(self, step: int, values: dict[str, float]) -> None:
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
         self._write(step, {f"eval/{name}": value for name, value in values.items()})
         self._last = time.perf_counter()
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if not self._main:
             return
-        with _writing(self._file.path):
+        with writing(self._file.path):
             values = self._file.write(step, values)
         self._trackers.log(step, values)
         if "loss" in values:

@@ -23,23 +23,25 @@ class OptimizerConfig:
     """The optimiser and the schedule of its learning rate."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """muon is for the layers' matrices (LoRA's too); embedding, output head, norms and biases stay with AdamW"""
+    """The optimiser; muon is for the layers' matrices (LoRA's too): embedding, output head, norms and biases stay with
+    AdamW."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    """after warmup: cosine or linear decay up to the end, wsd (constant, then linear decay), or constant"""
+    """After warmup the learning rate decays to the end (cosine or linear), stays and then decays linearly (wsd), or
+    stays (constant)."""
     warmup_steps: int = 0
-    """steps of linear warmup from 0"""
+    """The learning rate rises linearly from 0 for this many steps."""
     decay_fraction: float = 0.2
-    """share of all steps that wsd's decay takes"""
+    """The decay of wsd takes this share of all steps."""
     final_fraction: float = 0.0
-    """where the decay ends, after the last step, as a share of the learning rate"""
+    """The decay ends, after the last step, at this share of the learning rate."""
     weight_decay: float = 0.0
-    """decoupled; norms and biases are spared"""
+    """Weights decay by this share of the learning rate a step (decoupled); norms and biases are spared."""
     b1: float = 0.9
-    """AdamW's decay of the mean of gradients"""
+    """AdamW's mean of gradients decays by this factor a step."""
     b2: float = 0.999
-    """AdamW's decay of the mean of squared gradients"""
+    """AdamW's mean of squared gradients decays by this factor a step."""
     max_grad_norm: float = 1.0
-    """global norm that gradients are clipped to; 0 clips nothing"""
+    """Gradients are clipped to this global norm; 0 clips nothing."""
 
 
 def check(config: OptimizerConfig) -> None:

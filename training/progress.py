@@ -58,6 +58,6 @@ class TrainingProgress:
             self._console.print(f"step {step}/{self._last}  {numbers}", highlight=False)
 
     def note(self, step: int, values: dict[str, float]) -> None:
-        """A line of held-out figures above the bar."""
+        """A line of eval figures above the bar."""
         figures = "  ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items())
-        self._console.print(f"step {step}: held-out {figures}", highlight=False)
+        self._console.print(f"step {step}: eval {figures}", highlight=False)

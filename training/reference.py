@@ -21,7 +21,7 @@ from training.step import Objective, Prepare, Scorer
 Batch = dict[str, jax.Array]
 
 
-def asks_for_reference(objective: Objective) -> bool:
+def needs_reference(objective: Objective) -> bool:
     """Whether an objective reads `ref_logps`: it is traced on a batch without that column.
 
     Raises InputError where it reads a column that no script gives.
@@ -82,7 +82,7 @@ def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, mesh: j
                   objective: Objective) -> Prepare:
     """Adds `chosen_length` (objectives/dpo.py) to a batch, and `ref_logps` if the objective asks for it and the data
     had none."""
-    asked = asks_for_reference(objective)
+    asked = needs_reference(objective)
 
     def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
         made = {"chosen_length": chosen_length(batch["loss_mask"])}

@@ -2,16 +2,17 @@
 
 import dataclasses
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import yaml
 
-from data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from errors import InputError
+from files import write_text, writing
 from models.config import ModelConfig, from_hf, to_hf
 from models.heads import with_reward_head
 from models.lora import LoRAConfig
@@ -24,46 +25,68 @@ from sharding.rules import tree_shardings
 from training.checkpoints import restore_trainable
 
 
+class Saved(Protocol):
+    """A tokenizer, of which a run directory keeps a copy."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what it can be loaded from."""
+
+
 def is_run(path: Path) -> bool:
     return (path / "config.yaml").exists()
 
 
-def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str]) -> None:
-    """Raises InputError unless `run` is free, or this very experiment's already (then it is resumed)."""
+def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str],
+               renamed: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Raises InputError unless `run` is free, or this very experiment's already (then it is resumed).
+
+    `may_differ` are flags, or groups of them; `renamed` gives the new names of flags that an older run wrote down.
+    """
     if not is_run(run):
         # a run killed while it was being made leaves these
         ours = {"model", "config.yaml.partial"}
         if run.exists() and (not run.is_dir() or any(path.name not in ours for path in run.iterdir())):
             raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
         return
-    there, now = read_config(run), yaml.safe_load(_dump(config))
-    for key in [*now, *there]:
-        if key not in may_differ and there.get(key) != now.get(key):
-            raise InputError(f"output directory {run} holds another experiment ({key}: {there.get(key)} there, "
-                             f"{now.get(key)} now); choose another --output-dir, or resume it with its own flags")
+    there = {_python_name(renamed.get(name.replace("_", "-"), name)): value
+             for name, value in flatten(read_config(run)).items()}
+    now = flatten(yaml.safe_load(_dump(config)))
+    for name in [*now, *there]:
+        if not {name, name.partition(".")[0]} & may_differ and there.get(name) != now.get(name):
+            raise InputError(f"output directory {run} holds another experiment ({name}: {there.get(name)} there, "
+                             f"{now.get(name)} now); choose another --output-dir, or resume it with its own flags")
 
 
-def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Tokenizer | None) -> None:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"lora.rank": 16} of {"lora": {"rank": 16}}."""
+    flat = {}
+    for name, value in config.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _python_name(flag: str) -> str:
+    return flag.replace("-", "_")
+
+
+def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Saved | None) -> None:
     """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml.
 
     One process writes; the others wait for it.
     """
     if hosts.is_main() and not is_run(run):
-        try:
+        with writing(run):
             _write(run, config, model, tokenizer)
-        except OSError as error:
-            raise InputError(f"--output-dir {run}: cannot be written ({error.strerror}); make room, mend the "
-                             f"permissions, or choose another") from None
     hosts.barrier("run directory")
 
 
-def _write(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Tokenizer | None) -> None:
+def _write(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Saved | None) -> None:
     folder = run / "model"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_hf(model, "float32"), indent=2) + "\n")
     if tokenizer is not None:
         tokenizer.save(folder)
-    write_atomically(run / "config.yaml", _dump(config))
+    write_text(run / "config.yaml", _dump(config))
 
 
 def _dump(config: dict[str, Any]) -> str:
@@ -79,13 +102,6 @@ def read_config(run: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{run / 'config.yaml'}: a mapping of flags was expected; is {run} a run directory?")
     return config
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +167,6 @@ def split_checkpoint(reference: str) -> tuple[str, str]:
     path, at, checkpoint = reference.rpartition("@")
     named = at and (checkpoint == "best" or checkpoint.isdecimal()) and is_run(Path(path).expanduser())
     return (path, checkpoint) if named else (reference, "newest")
-
-
-def open_tokenizer(path: Path) -> Tokenizer | None:
-    """The model's tokenizer; None where its folder holds none (then rows come as tokens)."""
-    return load_tokenizer(path) if has_tokenizer(path) else None
 
 
 def absolute_reference(reference: str) -> str:

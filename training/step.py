@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from data.reading import COUNTS
+from batch import COUNT
 from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
@@ -34,7 +34,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
     Loss and gradient are sum over micro-batches of `total` / sum of `weight`; every metric is its sum over its weight,
     extremes are those of all rows.
     An update whose gradient norm is not finite is skipped and counted in `skipped_updates`. `num_tokens` and `padding`
-    (the share of positions that hold none) are of the whole batch, and so are its `counts` of rows, where it has them.
+    (the share of positions that hold none) are of the whole batch, and so are the sums of its columns count/NAME.
     `follow` is applied to every new state (for a reference that follows the policy).
     """
 
@@ -61,12 +61,11 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
 
 
 def _count(batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """The batch without its counts, and what is counted in it."""
+    """The batch without its columns count/NAME, and what is counted in it."""
     used = batch["segment_ids"] != 0
     counted = {"num_tokens": jnp.sum(used), "padding": 1.0 - jnp.mean(used.astype(jnp.float32))}
-    if "counts" in batch:
-        counted |= dict(zip(COUNTS, jnp.sum(batch["counts"], axis=(0, 1)), strict=True))
-    return {name: column for name, column in batch.items() if name != "counts"}, counted
+    counted |= {name: jnp.sum(column) for name, column in batch.items() if name.startswith(COUNT)}
+    return {name: column for name, column in batch.items() if not name.startswith(COUNT)}, counted
 
 
 def optimizer_steps(opt_state: Any) -> jax.Array:
@@ -137,7 +136,7 @@ def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: i
 
 
 def _over_updates(name: str, values: jax.Array) -> jax.Array:
-    if name in ("num_tokens", "skipped_updates"):
+    if name in ("num_tokens", "skipped_updates") or name.startswith(COUNT):
         return jnp.sum(values)
     return functools.reduce(pick(name), values) if name.endswith(("/min", "/max")) else jnp.mean(values)
 

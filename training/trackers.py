@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from errors import InputError
+from files import write_text
 from sharding.hosts import is_main
-from training.runs import write_atomically
 
 
 class Tracker(Protocol):
@@ -100,7 +100,7 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 def _run_id(path: Path) -> str:
     """An id that is the run directory's own: not its path's, which another run may have had, or have elsewhere."""
     if not path.exists():
-        write_atomically(path, secrets.token_hex(8) + "\n")
+        write_text(path, secrets.token_hex(8) + "\n")
     return path.read_text().strip()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from tiny import rows
 
-from data.batches import add_rows, buckets, in_order, pad, widen
+from batch import add_rows, buckets, in_order, pad, widen
 
 ROWS = rows(range(5, 29))
 

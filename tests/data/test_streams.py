@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from batch import COUNT
 from data.batches import TrainingBatches
-from data.reading import Encoder
+from data.reading import COUNTS, Encoder
 from data.streams import WINDOW, StreamReader, Streams, window_size
 from errors import InputError
 
@@ -148,7 +149,7 @@ def test_long_rows_are_cut_or_dropped_and_counted(packing):
     for policy, name in (("truncate", 0), ("drop", 1)):
         batches, _ = read(make(packing, max_length=20, too_long=policy), 48)
         rows = np.concatenate([batch["tokens"][batch["segment_ids"] > 0] for batch in batches])
-        counts = sum(batch["counts"].sum(0) for batch in batches)
+        counts = np.asarray([sum(batch[COUNT + each].sum() for batch in batches) for each in COUNTS])
         assert counts[name] > 0
         assert counts.sum() == counts[name]
         assert (policy == "drop") == (not set(rows.tolist()) & long)
@@ -161,7 +162,7 @@ def test_counts_are_of_every_epoch_and_survive_a_resume():
     whole, _ = read(streams, 60)
     first, position = read(streams, 7)
     second, _ = read(streams, 53, start=[position[row] for row in range(B)])
-    total = [sum(batch["counts"].sum(0)[1] for batch in part) for part in (whole, first + second)]
+    total = [sum(batch["count/rows_dropped"].sum() for batch in part) for part in (whole, first + second)]
     assert total[0] == total[1] > 48
 
 
@@ -172,7 +173,7 @@ def test_a_bad_row_is_named_or_skipped(workers):
         read(streams, 12, workers=workers)
     batches, _ = read(make("none", [Rows(48, bad=[17])], bad_rows="skip"), 24, workers=workers)
     assert 17 not in seen(batches)
-    assert sum(batch["counts"].sum(0)[2] for batch in batches) >= 1
+    assert sum(batch["count/rows_skipped"].sum() for batch in batches) >= 1
 
 
 def test_rows_of_which_none_can_be_used():

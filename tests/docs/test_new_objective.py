@@ -37,7 +37,8 @@ def test_the_pages_test_passes_and_can_fail(files, tmp_path):
 
 
 def test_the_pages_command_trains(files, tmp_path, monkeypatch):
-    from scripts import cli, dpo
+    from cli.command import run
+    from scripts import dpo
 
     [command] = re.findall(r"python -m scripts\.dpo (.*?)```", PAGE, re.DOTALL)
     rows = [{"chosen_tokens": [1, 2, 3, first], "rejected_tokens": [1, 2, 4]} for first in range(5, 9)]
@@ -45,7 +46,7 @@ def test_the_pages_command_trains(files, tmp_path, monkeypatch):
     arguments = re.findall(r'"[^"]*"|[^\s\\]+', command.replace("smollm2-135m-instruct", str(TINY)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dpo", *(part.strip('"') for part in arguments), "--max-steps", "2"])
-    cli.run(dpo.main, dpo.Config, dpo.DESCRIPTION)
+    run(dpo.main, dpo.Config, dpo.DESCRIPTION)
     lines = [json.loads(line) for line in Path("runs/chipo/metrics.jsonl").read_text().splitlines()]
     assert abs(lines[0]["loss"] - 0.6931) < 1e-3
     assert lines[1]["loss"] != lines[0]["loss"]

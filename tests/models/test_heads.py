@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import CONFIG, LORA, one_device, padded, random_variables, rows
 
-from data.encode import Row
+from batch import Row
 from errors import InputError
 from models.config import from_hf, to_hf
 from models.heads import last_token, score_rewards, with_reward_head

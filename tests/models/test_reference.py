@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from data.batches import TrainingBatches, pad
+from batch import pad
+from data.batches import TrainingBatches
 from data.reading import Encoder
 from data.records import JsonlSource
 from data.streams import Streams

@@ -17,26 +17,27 @@ from tiny import padded, rows
 from objectives.advantages import ADVANTAGES, penalised
 from objectives.grpo import AGGREGATIONS, CORRECTIONS, KL, LOSSES, RATIOS, Settings, configure, grpo
 
-SEQUENCE = {"ratio": "sequence", "epsilon_low": 0.05, "epsilon_high": 0.05}
-GSPO = SEQUENCE | {"aggregation": "sequence_mean"}
-RLOO = {"ratio": "product", "aggregation": "sequence_mean"}
-DR_GRPO = {"aggregation": "constant", "constant_length": 20.0}
-NARROW = {"correction_cap": 1.2, "correction_floor": 0.7}
+SEQUENCE = {"importance_sampling_level": "sequence", "epsilon_low": 0.05, "epsilon_high": 0.05}
+GSPO = SEQUENCE | {"loss_aggregation": "sequence_mean"}
+RLOO = {"importance_sampling_level": "product", "loss_aggregation": "sequence_mean"}
+DR_GRPO = {"loss_aggregation": "constant", "constant_length": 20.0}
+NARROW = {"importance_sampling_cap": 1.2, "importance_sampling_floor": 0.7}
 MODES = tuple(CORRECTIONS)[1:]
 TRL = {
-    "token_mean": {}, "sequence_mean": {"aggregation": "sequence_mean"}, "constant": DR_GRPO, "first_update": {},
+    "token_mean": {}, "sequence_mean": {"loss_aggregation": "sequence_mean"}, "constant": DR_GRPO, "first_update": {},
     "clip_higher": {"epsilon_low": 0.1, "epsilon_high": 0.3}, "delta": {"delta": 1.4}, "by_token": {},
     "gspo": GSPO, "gspo_token_mean": SEQUENCE, "gspo_constant": SEQUENCE | DR_GRPO,
-    "luspo": SEQUENCE | DR_GRPO | {"constant_length": 1.0}, "gspo_by_token": GSPO | {"ratio": "sequence_token"},
+    "luspo": SEQUENCE | DR_GRPO | {"constant_length": 1.0}, "gspo_by_token":
+    GSPO | {"importance_sampling_level": "sequence_token"},
     "rloo": RLOO,
     "cispo": {"loss": "cispo", "epsilon_high": 0.3}, "kl_k1": {"beta": 0.1, "kl": "k1"},
     "kl_k2": {"beta": 0.1, "kl": "k2"}, "kl_k3": {"beta": 0.1}, "kl_k3_weighted": {"beta": 0.1, "kl_weighted": True},
     "kl_k3_gspo": GSPO | {"beta": 0.1, "kl_weighted": True}, "entropy": {"entropy_coefficient": 0.05},
     "truncated_token_mean": {"mask_truncated": True},
-    "truncated_sequence_mean": {"mask_truncated": True, "aggregation": "sequence_mean"},
+    "truncated_sequence_mean": {"mask_truncated": True, "loss_aggregation": "sequence_mean"},
     "truncated_constant": {"mask_truncated": True} | DR_GRPO,
-    **{mode: {"correction": mode, "beta": 0.1} for mode in MODES},
-    **{f"{mode}_narrow": {"correction": mode} | NARROW for mode in MODES}}
+    **{mode: {"importance_sampling_correction": mode, "beta": 0.1} for mode in MODES},
+    **{f"{mode}_narrow": {"importance_sampling_correction": mode} | NARROW for mode in MODES}}
 """case of the fixture -> our settings for it"""
 
 
@@ -120,9 +121,11 @@ STOPPED = {"cispo", "gspo_by_token", "first_update"}
 
 
 COMBINED = {
-    "token": NARROW | {"correction": "token_truncate", "mask_truncated": True, "entropy_coefficient": 0.1},
-    "sequence": GSPO | {"correction": "sequence_mask", "beta": 0.1, "kl_weighted": True},
-    "product": RLOO | DR_GRPO | {"correction": "sequence_truncate", "beta": 0.1, "kl": "k2", "delta": 1.4}}
+    "token": NARROW | {"importance_sampling_correction": "token_truncate", "mask_truncated": True,
+                       "entropy_coefficient": 0.1},
+    "sequence": GSPO | {"importance_sampling_correction": "sequence_mask", "beta": 0.1, "kl_weighted": True},
+    "product": RLOO | DR_GRPO | {"importance_sampling_correction": "sequence_truncate", "beta": 0.1, "kl": "k2",
+                                 "delta": 1.4}}
 """several choices at once: each by itself is a slow test"""
 
 
@@ -148,8 +151,8 @@ def test_invariance_through_the_train_step(batch, case):
 
 
 def test_what_is_no_target_counts_for_nothing_even_if_not_finite(batch):
-    objective = configure(mask_truncated=True, correction="token_truncate", beta=0.1, kl_weighted=True,
-                          entropy_coefficient=0.1)
+    objective = configure(mask_truncated=True, importance_sampling_correction="token_truncate", beta=0.1,
+                          kl_weighted=True, entropy_coefficient=0.1)
     scores, off = random_scores(batch), batch["loss_mask"] == 0
     spoil = functools.partial(jnp.where, off, jnp.nan)
     spoiled = batch | {name: spoil(batch[name]) for name in ("old_logps", "ref_logps", "sampler_logps")}
@@ -185,13 +188,14 @@ def test_a_first_update_is_reinforce(batch):
     """sum_t -A grad logp, whatever the loss: also RLOO's and Dr. GRPO's, up to their constant."""
     scores, first = random_scores(batch), {name: each for name, each in batch.items() if name != "old_logps"}
     expected = -batch["advantages"][:, None] * batch["loss_mask"]
-    for settings in ({}, {"loss": "cispo"}, {"aggregation": "constant", "constant_length": 1.0}):
+    for settings in ({}, {"loss": "cispo"}, {"loss_aggregation": "constant", "constant_length": 1.0}):
         np.testing.assert_allclose(evaluate(configure(**settings), scores, first)[1].logps, expected, rtol=1e-6)
 
 
 def test_gspo_token_is_gspo_where_a_row_has_one_advantage(batch):
     scores = random_scores(batch)
-    both = [evaluate(configure(**GSPO | {"ratio": ratio}), scores, batch) for ratio in ("sequence", "sequence_token")]
+    both = [evaluate(configure(**GSPO | {"importance_sampling_level": level}), scores, batch)
+            for level in ("sequence", "sequence_token")]
     np.testing.assert_allclose(both[0][0].total, both[1][0].total, rtol=1e-6)
     np.testing.assert_allclose(both[0][1].logps, both[1][1].logps, atol=1e-7)
 
@@ -237,13 +241,14 @@ def test_huge_ratios_stay_finite(settings, batch):
     far = batch | {name: jnp.full_like(batch[name], -500.0) for name in ("old_logps", "ref_logps", "sampler_logps")}
     far["advantages"] = jnp.ones(8)
     for columns in (far, far | {"ref_logps": jnp.zeros_like(far["ref_logps"])}):
-        loss, gradient = evaluate(configure(correction="sequence_mask", **settings), scores, columns)
+        objective = configure(importance_sampling_correction="sequence_mask", **settings)
+        loss, gradient = evaluate(objective, scores, columns)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((loss, gradient)))
 
 
 def test_masking_the_truncated_leaves_them_in_the_denominator_of_rows_alone(batch):
     scores, kept = random_scores(batch), np.asarray(batch["truncated"]) == 0
-    weights = {name: float(grpo(scores, batch, mask_truncated=True, aggregation=name).weight)
+    weights = {name: float(grpo(scores, batch, mask_truncated=True, loss_aggregation=name).weight)
                for name in ("token_mean", "sequence_mean")}
     assert weights == {"token_mean": float(jnp.sum(batch["loss_mask"][kept])), "sequence_mean": 8.0}
     alone = batch | {"loss_mask": jnp.where(kept[:, None], batch["loss_mask"], 0.0)}
@@ -355,7 +360,7 @@ def all_completions(table, advantages, **columns):
 def policy_gradient(table, advantages):
     def loss(table):
         logps = two_tokens(table)
-        found = grpo(SimpleNamespace(logps=logps, entropy=jnp.zeros_like(logps)), batch, aggregation="constant",
+        found = grpo(SimpleNamespace(logps=logps, entropy=jnp.zeros_like(logps)), batch, loss_aggregation="constant",
                      constant_length=1.0)
         return found.total / found.weight
 
@@ -447,29 +452,33 @@ def test_advantages_without_any_reward_are_0(kind):
 # ------------------------------------------------------------------------------------------------------- errors
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"ratio": "row"}, "no ratio is called row; there are token, sequence, sequence_token, product"),
+    ({"importance_sampling_level": "row"},
+     "no importance_sampling_level is called row; there are token, sequence, sequence_token, product"),
     ({"loss": "ppo"}, "no loss is called ppo; there are clip, cispo"),
-    ({"aggregation": "mean"}, "no aggregation is called mean; there are token_mean, sequence_mean, constant"),
+    ({"loss_aggregation": "mean"}, "no loss_aggregation is called mean; there are token_mean, sequence_mean, constant"),
     ({"kl": "k4"}, "no kl is called k4; there are k1, k2, k3"),
-    ({"correction": "tis"}, "no correction is called tis; there are none, token_truncate"),
+    ({"importance_sampling_correction": "tis"},
+     "no importance_sampling_correction is called tis; there are none, token_truncate"),
     ({"epsilon": 0.2}, "no setting is called epsilon; there are epsilon_low, epsilon_high"),
     ({"epsilon_low": -0.1}, "epsilon_low is -0.1 but must be at least 0"),
     ({"epsilon_high": float("nan")}, "epsilon_high is nan but"),
     ({"beta": -1.0}, "beta is -1.0 but must be at least 0"),
     ({"delta": 1.1}, "delta is 1.1 but must be above 1 \\+ epsilon_high, which is 1.2"),
     ({"delta": 3.0, "loss": "cispo"}, "delta is of the loss clip"),
-    ({"aggregation": "constant"}, "needs a constant_length above 0, not None"),
+    ({"loss_aggregation": "constant"}, "needs a constant_length above 0, not None"),
     ({"constant_length": 5.0}, "constant_length is of the aggregation constant"),
     ({"kl_weighted": True}, "while beta is 0"),
-    ({"correction_floor": 0.5}, "correction_floor is of a correction: token_truncate"),
-    ({"correction": "token_mask", "correction_cap": 0.5, "correction_floor": 0.5}, "must be above correction_floor")])
+    ({"importance_sampling_floor": 0.5}, "importance_sampling_floor is of a correction: token_truncate"),
+    ({"importance_sampling_correction": "token_mask", "importance_sampling_cap": 0.5,
+      "importance_sampling_floor": 0.5}, "must be above importance_sampling_floor")])
 def test_settings_that_make_no_loss(settings, message):
     with pytest.raises(ValueError, match=message):
         configure(**settings)
 
 
 @pytest.mark.parametrize(("settings", "column"), [
-    ({}, "advantages"), ({"beta": 0.1}, "ref_logps"), ({"correction": "token_mask"}, "sampler_logps"),
+    ({}, "advantages"), ({"beta": 0.1}, "ref_logps"),
+    ({"importance_sampling_correction": "token_mask"}, "sampler_logps"),
     ({"mask_truncated": True}, "truncated")])
 def test_a_missing_column_is_named(settings, column, batch):
     del batch[column]

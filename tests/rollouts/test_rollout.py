@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.prompts import Prompt
-from rollouts.rewards.loading import Weighted
-from rollouts.rollout import Watch, join, keep, log_failures, roll_out, rollout_metrics, to_batch
+from rewards.registry import Weighted
+from rollouts.rollout import SpreadMonitor, join, log_failures, roll_out, rollout_metrics, to_batch, write_parquet
 from rollouts.sampler import Completion
 
 
@@ -115,7 +115,7 @@ def test_joined_rollouts_keep_what_belongs_together():
 def test_every_rollout_is_kept(tmp_path):
     out = rolled((lambda prompts, completions, **_: [1.0, None, 0.5, 0.0], 1.0))
     path = tmp_path / "samples" / "step-000001.parquet"
-    keep(path, out, np.asarray([[1.0, 0.0], [np.nan, np.nan]]))
+    write_parquet(path, out, np.asarray([[1.0, 0.0], [np.nan, np.nan]]))
     rows = pq.read_table(path).to_pylist()
     assert rows[1] == {"prompt": "ab", "completion": "fgh", "reward": None, "rewards/r0": None, "advantage": 0.0,
                        "length": 3, "finish_reason": "length"}
@@ -125,10 +125,10 @@ def test_every_rollout_is_kept(tmp_path):
 
 
 def test_long_without_spread_is_warned_of_once_in_a_while(capsys):
-    watch, flat = Watch(patience=3), rolled((lambda prompts, completions, **_: [1.0] * 4, 1.0))
+    monitor, flat = SpreadMonitor(patience=3), rolled((lambda prompts, completions, **_: [1.0] * 4, 1.0))
     for step in range(1, 8):
-        watch.look(flat, step)
+        monitor.update(flat, step)
     assert capsys.readouterr().err.count("warning: step") == 2
-    watch.look(rolled((lengths, 1.0)), 8)
-    watch.look(flat, 9)
+    monitor.update(rolled((lengths, 1.0)), 8)
+    monitor.update(flat, 9)
     assert capsys.readouterr().err == ""

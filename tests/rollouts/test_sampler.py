@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import CONFIG, LORA, jitted_score, one_device, padded, random_variables, variables_on
 
-from data.encode import Row
+from batch import Row
 from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.lora import merge

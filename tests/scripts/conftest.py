@@ -37,13 +37,13 @@ def run_script(monkeypatch, capsys):
     """Runs scripts.NAME with arguments; gives (exit status, standard output, standard error)."""
 
     def run(name, *arguments):
-        from scripts import cli
+        from cli import command
 
         module = importlib.import_module(f"scripts.{name}")
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         status = 0
         try:
-            cli.run(module.main, module.Config, module.DESCRIPTION)
+            command.run(module.main, module.Config, module.DESCRIPTION, getattr(module, "RENAMED", {}))
         except SystemExit as stop:
             status = stop.code
         captured = capsys.readouterr()

@@ -2,14 +2,15 @@
 
 import json
 
-from scripts import cli, grpo
-from scripts.arithmetic import RECIPE, held_out_problems, interval, report
+from cli.parsing import parse_recipe
+from scripts import grpo
+from scripts.arithmetic import RECIPE, eval_problems, interval, report
 
 
-def test_the_recipe_is_read_and_its_held_out_problems_are_others():
-    recipe = cli.read_recipe(grpo.Config, RECIPE)
+def test_the_recipe_is_read_and_its_eval_problems_are_others():
+    recipe = parse_recipe(grpo.Config, RECIPE)
     grpo.check(recipe)
-    assert len(held_out_problems(recipe)) == 120
+    assert len(eval_problems(recipe)) == 120
     assert {each.source for each in recipe.data}.isdisjoint(each.source for each in recipe.eval_data)
 
 

@@ -138,18 +138,23 @@ def test_a_directory_of_something_else(refused, tiny_model, token_rows, tmp_path
 
 
 def test_bad_recipes(refused, tmp_path):
-    (tmp_path / "typo.yaml").write_text("learning_rat: 1\n")
-    err = refused("sft", "--config", tmp_path / "typo.yaml")
-    assert "unknown key 'learning_rat'; known are data, output_dir" in err
-    (tmp_path / "kind.yaml").write_text("max_steps: many\n")
-    assert "max_steps: int expected, not 'many'" in refused("sft", "--config", tmp_path / "kind.yaml")
-    (tmp_path / "choice.yaml").write_text("optimizer: {schedule: step}\n")
-    err = refused("sft", "--config", tmp_path / "choice.yaml")
-    assert "schedule: 'step' is none of cosine, linear, wsd, constant" in err
-    (tmp_path / "maybe.yaml").write_text("max-length: abc\n")
-    assert "max_length: int or nothing expected" in refused("sft", "--config", tmp_path / "maybe.yaml")
-    (tmp_path / "list.yaml").write_text("lora: {targets: q}\n")
-    assert "targets: a list expected" in refused("sft", "--config", tmp_path / "list.yaml")
+    def recipe(text):
+        (tmp_path / "recipe.yaml").write_text(text)
+        return refused("sft", "--config", tmp_path / "recipe.yaml")
+
+    assert "unknown key 'learning_rat'; known are data, output_dir" in recipe("learning_rat: 1\n")
+    assert "unknown key 'lora.rnk'; known are rank, alpha" in recipe("lora: {rnk: 1}\n")
+    others = "model: m\ndata: d.jsonl\noutput-dir: o\n"
+    assert "--max-steps: invalid literal for int() with base 10: 'many'" in recipe(others + "max_steps: many\n")
+    err = recipe(others + "max-steps: 1\noptimizer: {schedule: step}\n")
+    assert "invalid choice 'step' for argument '--optimizer.schedule'" in err
+    assert "'cosine', 'linear', 'wsd', 'constant'" in err
+    assert "--max-length" in recipe(others + "max-steps: 1\nmax-length: abc\n")
+    assert "--lora.rank" in recipe(others + "max-steps: 1\nlora: {rank: 1.5}\n")
+    assert "--lora.rank" in recipe(others + "max-steps: 1\nlora: {rank: true}\n")
+    assert "--max-steps" in recipe(others)
+    assert "lora.targets ['qq']: choose from q, k" in recipe(others + "max-steps: 1\nlora: {targets: qq}\n")
+    assert "a mapping of flags was expected" in recipe("- 1\n")
     assert "not readable as YAML" in refused("sft", "--config", tmp_path / "none.yaml")
 
 
@@ -158,14 +163,14 @@ def test_outputs_that_cannot_be_written(refused, tiny_model, token_rows, tmp_pat
     assert "no file can be written there" in err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    assert "exists and is not empty" in refused("export", "--run", tiny_model, "--output", tmp_path / "full")
+    assert "exists and is not empty" in refused("export", "--model", tiny_model, "--output", tmp_path / "full")
 
 
 def test_adapter_of_a_run_without_lora(refused, tiny_model, tmp_path):
-    err = refused("export", "--run", tiny_model, "--output", tmp_path / "out", "--format", "adapter")
+    err = refused("export", "--model", tiny_model, "--output", tmp_path / "out", "--format", "adapter")
     assert "needs a run trained with LoRA" in err
     for scale, words in ((0.5, "trained with LoRA"), (1.5, "from 0 (the base model) to 1")):
-        assert words in refused("export", "--run", tiny_model, "--output", tmp_path / "out", "--lora-scale", scale)
+        assert words in refused("export", "--model", tiny_model, "--output", tmp_path / "out", "--lora-scale", scale)
     assert not list(tmp_path.glob("out*"))
 
 

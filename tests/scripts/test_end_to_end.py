@@ -55,11 +55,11 @@ def test_train_score_export(sft, score, run_script, tiny_model, tmp_path, more):
     before, after = score(tiny_model, "before.jsonl"), score(run, "after.jsonl")
     assert np.mean(np.concatenate(after)) > np.mean(np.concatenate(before)) + 0.01
 
-    status, _, err = run_script("export", "--run", run, "--output", tmp_path / "merged")
+    status, _, err = run_script("export", "--model", run, "--output", tmp_path / "merged")
     assert status == 0, err
     assert_close(score(tmp_path / "merged", "merged.jsonl"), after)
     if more:
-        run_script("export", "--run", run, "--output", tmp_path / "adapter", "--format", "adapter")
+        run_script("export", "--model", run, "--output", tmp_path / "adapter", "--format", "adapter")
         assert_close(score(tmp_path / "adapter", "adapter.jsonl"), after)
 
 
@@ -67,7 +67,7 @@ def test_train_score_export(sft, score, run_script, tiny_model, tmp_path, more):
 def test_an_export_between_base_and_run(sft, score, run_script, tiny_model, tmp_path):
     def scores(scale, *more):
         folder = tmp_path / f"{scale}{len(more)}"
-        status, _, err = run_script("export", "--run", run, "--output", folder, "--lora-scale", scale, *more)
+        status, _, err = run_script("export", "--model", run, "--output", folder, "--lora-scale", scale, *more)
         assert status == 0, err
         return score(folder, f"{folder.name}.jsonl")
 

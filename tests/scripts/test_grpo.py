@@ -36,7 +36,7 @@ def train(run_script, model, prompts, tmp_path):
 
     def train(*more, name="run", **replaced):
         flags = {"data": prompts, "rewards": "chat_model:digits", "max-steps": 3, "batch-size": 2, "group-size": 4,
-                 "max-new-tokens": 8, "learning-rate": "1e-2", "show-every": 0} | {
+                 "max-new-tokens": 8, "learning-rate": "1e-2", "rollouts.log-completions-every": 0} | {
                      key.replace("_", "-"): value for key, value in replaced.items()}
         given = [part for key, value in flags.items() for part in (f"--{key}", value)]
         status, out, err = run_script("grpo", "--model", model, "--output-dir", tmp_path / name, *given, *more)
@@ -49,8 +49,8 @@ def train(run_script, model, prompts, tmp_path):
 
 def test_it_learns_and_keeps_what_was_said(train, write_rows, tmp_path):
     held_out = write_rows("held_out.jsonl", [{"prompt": text} for text in ("fg", "h", "Hi", "3 =")])
-    status, out, err, lines = train("--eval-data", held_out, max_steps=25, learning_rate="1e-2", show_every=20,
-                                    **{"optimizer.schedule": "constant"})
+    status, out, err, lines = train("--eval-data", held_out, max_steps=25, learning_rate="1e-2",
+                                    **{"rollouts.log_completions_every": 20, "optimizer.schedule": "constant"})
     assert status == 0, err
     steps = [line for line in lines if "loss" in line]
     assert len(steps) == 25
@@ -66,7 +66,7 @@ def test_it_learns_and_keeps_what_was_said(train, write_rows, tmp_path):
     assert len(list((tmp_path / "run" / "samples").glob("step-*.parquet"))) == 25
 
 
-@pytest.mark.parametrize("more", [pytest.param(("--num-minibatches", 2, "--num-epochs", 2), id="several updates"),
+@pytest.mark.parametrize("more", [pytest.param(("--num-minibatches", 2, "--num-iterations", 2), id="several updates"),
                                   pytest.param(LORA, id="lora", marks=pytest.mark.slow),
                                   pytest.param(("--beta", 0.1, *LORA), id="reference", marks=pytest.mark.slow)])
 def test_learning_rate_0_changes_nothing(train, more):
@@ -83,10 +83,11 @@ def test_learning_rate_0_changes_nothing(train, more):
 
 def test_variants_run(train):
     status, _, err, lines = train(
-        "--kl-in", "reward", "--kl", "k1", "--advantages", "leave_one_out", "--ratio", "sequence", "--aggregation",
-        "constant", "--constant-length", 8, "--correction", "token_truncate", "--max-draws", 3,
-        "--num-microbatches", 2, "--sampling.top-k", 50, "--sampling.slots", 3, "--sampling.stop", "ab", "7",
-        beta=0.05, eval_samples=2)
+        "--algorithm.kl-in", "reward", "--algorithm.kl", "k1", "--algorithm.advantages", "leave_one_out",
+        "--importance-sampling-level", "sequence", "--loss-aggregation", "constant", "--algorithm.constant-length", 8,
+        "--importance-sampling-correction", "token_truncate", "--dynamic-sampling-tries", 3, "--num-microbatches", 2,
+        "--sampling.top-k", 50, "--rollouts.num-slots", 3, "--sampling.stop", "ab", "7",
+        beta=0.05, **{"rollouts.num_eval_samples": 2})
     assert status == 0, err
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert lines[-1]["kl"] > 0
@@ -98,7 +99,7 @@ def test_groups_without_spread_are_replaced_and_advantages_stand_beside_what_the
         "    return [float(sum(map(ord, each))) if prompt in ('Hello', 'yz') else 0.0\n"
         "            for prompt, each in zip(prompts, completions)]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    status, _, err, _ = train("--max-draws", 3, "--advantages", "mean", rewards="some:reward")
+    status, _, err, _ = train("--dynamic-sampling-tries", 3, "--algorithm.advantages", "mean", rewards="some:reward")
     assert status == 0, err
     places = set()
     for file in (tmp_path / "run" / "samples").glob("step-*.parquet"):
@@ -128,17 +129,17 @@ def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
 def test_samples_that_cannot_be_kept_lose_nothing(train, tmp_path, monkeypatch):
     from rollouts import rollout
 
-    kept = rollout.keep
+    write_parquet = rollout.write_parquet
 
     def full(path, *more):
-        kept(path if path.name != "step-000003.parquet" else path / "beyond" / "x.parquet", *more)
+        write_parquet(path if path.name != "step-000003.parquet" else path / "beyond" / "x.parquet", *more)
 
     def blocked(path, *more):
         if path.name == "step-000003.parquet":
             path.write_text("a file")
         full(path, *more)
 
-    monkeypatch.setattr(rollout, "keep", blocked)
+    monkeypatch.setattr(rollout, "write_parquet", blocked)
     status, _, err, lines = train(save_every=0)
     assert status == 1
     assert "cannot be written" in err.splitlines()[-1]
@@ -180,10 +181,11 @@ def test_an_objective_of_ones_own(train):
     ({"reward_timeout": "inf"}, "--reward-timeout must be above 0 and finite, not inf"),
     ({"sampling.top_k": -1}, "top-k must be 0"),
     ({"sampling.stop": ""}, "a stop string is empty"),
-    ({"kl_in": "reward"}, "--kl-in reward needs a --beta above 0"),
+    ({"algorithm.kl_in": "reward"}, "--algorithm.kl-in reward needs a --beta above 0"),
     ({"batch_size": 3, "num_minibatches": 2}, "do not divide into 2 parts"),
-    ({"correction": "nothing"}, "no correction is called nothing"),
-    ({"aggregation": "constant"}, "needs a constant_length"),
+    ({"importance_sampling_correction": "nothing"},
+     "no importance_sampling_correction is called nothing"),
+    ({"loss_aggregation": "constant"}, "needs a constant_length"),
     ({"data": "gym:no_such_task"}, "reasoning-gym has no such task")])
 def test_what_is_refused_is_one_line(train, tmp_path, replaced, line):
     status, _, err, _ = train(**replaced)

@@ -134,7 +134,7 @@ def test_a_reward_model_scores_alike_as_run_and_exported(trained, run_script, pa
 
     found = scores(tmp_path / "run")
     assert len(set(found)) == 24
-    assert run_script("export", "--run", tmp_path / "run", "--output", tmp_path / "out")[0] == 0
+    assert run_script("export", "--model", tmp_path / "run", "--output", tmp_path / "out")[0] == 0
     np.testing.assert_allclose(scores(tmp_path / "out"), found, atol=1e-5)
     again = trained("reward", pairs, "again", "--max-steps", 1)
     assert again[0]["loss"] != trained("reward", pairs, "further", "--max-steps", 1, "--model", tmp_path / "out")[0][

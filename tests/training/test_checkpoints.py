@@ -187,7 +187,7 @@ def test_a_checkpoint_is_opened_by_its_step(run):
                                   state.params["embedding"].astype(jnp.bfloat16))
     with pytest.raises(InputError, match=r"run@7: no such checkpoint; there are 1, 2$"):
         checkpoints.restore_trainable(run, shapes, "7")
-    with pytest.raises(InputError, match="run@best: no checkpoint is known by its held-out loss"):
+    with pytest.raises(InputError, match="run@best: no checkpoint is known by its eval loss"):
         checkpoints.restore_trainable(run, shapes, "best")
 
 

@@ -20,8 +20,8 @@ def run_to_end(run, model, prompts, moment="never", step=0):
     """The exit status."""
     flags = ("--model", model, "--data", prompts, "--output-dir", run, "--rewards", "chat_model:digits", "--max-steps",
              STEPS, "--batch-size", 2, "--group-size", 4, "--max-new-tokens", 6, "--learning-rate", "1e-2",
-             "--save-every", 3, "--show-every", 0, "--lora.rank", 4, "--lora.dropout", 0.1, "--num-epochs", 2,
-             "--max-draws", 3, "--sampling.slots", 4)
+             "--save-every", 3, "--rollouts.log-completions-every", 0, "--lora.rank", 4, "--lora.dropout", 0.1,
+             "--num-iterations", 2, "--dynamic-sampling-tries", 3, "--rollouts.num-slots", 4)
     command = [sys.executable, ROOT / "tests" / "killed_grpo.py", moment, step, *flags]
     environment = os.environ | simulated.environment(1)
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True,

@@ -24,7 +24,8 @@ from same_run import (
     write_rows,
 )
 
-from scripts import cli, experiment, sft
+from cli import command, experiment
+from scripts import sft
 from training.checkpoints import finished_steps
 
 STEPS = 60
@@ -144,7 +145,7 @@ def sft_here(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["sft", *arguments])
     status = 0
     try:
-        cli.run(sft.main, sft.Config, sft.DESCRIPTION)
+        command.run(sft.main, sft.Config, sft.DESCRIPTION)
     except SystemExit as stop:
         status = stop.code
     return status, [line for line in capsys.readouterr().err.splitlines() if not line.startswith("step ")]

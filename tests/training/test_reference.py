@@ -18,8 +18,8 @@ from objectives.kto import kto
 from objectives.orpo import orpo
 from objectives.simpo import simpo
 from sharding.mesh import MeshConfig, make_mesh
-from training.follow import SyncConfig, begin_to_follow, make_follow
-from training.reference import asks_for_reference, prepare_labelled, prepare_pairs
+from training.follow import SyncConfig, make_follow, start_following
+from training.reference import needs_reference, prepare_labelled, prepare_pairs
 from training.state import TrainState, init_state
 from training.step import check_split, make_train_step
 
@@ -78,12 +78,12 @@ def test_the_reference_point_is_of_the_whole_batch(mesh, num_microbatches):
     (configure(), True), (configure(losses=(("sigmoid", 1.0), ("sft_token", 0.1))), True), (kto, True), (orpo, False),
     (simpo, False)])
 def test_who_asks_for_a_reference(objective, asked):
-    assert asks_for_reference(objective) == asked
+    assert needs_reference(objective) == asked
 
 
 def test_a_column_that_nobody_gives_is_named():
     with pytest.raises(InputError, match="reads the column 'advantages'"):
-        asks_for_reference(lambda scores, batch: batch["advantages"])
+        needs_reference(lambda scores, batch: batch["advantages"])
 
 
 def test_what_couples_rows_is_not_split():
@@ -101,7 +101,7 @@ def test_a_reference_that_follows(lora):
     optimizer = optax.chain(optax.sgd(0.1), optax.scale_by_schedule(lambda count: 1.0))
     with jax.set_mesh(mesh):
         state = init_state(model, variables_on(mesh, lora)["params"], optimizer, jax.random.key(0), mesh)
-        state = begin_to_follow(state, sync)
+        state = start_following(state, sync)
         step = make_train_step(model, configure(), optimizer, lambda count: 0.1, state, follow=make_follow(sync))
         prepare = prepare_pairs(model, None, mesh, configure())
         reference = jax.device_get(state.reference)
@@ -119,7 +119,7 @@ def test_a_reference_that_follows(lora):
 
 def test_nothing_follows_unless_asked():
     state = state_of()
-    assert begin_to_follow(state, SyncConfig()).reference is None
+    assert start_following(state, SyncConfig()).reference is None
     assert make_follow(SyncConfig())(state) is state
 
 

@@ -1,0 +1,108 @@
+"""What a batch is: explicit [B, T] columns, made of rows by padding; and what follows from its columns alone.
+
+`tokens`, `positions` (restarting in every segment) and `segment_ids` (0 is padding) int32, `loss_mask` float32 (1 on
+targets), all [B, T]: index t always speaks of token t. What an objective needs besides is a further column, float32
+[B, T], or [B] for what is said of a row. Training batches count what happened to rows that could not be taken as they
+are in columns count/NAME, int32 [B]. Nothing is ever derived from a padding id.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Int
+
+from errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+COUNT = "count/"
+"""how the names of columns begin that are summed over a batch and taken by no objective"""
+
+
+class Row(NamedTuple):
+    """`tokens` int32 [T]; `loss_mask` float32 [T], 1 on targets. The first token is no target. `more` are further
+    columns for an objective: a number for the row (label, margin), or float32 [T] (ref_logps)."""
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    more: Mapping[str, Any] = MappingProxyType({})
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """All of it by name: [T] or, for the row's numbers, []."""
+        more = {name: np.asarray(value, np.float32) for name, value in self.more.items()}
+        return {"tokens": self.tokens, "loss_mask": self.loss_mask} | more
+
+    def cut(self, length: int) -> "Row":
+        """The row's first `length` tokens."""
+        more = {name: value[:length] if np.ndim(value) else value for name, value in self.more.items()}
+        return Row(self.tokens[:length], self.loss_mask[:length], more)
+
+
+def longest_row(rows: Sequence[Row]) -> int:
+    """Tokens of the longest row; 0 without any."""
+    return max((len(row.tokens) for row in rows), default=0)
+
+
+def buckets(length: int) -> list[int]:
+    """Lengths that batches are padded to: `length`, 3/4 and 1/2 of it, and so on, rounded up to multiples of 8.
+
+    Each is compiled once, so they are few, and the longest fits the data.
+    """
+    sizes, size = {max(8, -(-length // 8) * 8)}, length
+    while size >= 16:
+        sizes |= {-(-size * 3 // 32) * 8, -(-size // 16) * 8}
+        size //= 2
+    return sorted(sizes)
+
+
+def bucket_length(length: int, sizes: Sequence[int]) -> int:
+    """The smallest of `sizes`, in order, that holds `length`."""
+    return next(size for size in sizes if size >= length)
+
+
+def pad(rows: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> Batch:
+    """Stacks rows (columns by name, [T] or []), padded at the end to the smallest size that holds them all."""
+    other = next((row for row in rows if row.keys() != rows[0].keys()), rows[0])
+    if other is not rows[0]:
+        raise InputError(f"some rows have {', '.join(sorted(rows[0].keys() ^ other.keys()))} and others have not; "
+                         f"give it to all or to none")
+    length = bucket_length(max(len(row["tokens"]) for row in rows), sizes)
+
+    def stack(name: str) -> np.ndarray:
+        fill = [(0, 0) if row[name].ndim == 0 else (0, length - len(row[name])) for row in rows]
+        return np.stack([np.pad(row[name], width) if row[name].ndim else row[name] for row, width in zip(rows, fill)])
+
+    segment_ids = np.stack([np.arange(length) < len(row["tokens"]) for row in rows]).astype(np.int32)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), segment_ids.shape).copy()
+    return {name: stack(name) for name in rows[0]} | {"positions": positions, "segment_ids": segment_ids}
+
+
+def in_order(rows: Sequence[Row], *, batch_size: int, length: int) -> list[Batch]:
+    """Every row once, in its order, padded: for evaluation and scoring. The last batch is filled with padding."""
+    sizes = buckets(length)
+    groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return [add_rows(pad([row.columns() for row in group], sizes), batch_size) for group in groups]
+
+
+def add_rows(batch: Batch, rows: int) -> Batch:
+    """Fills a batch up to `rows` with empty rows (segment 0, mask 0), which count for nothing."""
+    fill = rows - len(batch["tokens"])
+    if not fill:
+        return batch
+    return {name: np.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1)) for name, array in batch.items()}
+
+
+def widen(batch: Batch, length: int) -> Batch:
+    """Pads [B, T] arrays at the end to `length` positions."""
+    shape = batch["tokens"].shape
+    more = ((0, 0), (0, length - shape[1]))
+    return {name: np.pad(array, more) if array.shape == shape else array for name, array in batch.items()}
+
+
+def follows(segment_ids: Int[ArrayLike, "B T"]) -> Bool[Array, "B T"]:
+    """True where token t has a predecessor in its own segment: only there is a token predicted."""
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
+    return (segment_ids == before) & (segment_ids != 0)

@@ -1,0 +1,1 @@
+"""What scripts share: flags, recipes, one-line errors, set-up."""

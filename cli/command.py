@@ -1,0 +1,54 @@
+"""How a script starts and ends: with malloc's settings, its flags parsed; by one line where the input is bad."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from cli.parsing import parse
+from errors import InputError, Stopped
+from sharding.hosts import lost_peers
+
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
+
+
+def run(main: Callable[[Any], None], config_type: type, description: str,
+        renamed: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Parses the command line into `config_type` and calls `main`; `renamed` flags are refused with their new names.
+
+    InputError becomes one line and exit status 1, a stop that was asked for one line and 0.
+    """
+    set_malloc()
+    try:
+        config = parse(config_type, sys.argv[1:], description, renamed)
+        with lost_peers():
+            main(config)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def set_malloc() -> None:
+    """Starts `python -m scripts.NAME` over with a malloc that keeps freed memory and asks for huge pages (Linux).
+
+    XLA's CPU backend takes gigabytes of fresh memory at every step; mapping them page by page costs a quarter of a
+    training step on a CPU (docs/measured.md). glibc reads its settings at start only. Nothing is done where
+    GLIBC_TUNABLES is set already.
+    """
+    as_script = sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("scripts.")
+    if as_script and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": MALLOC})
+
+
+def print_once(text: str) -> None:
+    """Prints a line, once for all processes of a run."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(text)

@@ -1,0 +1,149 @@
+"""The set-up that training scripts share: what comes before the experiment's own lines, and what comes after them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from cli.checks import max_row_length, resolve_dtype
+from cli.command import print_once
+from cli.flags import MAY_DIFFER, RunFlags, TrainingFlags, check_flags
+
+Flags = TypeVar("Flags", bound=RunFlags)
+
+CHECKED = 10_000
+"""rows up to which a data set is read through before the first step, to find bad rows and the longest early"""
+
+
+def begin(flags: Flags) -> Flags:
+    """Checks the flags and connects the processes; the flags as resolve gives them."""
+    from sharding.hosts import connect
+
+    check_flags(flags)
+    connect(flags.hosts)
+    return resolve(flags)
+
+
+def resolve(flags: Flags) -> Flags:
+    """The flags with paths of models made absolute and --dtype made concrete."""
+    from training.runs import absolute_reference
+
+    models = {name: absolute_reference(getattr(flags, name)) for name in ("model", "reference")
+              if getattr(flags, name, None)}
+    return dataclasses.replace(flags, dtype=resolve_dtype(flags.dtype), **models)
+
+
+def open_sources(flags: RunFlags) -> tuple[list[Any], list[Any]]:
+    """(sources of --data, sources of --eval-data), none of their rows read yet."""
+    from data.sources import open_source
+
+    return [open_source(each) for each in flags.data], [open_source(each) for each in flags.eval_data]
+
+
+class Rows(NamedTuple):
+    """What a run trains on and is evaluated on."""
+
+    streams: Any
+    eval_rows: list[Any]
+    eval_encoder: Any
+    """of eval rows, which may be as long as the model's context"""
+    eval_sources: list[Any]
+    config: dict[str, Any]
+    """what config.yaml holds"""
+
+
+def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: str = "row") -> Rows:
+    """The rows for an opened model. Raises InputError for bad ones, or where --output-dir holds another experiment."""
+    from data.reading import read_all
+
+    context = opened.config.max_length
+    encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form)
+    sources, eval_sources = open_sources(flags)
+    config = claim_output_dir(flags, sources, eval_sources)
+    streams = make_streams(flags, packing, sources, encoder, context)
+    eval_encoder = dataclasses.replace(encoder, max_length=context)
+    return Rows(streams, read_all(eval_sources, eval_encoder)[0], eval_encoder, eval_sources, config)
+
+
+def replace_sources(rows: Rows, replace: Callable[[Any, Any, str], list[Any]]) -> Rows:
+    """The same rows from other sources: `replace` takes sources, their encoder and "train" or "held-out"."""
+    from data.reading import read_all
+
+    sources = tuple(replace(rows.streams.sources, rows.streams.encoder, "train"))
+    eval_rows, _ = read_all(replace(rows.eval_sources, rows.eval_encoder, "held-out"), rows.eval_encoder)
+    return rows._replace(streams=dataclasses.replace(rows.streams, sources=sources), eval_rows=eval_rows)
+
+
+def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, vocab_size: int, context: int,
+                 form: str = "row") -> Any:
+    """How records become rows; `context` is the model's, in tokens."""
+    from data.reading import Encoder
+
+    max_length = None if packing == "concat-then-split" else max_row_length(flags.max_length, context)
+    return Encoder(tokenizer, vocab_size, max_length, flags.too_long, flags.bad_rows, form=form)
+
+
+def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:
+    """The training rows as streams. A small data set is read through first, a large one's first rows."""
+    from data.reading import check_rows
+    from data.streams import Streams
+    from training.progress import track
+
+    length = max_row_length(flags.max_length, context)
+    measured = packing == "none" or (packing == "first-fit" and flags.max_length is None)
+    longest = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
+                         functools.partial(track, what="checking rows"))
+    weights = tuple(each.weight for each in flags.data)
+    return Streams(tuple(sources), weights, encoder, flags.batch_size, longest or length if measured else length,
+                   packing, flags.seed)
+
+
+def claim_output_dir(flags: RunFlags, *sources: list[Any],
+                     renamed: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """What config.yaml holds: the flags, and what the data are known again by. Raises InputError where --output-dir
+    holds another experiment; one from before flags were `renamed` is the same."""
+    from data.reading import fingerprint
+    from training.runs import check_free
+
+    config = dataclasses.asdict(flags) | {"sha256": [fingerprint(each) for each in sources]}
+    check_free(Path(flags.output_dir), config, MAY_DIFFER, renamed)
+    return config
+
+
+def load_model(flags: Any, opened: Any, mesh: Any) -> tuple[Any, Any]:
+    """(model, params) of an opened model, straight to their shards, with --lora's adapter where there is one; what is
+    frozen is kept in --dtype, what is trained in float32."""
+    from models.pretrained import load_merged
+    from models.transformer import Transformer
+
+    lora = flags.lora if flags.lora.rank else None
+    config, params = load_merged(opened, mesh, dtype=flags.dtype, remat=flags.remat, attention=flags.attention,
+                                 param_dtype=flags.dtype if lora else "float32")
+    return Transformer(config, lora), params
+
+
+def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
+    """The flags that concern the loop."""
+    from training.loop import LoopConfig
+    from training.trackers import parse_steps
+
+    return LoopConfig(flags.max_steps, flags.save_every, flags.eval_every, getattr(flags, "keep_best", False),
+                      flags.trackers, parse_steps(flags.profile) if flags.profile else None, flops_per_token)
+
+
+def train_on_rows(flags: TrainingFlags, rows: Rows, model: Any, tokenizer: Any, placement: Any, state: Any, step: Any,
+                  evaluate: Any, command: str = "scripts.generate --model {run} --prompt '...'") -> None:
+    """Starts the run directory, or goes on with it, and steps to the end; `command` is what one might type next."""
+    from data.batches import TrainingBatches
+    from training.loop import train
+    from training.runs import start
+    from training.throughput import flops_per_token
+
+    run, records = Path(flags.output_dir), placement.local_rows()
+    loop = loop_config(flags, flops_per_token(model.config, rows.streams.length, model.lora))
+    start(run, rows.config, model.config, tokenizer)
+    train(state, step, lambda position: TrainingBatches(rows.streams, records, flags.workers, position), run, placement,
+          loop, evaluate)
+    print_once(f"done: {run} (next: python -m {command.format(run=run)} --output out.jsonl)")

@@ -1,0 +1,157 @@
+"""The flags that training scripts share, in the order of --help."""
+
+import dataclasses
+from typing import Any, Literal
+
+from cli.checks import check_not_negative, check_positive, check_seed
+from data.sources import DataSource
+from sharding.hosts import HostsConfig
+from sharding.mesh import MeshConfig
+from training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Of any training run."""
+
+    data: tuple[DataSource, ...]
+    """Sources of rows: FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or globs of them), tfds:NAME[/CONFIG][:SPLIT],
+    hf:OWNER/NAME[/CONFIG][:SPLIT], gym:TASK[(key=value, ...)]. Several are mixed by weight, written SOURCE@WEIGHT. A
+    source whose columns have other names is written "{source: NAME, columns: {prompt: question}}", ours before
+    theirs."""
+    output_dir: str
+    """The run directory, where config.yaml, metrics.jsonl and checkpoints/ are written."""
+    batch_size: int = 8
+    """A step takes this many rows, pairs of them, or prompts, over all devices and micro-batches."""
+    num_microbatches: int = 1
+    """A step's rows are split into this many parts to save memory; the loss and gradient stay the same."""
+    learning_rate: float = 1e-4
+    """The learning rate rises to this peak and falls as --optimizer.schedule says."""
+    seed: int = 0
+    """The seed decides what is initialised, the order of rows, dropout, and what is sampled."""
+    eval_data: tuple[DataSource, ...] = ()
+    """Sources of rows that are not trained on, but evaluated before the first step and after the last."""
+    eval_every: int = 0
+    """The run is evaluated every so many steps, too; 0 evaluates at its beginning and end alone."""
+    save_every: int = 100
+    """A checkpoint is saved every so many steps, and after the last one in any case; 0 saves that one alone."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Metrics go to these, besides metrics.jsonl."""
+    profile: str | None = None
+    """FIRST:LAST writes a JAX profiler trace of these steps to profile/ in the run directory."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Matmuls are computed in this type, and the frozen weights under LoRA kept in it; auto is what is fastest here."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """The backward pass recomputes nothing, all but matmuls (dots), or whole layers (full), to save memory."""
+    attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"
+    """Attention is computed by this kernel; auto picks one by platform."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFlags(RunFlags):
+    """Of a run that trains on rows as they are."""
+
+    max_length: int | None = None
+    """A row may have this many tokens, and a packed row has as many; by default the model's context."""
+    too_long: Literal["error", "truncate", "drop"] = "error"
+    """Rows over --max-length end the run, are cut, or are left out, which metrics count (concat-then-split cuts every
+    row where it must)."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """Rows that cannot be read or trained on end the run, or are left out, which metrics count."""
+    workers: int = 0
+    """This many processes read and tokenise ahead on every host; with 0 the training process does so itself."""
+    keep_best: bool = False
+    """The checkpoint with the least eval loss is kept, too, besides the newest two (--model RUN@best)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """How completions are drawn, besides --temperature and --max-new-tokens."""
+
+    top_k: int = 0
+    """Tokens are drawn from this many of the likeliest ones; 0 draws from all."""
+    top_p: float = 1.0
+    """Tokens are drawn from the likeliest ones that together reach this probability."""
+    min_p: float = 0.0
+    """Tokens are drawn from those at least this share as probable as the likeliest."""
+    stop: tuple[str, ...] = ()
+    """These strings end a completion, besides the model's end tokens."""
+
+    def controls(self, temperature: float) -> Any:
+        """What the sampler takes. Raises InputError for values that leave no distribution."""
+        from rollouts.sampling import make_controls
+
+        return make_controls(temperature, self.top_k, self.top_p, self.min_p)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether the distribution drawn from is another than softmax(logits / temperature)."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutFlags:
+    """How rollouts are made and what is shown of them."""
+
+    num_slots: int = 64
+    """This many completions are decoded at a time; one that ends makes room for the next."""
+    num_eval_samples: int = 1
+    """An eval prompt is answered this many times: 1 is greedy, more are drawn as in training and their rewards
+    averaged."""
+    log_completions_every: int = 10
+    """Some completions are printed every so many steps; 0 prints none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineFlags(RunFlags):
+    """Of any run that trains on what its policy samples."""
+
+    model: str
+    """The model that is trained: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or
+    run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
+    rewards: str
+    """The rewards and their weights, NAME[=WEIGHT][,...], each perhaps with (key=value, ...)."""
+    max_steps: int
+    """The run takes this many steps, each a batch of rollouts and its updates."""
+    group_size: int = 8
+    """A prompt is answered this many times."""
+    max_new_tokens: int = 256
+    """A completion has this many tokens at the most."""
+    temperature: float = 1.0
+    """Completions are drawn at this temperature, and the policy is trained at it."""
+    reward_timeout: float = 60.0
+    """Each reward has this many seconds for the completions of a step."""
+    unsafe_code_without_sandbox: bool = False
+    """The completions' code runs where this machine cannot isolate it: it may do whatever you may do."""
+    sampling: SamplingFlags = SamplingFlags()
+    rollouts: RolloutFlags = RolloutFlags()
+
+
+MAY_DIFFER = frozenset({
+    "output_dir", "mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
+    "bad_rows", "reward_timeout", "unsafe_code_without_sandbox", "rollouts.log_completions_every"})
+"""what a resumed run may change"""
+
+
+def check_flags(flags: RunFlags) -> None:
+    """Raises InputError for numbers that make no sense."""
+    check_positive(flags, "batch_size", "num_microbatches")
+    check_not_negative(flags, "learning_rate", "eval_every", "save_every")
+    check_seed(flags.seed)
+    if isinstance(flags, TrainingFlags):
+        check_positive(flags, "learning_rate")
+        check_not_negative(flags, "workers")
+    if getattr(flags, "max_steps", None) is not None:
+        check_positive(flags, "max_steps")
+
+
+def check_online_flags(flags: OnlineFlags) -> None:
+    """Raises InputError for numbers that make no sense."""
+    check_flags(flags)
+    check_positive(flags, "group_size", "max_new_tokens", "temperature", "reward_timeout")
+    check_positive(flags.rollouts, "num_slots", "num_eval_samples", prefix="rollouts.")
+    check_not_negative(flags.rollouts, "log_completions_every", prefix="rollouts.")
+    flags.sampling.controls(flags.temperature)

@@ -1,0 +1,49 @@
+"""The reference's scores of a whole data set, computed once and kept in the run directory."""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from batch import Row
+from data.reading import Encoder, read_all
+from data.records import JsonlSource
+from errors import InputError
+from files import write_text
+from models.scoring import TokenScores
+from models.transformer import Transformer
+from training.evaluation import score_rows
+from training.progress import track
+
+
+def keep_reference(sources: Sequence[Any], encoder: Encoder, folder: Path, model: Transformer,
+                   variables: dict[str, Any], batch_size: int, mesh: jax.sharding.Mesh) -> list[JsonlSource]:
+    """Each source's pairs as token ids beside the reference's log-probabilities, in FOLDER-NUMBER.jsonl; these opened.
+
+    A file is written once and whole; what is there already is taken. Raises InputError as reading the pairs does, and
+    where there are several processes.
+    """
+    if jax.process_count() > 1:
+        raise InputError("--keep-reference is for one process; leave it out, and each step scores its own pairs")
+    files = [folder.with_name(f"{folder.name}-{number}.jsonl") for number in range(len(sources))]
+    for source, file in zip(sources, files, strict=True):
+        if not file.exists():
+            rows, _ = read_all([source], encoder)
+            scores = score_rows(model, variables, rows, batch_size, mesh,
+                                track=functools.partial(track, what="reference"))
+            lines = map(_kept_pair, rows[0::2], rows[1::2], scores[0::2], scores[1::2])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+    return [JsonlSource(file) for file in files]
+
+
+def _kept_pair(chosen: Row, rejected: Row, *scores: TokenScores) -> dict[str, Any]:
+    kept: dict[str, Any] = {name: float(value) for name, value in chosen.more.items() if np.ndim(value) == 0}
+    for side, row, scored in zip(("chosen", "rejected"), (chosen, rejected), scores, strict=True):
+        kept |= {f"{side}_tokens": row.tokens.tolist(), f"{side}_loss_mask": row.loss_mask.tolist(),
+                 f"{side}_ref_logps": scored.logps.tolist()}
+    return kept

@@ -1,0 +1,54 @@
+"""Files and folders that are there whole or not at all, and one line where the system does not let them be written."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from errors import InputError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failed write (full disk, no permission) into one line, an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); make room or mend the permissions, "
+                         f"and give the same command again") from None
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, beside `path`; the file takes that name when all is written. Raises InputError as writing."""
+    partial = path.with_name(path.name + ".partial")
+    with writing(path):
+        yield partial
+        os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file of text. Raises InputError where it cannot be written."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_lines(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes a row as a line of JSON. Raises InputError where the file cannot be written."""
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, beside `path`; it takes that name when all is written. An empty `path` is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=path.name, dir=path.parent, ignore_cleanup_errors=True) as scratch:
+        partial = Path(scratch) / "partial"
+        partial.mkdir()
+        yield partial
+        os.replace(partial, path)

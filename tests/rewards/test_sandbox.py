@@ -1,0 +1,217 @@
+"""The sandbox: what a program gets and is refused, its limits, what is left of it, and machines that have none."""
+
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from errors import InputError
+from rewards.execution import sandbox
+from rewards.execution.sandbox import Limits, Outcome, check_sandbox, run_python
+from rewards.execution.seccomp import no_processes_filter
+
+PROJECT = Path(__file__).resolve().parents[2]
+needs_bwrap = pytest.mark.skipif(shutil.which("bwrap") is None or sandbox._missing() is not None,
+                                 reason="no bubblewrap here that can make a sandbox")
+
+
+@pytest.fixture(params=[False, True], ids=["sandbox", "unsafe"])
+def unsafe(request):
+    if not request.param and (shutil.which("bwrap") is None or sandbox._missing() is not None):
+        pytest.skip("no bubblewrap here that can make a sandbox")
+    return request.param
+
+
+@pytest.fixture
+def no_bwrap(monkeypatch, tmp_path):
+    """A PATH without bwrap, in a process that has not looked for it yet."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sandbox._missing.cache_clear()
+    yield
+    sandbox._missing.cache_clear()
+
+
+def running(word):
+    """Pids of processes with `word` in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [int(path.parent.name)] * (word.encode() in path.read_bytes())
+        except OSError:  # has ended
+            continue
+    return found
+
+
+def gone(find, seconds=5.0):
+    """Whether `find` comes to find nothing."""
+    end = time.monotonic() + seconds
+    while find() and time.monotonic() < end:
+        time.sleep(0.02)
+    return not find()
+
+
+def test_output_and_status(unsafe):
+    program = "import sys\nprint('out', flush=True)\nprint('err', file=sys.stderr)\nsys.exit(3)"
+    assert run_python(program, unsafe=unsafe) == Outcome("out\nerr\n", 3)
+    assert run_python("print(__name__, repr(input()) if 0 else 'ä')", unsafe=unsafe) == Outcome("__main__ ä\n", 0)
+    assert "EOFError" in run_python("input()", unsafe=unsafe).output
+
+
+def test_status_of_a_signal(unsafe):
+    assert run_python("import os\nos.kill(os.getpid(), 9)", unsafe=unsafe).status == 128 + signal.SIGKILL
+
+
+def test_time_is_limited(unsafe):
+    start = time.monotonic()
+    for program in ("while True: pass", "import time\nprint('x', flush=True)\ntime.sleep(99)",
+                    "import os, time\nos.closerange(0, 99)\ntime.sleep(99)"):
+        assert run_python(program, Limits(seconds=1.0), unsafe).status is None
+    assert time.monotonic() - start < 3 + 5
+
+
+def test_output_is_limited(unsafe):
+    outcome = run_python("while True: print('x' * 1000)", Limits(seconds=20.0, output_bytes=5000), unsafe)
+    assert len(outcome.output) == 5000
+    assert outcome.status is None
+    assert run_python("print('x' * 4999)", Limits(output_bytes=5000), unsafe).status == 0
+
+
+def test_memory_files_and_cpu_are_limited(unsafe):
+    limits = Limits(seconds=20.0, memory_mb=200, disk_mb=1, open_files=20)
+    assert "MemoryError" in run_python("bytearray(200 << 20)", limits, unsafe).output
+    assert "File too large" in run_python("open('x', 'wb', 0).write(bytes(1 << 20)); open('x', 'ab', 0).write(b'1')",
+                                          limits, unsafe).output + "File too large" * (not unsafe)
+    assert "Too many open files" in run_python("[open('/dev/null') for _ in range(20)]", limits, unsafe).output
+    assert Limits(seconds=1.5).resources()["RLIMIT_CPU"] == 3
+
+
+@needs_bwrap
+def test_files_are_limited_together():
+    program = "for i in range(3): open(str(i), 'wb').write(bytes(700_000))"
+    assert "No space left" in run_python(program, Limits(disk_mb=1)).output
+
+
+@needs_bwrap
+def test_only_the_interpreter_and_its_libraries_are_there():
+    program = "import os\nfor folder, _, files in os.walk('/'):\n    for file in files: print(folder + '/' + file)"
+    listed = run_python(program, Limits(seconds=30.0, output_bytes=1 << 26)).output.splitlines()
+    known = (sys.base_prefix + "/", "/usr/lib", "/lib", "/temper/rewards/", "/dev/null", "/dev/urandom")
+    assert listed
+    assert [path for path in listed if not path.replace("//", "/").startswith(known)] == []
+
+
+@needs_bwrap
+def test_environment_is_that_of_no_one(monkeypatch):
+    monkeypatch.setenv("API_TOKEN", "hush")
+    program = "import os, socket\nprint(dict(os.environ), os.getuid(), os.getcwd(), socket.gethostname(), os.getpid())"
+    expected = "{'PYTHONHASHSEED': '0', 'LANG': 'C.UTF-8', 'PWD': '/tmp'} 65534 /tmp sandbox 2\n"
+    assert run_python(program) == Outcome(expected, 0)
+
+
+def test_environment_of_an_unsafe_program_has_no_secrets_either(monkeypatch):
+    monkeypatch.setenv("API_TOKEN", "hush")
+    assert run_python("import os\nprint(*sorted(os.environ))", unsafe=True).output == "LANG PYTHONHASHSEED\n"
+
+
+def test_sets_of_strings_have_the_same_order_in_every_run(unsafe):
+    outputs = {run_python("print({chr(i) for i in range(97, 123)})", unsafe=unsafe).output for _ in range(3)}
+    assert len(outputs) == 1
+
+
+def test_nothing_inside_is_imported_from_the_folder_it_runs_in(unsafe):
+    program = "open('wave.py', 'w').write('print(1)')\nimport wave\nprint(wave.__file__)"
+    assert run_python(program, unsafe=unsafe).output.endswith("lib/python{}.{}/wave.py\n".format(*sys.version_info))
+
+
+def test_children_of_an_unsafe_program_in_its_group_are_ended():
+    program = "import subprocess as s, sys\ns.Popen([sys.executable, '-c', 'import time; time.sleep(4321)'])\nprint(1)"
+    assert run_python(program, Limits(seconds=2.0), unsafe=True).output == "1\n"
+    assert gone(lambda: running("time.sleep(4321)"))
+
+
+TRAINER = """
+import sys, threading
+sys.path.insert(0, {project!r})
+from rewards.execution.sandbox import run_python, Limits
+threading.Thread(target=run_python, args=("import time  # nap 8642\\ntime.sleep(99)", Limits(seconds=99.0))).start()
+print("up", flush=True)
+"""
+
+
+@needs_bwrap
+def test_all_ends_with_a_trainer_that_is_killed():
+    before = set(running("rewards.execution.inside"))
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER.format(project=str(PROJECT))], stdout=subprocess.PIPE)
+    assert trainer.stdout.readline() == b"up\n"
+    end = time.monotonic() + 20
+    while len(set(running("rewards.execution.inside")) - before) < 3 and time.monotonic() < end:  # bwrap twice, Python
+        time.sleep(0.02)
+    assert set(running("rewards.execution.inside")) - before
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    assert gone(lambda: set(running("rewards.execution.inside")) - before)
+
+
+def test_without_bubblewrap_code_is_refused_in_one_line_that_says_what_to_do(no_bwrap):
+    with pytest.raises(InputError, match="bwrap.*apt install bubblewrap.*--unsafe-code-without-sandbox") as raised:
+        run_python("print(1)")
+    assert "\n" not in str(raised.value)
+    assert run_python("print(1)", unsafe=True) == Outcome("1\n", 0)
+
+
+def test_a_bubblewrap_that_does_not_work_is_refused_with_what_it_said(no_bwrap, tmp_path):
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho bwrap: No permissions to create new namespace >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    for _ in range(2):
+        with pytest.raises(InputError, match="No permissions to.*user namespaces.*--unsafe-code-without-sandbox"):
+            check_sandbox()
+    assert sandbox._missing.cache_info().misses == 1
+
+
+def test_filters_exist_for_known_machines_alone():
+    assert {len(no_processes_filter(machine)) % 8 for machine in ("x86_64", "aarch64")} == {0}
+    assert len(no_processes_filter()) < 4096  # of a pipe that nobody reads yet
+    with pytest.raises(InputError, match="riscv64.*--unsafe-code-without-sandbox"):
+        no_processes_filter("riscv64")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_filter_answers_by_number_and_flags(machine):
+    arch, clone, ptrace, read = {"x86_64": (0xC000003E, 56, 101, 0), "aarch64": (0xC00000B7, 220, 117, 63)}[machine]
+
+    def ran(number, flags=0, arch=arch):
+        return verdict(no_processes_filter(machine), number, arch, flags)
+
+    assert ran(read) == ran(clone, 0x3D0F00) == "allow"
+    assert ran(clone, signal.SIGCHLD) == ran(ptrace) == "error 1"
+    assert ran(435) == "error 38"
+    assert ran(read | 0x40000000) == ran(read, arch=0x40000003) == "kill"
+
+
+def verdict(code, number, arch, flags):
+    """What the kernel would make of a call: a BPF machine of the five instructions that filters here use."""
+    data, at, word = struct.pack("=IIQQ", number, arch, 0, flags), 0, 0
+    while True:
+        op, if_true, if_false, k = struct.unpack_from("=HBBI", code, 8 * at)
+        at += 1
+        if op == 0x06:
+            return {0x7FFF0000: "allow", 0x80000000: "kill"}.get(k) or f"error {k & 0xFFFF}"
+        if op == 0x20:
+            word = struct.unpack_from("=I", data, k)[0]
+        else:
+            holds = {0x15: word == k, 0x35: word >= k, 0x45: bool(word & k)}[op]
+            at += if_true if holds else if_false
+
+
+def test_this_process_has_no_files_left_open(unsafe):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        run_python("pass", unsafe=unsafe)
+    assert len(os.listdir("/proc/self/fd")) == before
