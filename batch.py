@@ -2,7 +2,7 @@
 
 `tokens`, `positions` (restarting in every segment) and `segment_ids` (0 is padding) int32, `loss_mask` float32 (1 on
 targets), all [B, T]: index t always speaks of token t. What an objective needs besides is a further column, float32
-[B, T], or [B] for what is said of a row. Training batches count what happened to rows that could not be taken as they
+[B, T], or [B] for a number of the row. Training batches count what happened to rows that could not be taken as they
 are in columns count/NAME, int32 [B]. Nothing is ever derived from a padding id.
 """
 
@@ -23,22 +23,22 @@ COUNT = "count/"
 
 
 class Row(NamedTuple):
-    """`tokens` int32 [T]; `loss_mask` float32 [T], 1 on targets. The first token is no target. `more` are further
+    """`tokens` int32 [T]; `loss_mask` float32 [T], 1 on targets. The first token is no target. `extra` are further
     columns for an objective: a number for the row (label, margin), or float32 [T] (ref_logps)."""
 
     tokens: np.ndarray
     loss_mask: np.ndarray
-    more: Mapping[str, Any] = MappingProxyType({})
+    extra: Mapping[str, Any] = MappingProxyType({})
 
     def columns(self) -> dict[str, np.ndarray]:
         """All of it by name: [T] or, for the row's numbers, []."""
-        more = {name: np.asarray(value, np.float32) for name, value in self.more.items()}
-        return {"tokens": self.tokens, "loss_mask": self.loss_mask} | more
+        extra = {name: np.asarray(value, np.float32) for name, value in self.extra.items()}
+        return {"tokens": self.tokens, "loss_mask": self.loss_mask} | extra
 
     def cut(self, length: int) -> "Row":
         """The row's first `length` tokens."""
-        more = {name: value[:length] if np.ndim(value) else value for name, value in self.more.items()}
-        return Row(self.tokens[:length], self.loss_mask[:length], more)
+        extra = {name: value[:length] if np.ndim(value) else value for name, value in self.extra.items()}
+        return Row(self.tokens[:length], self.loss_mask[:length], extra)
 
 
 def longest_row(rows: Sequence[Row]) -> int:
@@ -72,8 +72,9 @@ def pad(rows: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> Batch
     length = bucket_length(max(len(row["tokens"]) for row in rows), sizes)
 
     def stack(name: str) -> np.ndarray:
-        fill = [(0, 0) if row[name].ndim == 0 else (0, length - len(row[name])) for row in rows]
-        return np.stack([np.pad(row[name], width) if row[name].ndim else row[name] for row, width in zip(rows, fill)])
+        if not rows[0][name].ndim:
+            return np.stack([row[name] for row in rows])
+        return np.stack([np.pad(row[name], (0, length - len(row[name]))) for row in rows])
 
     segment_ids = np.stack([np.arange(length) < len(row["tokens"]) for row in rows]).astype(np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), segment_ids.shape).copy()
@@ -98,8 +99,8 @@ def add_rows(batch: Batch, rows: int) -> Batch:
 def widen(batch: Batch, length: int) -> Batch:
     """Pads [B, T] arrays at the end to `length` positions."""
     shape = batch["tokens"].shape
-    more = ((0, 0), (0, length - shape[1]))
-    return {name: np.pad(array, more) if array.shape == shape else array for name, array in batch.items()}
+    padding = ((0, 0), (0, length - shape[1]))
+    return {name: np.pad(array, padding) if array.shape == shape else array for name, array in batch.items()}
 
 
 def follows(segment_ids: Int[ArrayLike, "B T"]) -> Bool[Array, "B T"]:

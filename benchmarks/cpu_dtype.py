@@ -66,7 +66,7 @@ def main(config: Config) -> None:
         table.add_row(f"{name}, GFLOP/s", *(spread(gflop, each) for each in seconds.values()))
     seconds = measure({dtype: train_step(config, model, dtype) for dtype in DTYPES}, config.rounds)
     table.add_row("LoRA step, tokens/s", *(spread(tokens, each) for each in seconds.values()))
-    show(table, faster=min(DTYPES, key=lambda dtype: statistics.median(seconds[dtype])))
+    print_results(table, faster=min(DTYPES, key=lambda dtype: statistics.median(seconds[dtype])))
 
 
 def spread(work: float, seconds: list[float]) -> str:
@@ -75,7 +75,7 @@ def spread(work: float, seconds: list[float]) -> str:
     return f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
 
 
-def show(table: Table, faster: str) -> None:
+def print_results(table: Table, faster: str) -> None:
     """The table, and whether default_dtype chose what was faster."""
     console, chosen = Console(), default_dtype()
     console.print(table)

@@ -48,7 +48,7 @@ def main(config: Config) -> None:
             config, work,
             Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.dpo", loss="sigmoid", beta=BETA),
             TRL=lambda number: turns.trl_turn(config, folder, number, "trl_dpo_worker.py", pairs=pairs, beta=BETA))
-    turns.show(work, done)
+    turns.print_results(work, done)
     turns.check_same_work(work, done)
 
 

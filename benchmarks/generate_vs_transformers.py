@@ -56,7 +56,7 @@ def main(config: Config) -> None:
         turns.run_child([sys.executable, "-m", "scripts.export", "--model", config.model, "--output",
                          str(folder / "model")], folder / "export.log")
         vocab_size = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
-        show(config, [measure(config, folder, size, vocab_size) for size in config.batch_sizes])
+        print_results(config, [measure(config, folder, size, vocab_size) for size in config.batch_sizes])
 
 
 def measure(config: Config, folder: Path, size: int, vocab_size: int) -> dict[str, list[dict[str, Any]]]:
@@ -85,7 +85,7 @@ def workers(config: Config) -> tuple[tuple[str, list[str], dict[str, str]], ...]
             ("transformers", [config.peer_python, str(other)], {"HF_HUB_OFFLINE": "1"}))
 
 
-def show(config: Config, measured: list[dict[str, list[dict[str, Any]]]]) -> None:
+def print_results(config: Config, measured: list[dict[str, list[dict[str, Any]]]]) -> None:
     table = Table("batch", "Temper, tokens/s", "transformers, tokens/s", "ratio", "tokens",
                   title=f"sampling from {config.model}, {config.dtype}, prompt {config.prompt_length}, "
                         f"{config.new_tokens[0]} to {config.new_tokens[1]} new tokens")

@@ -56,7 +56,7 @@ def main(config: Config) -> None:
         turns.write_rows(folder, [{"prompt": prompt} for prompt in prompts])
         done = turns.take_turns(config, work, Temper=lambda number: temper_turn(config, folder, number),
                                 TRL=lambda number: trl_turn(config, folder, number, prompts))
-    turns.show(work, done)
+    turns.print_results(work, done)
     check_lengths(done)
 
 

@@ -81,10 +81,10 @@ def measure(streams: Any, workers: int, seconds: float) -> float:
     batches = TrainingBatches(streams, range(streams.batch_size), workers)
     window = max(1, SHUFFLED_TOKENS // streams.length)  # steps after which the same work begins again
     _read(batches, window)
-    tokens, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    tokens, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
         tokens += _read(batches, window)
-    passed = time.perf_counter() - began
+    passed = time.perf_counter() - start
     batches.close()
     return tokens / passed
 

@@ -64,7 +64,7 @@ def main(config: Config) -> None:
             add_row(table, "Temper", dtype, name, compiled)
         plain = compile_gradient(config, score_plainly, dtype, (0,))
         add_row(table, "plain", dtype, "hidden", plain)
-    show(config, table)
+    print_results(config, table)
     if worst >= 0.5:
         sys.exit("an array of half of [B, T, V] or more was found in the scorer's gradient")
     if plain.share < 0.5:
@@ -107,7 +107,7 @@ def add_row(table: Table, scorer: str, dtype: str, name: str, compiled: Compiled
                   f"{compiled.share:.2f}")
 
 
-def show(config: Config, table: Table) -> None:
+def print_results(config: Config, table: Table) -> None:
     """The table and the sizes to hold it against."""
     positions = config.batch_size * config.length
     chunk = config.batch_size * positions_at_a_time(config.batch_size, config.length, config.vocab)

@@ -40,7 +40,7 @@ def main(config: Config) -> None:
             config, work,
             Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.sft"),
             TRL=lambda number: turns.trl_turn(config, folder, number, "trl_worker.py", rows=rows))
-    turns.show(work, done)
+    turns.print_results(work, done)
     turns.check_same_work(work, done)
 
 

@@ -31,9 +31,9 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
 
     with jax.set_mesh(mesh):
         sample(size + 1, [2] * (size + 1))
-        began = time.perf_counter()
+        start = time.perf_counter()
         tokens = sample(len(prompts), limits)
-    return {"tokens": tokens, "seconds": time.perf_counter() - began}
+    return {"tokens": tokens, "seconds": time.perf_counter() - start}
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
         return sum(limits)
 
     sample(prompts[:size], [2] * len(prompts[:size]))
-    began = time.perf_counter()
+    start = time.perf_counter()
     tokens = sum(sample(prompts[start : start + size], limits[start : start + size])
                  for start in range(0, len(prompts), size))
-    return {"tokens": tokens, "seconds": time.perf_counter() - began}
+    return {"tokens": tokens, "seconds": time.perf_counter() - start}
 
 
 if __name__ == "__main__":

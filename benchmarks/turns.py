@@ -191,7 +191,7 @@ def summary(work: Work, turn: Turn) -> str:
     return f"{in_digits(statistics.median(speeds(work, turn)))} {work.unit}/s, first loss {turn.losses[0]:.4f}"
 
 
-def show(work: Work, turns: Turns) -> None:
+def print_results(work: Work, turns: Turns) -> None:
     """The table, the ratio, and what each side used."""
     console = Console()
     table = Table("", *turns, title=work.title)

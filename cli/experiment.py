@@ -93,10 +93,10 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
 
     length = max_row_length(flags.max_length, context)
     measured = packing == "none" or (packing == "first-fit" and flags.max_length is None)
-    longest = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
+    max_length = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
                          functools.partial(track, what="checking rows"))
     weights = tuple(each.weight for each in flags.data)
-    return Streams(tuple(sources), weights, encoder, flags.batch_size, longest or length if measured else length,
+    return Streams(tuple(sources), weights, encoder, flags.batch_size, max_length or length if measured else length,
                    packing, flags.seed)
 
 

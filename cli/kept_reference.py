@@ -42,7 +42,7 @@ def keep_reference(sources: Sequence[Any], encoder: Encoder, folder: Path, model
 
 
 def _kept_pair(chosen: Row, rejected: Row, *scores: TokenScores) -> dict[str, Any]:
-    kept: dict[str, Any] = {name: float(value) for name, value in chosen.more.items() if np.ndim(value) == 0}
+    kept: dict[str, Any] = {name: float(value) for name, value in chosen.extra.items() if np.ndim(value) == 0}
     for side, row, scored in zip(("chosen", "rejected"), (chosen, rejected), scores, strict=True):
         kept |= {f"{side}_tokens": row.tokens.tolist(), f"{side}_loss_mask": row.loss_mask.tolist(),
                  f"{side}_ref_logps": scored.logps.tolist()}

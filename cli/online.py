@@ -58,8 +58,8 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
         for each in (sources, eval_sources))
     eval_prompts = [prompt for source in eval_prompts for prompt in source]
     prompts = leave_out(prompts, eval_prompts)
-    longest = max(len(prompt.tokens) for source in (*prompts, eval_prompts) for prompt in source)
-    return Prompts(prompts, eval_prompts, buckets(longest)[-1], config)
+    max_length = max(len(prompt.tokens) for source in (*prompts, eval_prompts) for prompt in source)
+    return Prompts(prompts, eval_prompts, buckets(max_length)[-1], config)
 
 
 def leave_out(sources: list[list[Any]], eval_prompts: list[Any]) -> list[list[Any]]:

@@ -26,7 +26,7 @@ def parse(config_type: type[Config], arguments: list[str], description: str,
     """
     import tyro
 
-    arguments = replace_recipe(config_type, arguments)
+    arguments = replace_recipe(config_type, arguments, renamed)
     check_names(arguments, renamed)
     description += "\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win."
     with _errors_in_one_line():
@@ -39,20 +39,20 @@ def parse_recipe(config_type: type[Config], recipe: Path, **flags: Any) -> Confi
     return parse(config_type, ["--config", str(recipe), *flatten(config_type, given)], "")
 
 
-def replace_recipe(config_type: type, arguments: list[str]) -> list[str]:
+def replace_recipe(config_type: type, arguments: list[str], renamed: Mapping[str, str]) -> list[str]:
     """The arguments with --config RECIPE.yaml replaced by the recipe's flags, which come first, so that others win."""
     for place, argument in enumerate(arguments):
         before, after = arguments[:place], arguments[place + 1 :]
         if argument.startswith("--config="):
-            return read_recipe(config_type, Path(argument.removeprefix("--config="))) + before + after
+            return read_recipe(config_type, Path(argument.removeprefix("--config=")), renamed) + before + after
         if argument == "--config":
             if not after:
                 raise InputError("--config needs the name of a YAML file")
-            return read_recipe(config_type, Path(after[0])) + before + after[1:]
+            return read_recipe(config_type, Path(after[0]), renamed) + before + after[1:]
     return arguments
 
 
-def read_recipe(config_type: type, path: Path) -> list[str]:
+def read_recipe(config_type: type, path: Path, renamed: Mapping[str, str]) -> list[str]:
     """The flags in a YAML file. Raises InputError where it holds anything else."""
     try:
         values = yaml.safe_load(path.read_text()) or {}
@@ -60,26 +60,28 @@ def read_recipe(config_type: type, path: Path) -> list[str]:
         raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: a mapping of flags was expected, not {type(values).__name__}")
-    return flatten(config_type, values, f"{path}: ")
+    return flatten(config_type, values, renamed, f"{path}: ")
 
 
-def flatten(config_type: type, values: Mapping[str, Any], where: str = "", prefix: str = "") -> list[str]:
+def flatten(config_type: type, values: Mapping[str, Any], renamed: Mapping[str, str] = MappingProxyType({}),
+            where: str = "", prefix: str = "") -> list[str]:
     """["--lora.rank=16", ...] of {"lora": {"rank": 16}, ...}; names with - or _. A list is a flag of several values.
-    Raises InputError, beginning with `where`, for an unknown name."""
+    Raises InputError, beginning with `where`, for an unknown name, and for one that is `renamed`."""
     kinds, arguments = _kinds(config_type), []
     for key, value in values.items():
         name = str(key).replace("_", "-")
+        check_names([f"--{prefix}{name}"], renamed)
         if (field := name.replace("-", "_")) not in kinds:
             raise InputError(f"{where}unknown key {prefix + str(key)!r}; known are {', '.join(kinds)}")
         kind, flag = kinds[field], f"--{prefix}{name}"
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-            arguments += flatten(kind, value, where, f"{prefix}{name}.")
+            arguments += flatten(kind, value, renamed, where, f"{prefix}{name}.")
         elif kind is bool and isinstance(value, bool):
             arguments.append(flag if value else f"--{prefix}no-{name}")
-        elif isinstance(value, list):
+        elif isinstance(value, list) and len(value) != 1:
             arguments += [flag, *map(_as_text, value)]
-        else:
-            arguments.append(f"{flag}={_as_text(value)}")
+        else:  # what follows = may begin with a hyphen
+            arguments.append(f"{flag}={_as_text(value[0] if isinstance(value, list) else value)}")
     return arguments
 
 
@@ -138,5 +140,5 @@ def _one_line(box: str) -> str:
     lines = [line.strip("│") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines() if line[:1] not in "╭╰"]
     text = "\n".join(line.strip() for line in lines if not line.startswith(" " * 9)).replace("\n\n", "\n")
     paragraphs = [" ".join(part.split()) for part in re.split(r"─{3,}", text)]
-    told = [part for part in paragraphs if part and not part.startswith(("Argument helptext", "For full helptext"))]
-    return "; ".join(told) + "; --help explains the flags"
+    kept = [part for part in paragraphs if part and not part.startswith(("Argument helptext", "For full helptext"))]
+    return "; ".join(kept) + "; --help explains the flags"

@@ -126,13 +126,19 @@ def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int)
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
     record = normalise(record)
-    prompt = record.get("messages", record.get("prompt"))
+    prompt = read_prompt(record)
     if isinstance(prompt, str) and tokenizer.chat_template and "completion" not in record:
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
         return start_tokens(tokenizer) + tokenizer.encode(prompt)
     if not isinstance(prompt, list):
         raise InputError(f"no known columns among {sorted(record)}; a row has prompt, messages or tokens")
-    if prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") == "assistant":
-        prompt = prompt[:-1]
     return encode_prompt(tokenizer, prompt)
+
+
+def read_prompt(record: Record) -> Any:
+    """The `messages` of a normalised row, without an assistant's last one, or its `prompt`; None without either."""
+    prompt = record.get("messages", record.get("prompt"))
+    if isinstance(prompt, list) and prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") == "assistant":
+        return prompt[:-1]
+    return prompt

@@ -38,23 +38,24 @@ def encode_pair(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int)
     A `margin`, a number, is how much better the chosen answer is, for reward models.
     Raises InputError for other shapes, two equal answers, different prompts, or an empty answer.
     """
-    more = _margin(record)
+    extra = _margin(record)
     if "chosen_tokens" in record and "rejected_tokens" in record:
-        return _pretokenised_pair(record, vocab_size, more)
+        return _pretokenised_pair(record, vocab_size, extra)
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have chosen_tokens and rejected_tokens; put "
                          "tokenizer.json into its folder")
     if "chosen" not in record or "rejected" not in record:
         raise InputError(f"no known columns among {sorted(record)}; a pair has chosen and rejected, with a prompt or "
                          f"without, or chosen_tokens and rejected_tokens")
-    return _finish(*_encode_answers(normalise(record), tokenizer), more)
+    return _finish(*_encode_answers(normalise(record), tokenizer), extra)
 
 
-def _pretokenised_pair(record: Record, vocab_size: int, more: Mapping[str, Any]) -> Pair:
+def _pretokenised_pair(record: Record, vocab_size: int, extra: Mapping[str, Any]) -> Pair:
     pair = [_named(side, _tokens, record, side, vocab_size) for side in Pair._fields]
     _refuse_different_prompts(record, *pair)
     references = [_named(side, _ref_logps, record, side) for side in Pair._fields]
-    return Pair(*(row._replace(more=row.more | reference) for row, reference in zip(_finish(*pair, more), references)))
+    rows = _finish(*pair, extra)
+    return Pair(*(row._replace(extra=row.extra | reference) for row, reference in zip(rows, references)))
 
 
 def _margin(record: Record) -> dict[str, float]:
@@ -66,9 +67,9 @@ def _margin(record: Record) -> dict[str, float]:
     return {"margin": margin}
 
 
-def _finish(chosen: Encoded, rejected: Encoded, more: Mapping[str, Any]) -> Pair:
+def _finish(chosen: Encoded, rejected: Encoded, extra: Mapping[str, Any]) -> Pair:
     _refuse_equal(chosen, rejected)
-    return Pair(*(_named(side, finish_row, *encoded, True)._replace(more=more)
+    return Pair(*(_named(side, finish_row, *encoded, True)._replace(extra=extra)
                   for side, encoded in zip(Pair._fields, (chosen, rejected))))
 
 
@@ -172,11 +173,11 @@ def encode_labelled(record: Record, tokenizer: Tokenizer | None, *, vocab_size: 
     if isinstance(record.get("completion"), str) and not record["completion"].strip():
         raise InputError("the completion is empty; fill it or drop the row")
     row = encode_record(record, tokenizer, vocab_size=vocab_size, training=True)
-    return row._replace(more={"label": float(record["label"])})
+    return row._replace(extra={"label": float(record["label"])})
 
 
 def mismatch(own: Row, other: Row) -> Row:
     """The prompt of one row with the answer of another, which it was not given for (KTO's reference point)."""
     begin, answer = int(np.argmax(own.loss_mask > 0)), int(np.argmax(other.loss_mask > 0))
     mask = np.concatenate([np.zeros(begin, np.float32), other.loss_mask[answer:]])
-    return Row(np.concatenate([own.tokens[:begin], other.tokens[answer:]]), mask, own.more)
+    return Row(np.concatenate([own.tokens[:begin], other.tokens[answer:]]), mask, own.extra)

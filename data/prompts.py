@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import grain
 
-from data.encode import encode_prompts
+from data.encode import encode_prompts, read_prompt
 from data.records import normalise
 from data.sources import Source
 from data.tokenizer import Tokenizer
 
 
 class Prompt(NamedTuple):
-    """What is asked once."""
+    """One prompt."""
 
     tokens: list[int]
     text: Any
@@ -29,11 +29,9 @@ def read_prompts(source: Source, tokenizer: Tokenizer | None, *, vocab_size: int
 
 
 def _prompt(record: dict[str, Any], tokens: list[int]) -> Prompt:
-    text = record.get("messages", record.get("prompt", ""))
-    if isinstance(text, list) and text and text[-1].get("role") == "assistant":
-        text = text[:-1]
-    taken = ("prompt", "messages", "tokens", "loss_mask")
-    return Prompt(tokens, text, {name: value for name, value in record.items() if name not in taken})
+    text, used = read_prompt(record), ("prompt", "messages", "tokens", "loss_mask")
+    return Prompt(tokens, "" if text is None else text,
+                  {name: value for name, value in record.items() if name not in used})
 
 
 class PromptBatches:
@@ -44,15 +42,15 @@ class PromptBatches:
 
     def __init__(self, sources: Sequence[Sequence[Prompt]], weights: Sequence[float], batch_size: int, seed: int,
                  start: Sequence[int] | None = None):
-        parts = [grain.MapDataset.range(len(prompts)).seed(seed + place).shuffle().repeat()
-                 .map(functools.partial(_pick, place=place)) for place, prompts in enumerate(sources)]
+        parts = [grain.MapDataset.range(len(prompts)).seed(seed + number).shuffle().repeat()
+                 .map(functools.partial(_with_source, number=number)) for number, prompts in enumerate(sources)]
         self._order = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
         self._sources, self._batch_size, self._taken, self.rows = sources, batch_size, start[0] if start else 0, [0]
 
     def __next__(self) -> list[Prompt]:
-        taken = [self._order[number] for number in range(self._taken, self._taken + self._batch_size)]
+        drawn = [self._order[number] for number in range(self._taken, self._taken + self._batch_size)]
         self._taken += self._batch_size
-        return [self._sources[place][index] for place, index in taken]
+        return [self._sources[number][index] for number, index in drawn]
 
     def position(self) -> dict[int, int]:
         return {0: self._taken}
@@ -61,5 +59,5 @@ class PromptBatches:
         """Nothing is open."""
 
 
-def _pick(index: int, place: int) -> tuple[int, int]:
-    return place, index
+def _with_source(index: int, number: int) -> tuple[int, int]:
+    return number, index

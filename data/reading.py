@@ -87,7 +87,7 @@ def _encode(index: int, source: Source, encoder: Encoder) -> tuple[Row, ...]:
 
 @contextlib.contextmanager
 def _placed(source: Source, index: int) -> Iterator[None]:
-    """Names file and row in what is said of a bad one."""
+    """Names file and row in the message of an InputError."""
     try:
         yield
     except InputError as error:
@@ -136,11 +136,11 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
     Returns the tokens of the longest row if these were all rows, else None.
     """
     share = limit // len(sources)
-    longest = 0
+    max_length = 0
     for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
         rows, _ = read_record(index, source, encoder)
-        longest = max(longest, longest_row(rows or ()))
-    return longest if longest and all(len(source) <= share for source in sources) else None
+        max_length = max(max_length, longest_row(rows or ()))
+    return max_length if max_length and all(len(source) <= share for source in sources) else None
 
 
 def windows(rows: Sequence[Row], length: int) -> list[Row]:
@@ -188,7 +188,7 @@ def fingerprint(sources: Sequence[Source]) -> str:
 
 def join_columns(rows: tuple[Row, ...] | None, event: str | None) -> dict[str, np.ndarray]:
     """The rows of a record end to end: tokens, loss_mask, ... [T]; count/NAME [T] for each of COUNTS, which hold the
-    event at the first token; where there are several rows, their `lengths` and what else is said of each, [rows].
+    event at the first token; where there are several rows, their `lengths` and other numbers of each, [rows].
     T is 0 without rows."""
     parts = [row.columns() for row in rows or [Row(np.zeros(0, np.int32), np.zeros(0, np.float32))]]
     joined = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
@@ -209,7 +209,7 @@ def part_columns(joined: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         if name in ("lengths", "epoch_end"):
             continue
         if name.startswith(COUNT):
-            pieces = [array.sum(dtype=np.int32), *[np.int32(0)] * (len(parts) - 1)]
+            pieces = [np.asarray(array.sum() * (number == 0), np.int32) for number in range(len(parts))]
         else:
             pieces = np.split(array, ends) if len(array) == total else list(array)
         for part, piece in zip(parts, pieces, strict=True):

@@ -55,12 +55,12 @@ def make_config(architecture: Architecture, vocab_size: int) -> ModelConfig:
     is exported, is qwen3 with qk_norm and llama without, where the preset has no other.
     Raises InputError for an unknown preset, a size that is missing, or sizes that make no model.
     """
-    asked = {name: value for name, value in dataclasses.asdict(architecture).items() if value is not None}
+    sizes = {name: value for name, value in dataclasses.asdict(architecture).items() if value is not None}
     for name in SIZES:
-        if name in asked and not 0 < asked[name] < math.inf:
-            raise InputError(f"architecture.{name} {asked[name]} must be positive and finite")
-    preset = asked.pop("preset", None)
-    values = _own_sizes(asked) if preset is None else _fields(_find(preset)) | asked
+        if name in sizes and not 0 < sizes[name] < math.inf:
+            raise InputError(f"architecture.{name} {sizes[name]} must be positive and finite")
+    preset = sizes.pop("preset", None)
+    values = _own_sizes(sizes) if preset is None else _fields(_find(preset)) | sizes
     values |= {"family": _family(values), "vocab_size": -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE}
     config = ModelConfig(**values)
     _check_heads(config)
@@ -77,19 +77,19 @@ def _fields(config: ModelConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
-def _own_sizes(asked: dict[str, Any]) -> dict[str, Any]:
-    """`asked` with what follows from the embedding and the heads; Llama's and Qwen 3's remaining constants."""
-    missing = [name for name in ("embed_dim", "num_layers", "num_heads") if name not in asked]
+def _own_sizes(sizes: dict[str, Any]) -> dict[str, Any]:
+    """`sizes` with what follows from the embedding and the heads; Llama's and Qwen 3's remaining constants."""
+    missing = [name for name in ("embed_dim", "num_layers", "num_heads") if name not in sizes]
     if missing:
         raise InputError(f"architecture.{missing[0]} is missing: give embed_dim, num_layers and num_heads, "
                          f"or a preset ({', '.join(PRESETS)})")
-    embed, heads = asked["embed_dim"], asked["num_heads"]
-    if embed % heads and "head_dim" not in asked:
+    embed, heads = sizes["embed_dim"], sizes["num_heads"]
+    if embed % heads and "head_dim" not in sizes:
         raise InputError(f"architecture.embed_dim {embed} does not divide over num_heads {heads}: "
                          f"change one of them, or give head_dim")
     derived = {"num_kv_heads": heads, "head_dim": embed // heads, "mlp_dim": -(-8 * embed // (3 * 64)) * 64,
                "max_length": 2048}
-    return derived | asked
+    return derived | sizes
 
 
 def _family(values: dict[str, Any]) -> str:

@@ -59,33 +59,33 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
     """
     if queries.shared:
         return _attend_sharing(q, k, v, queries, window, implementation)
-    kernel = _pick(implementation, q, k)
+    kernel = _choose_kernel(implementation, q, k)
     return {"xla": xla_attention, "cudnn": cudnn_attention, "flash": flash_attention}[kernel](
         q, k, v, queries, keys, window)
 
 
 def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | None, implementation: str) -> Array:
     """Each completion as a row of its own behind its prompt; the xla kernel has the prompt's queries once."""
-    width, count = places.shared
+    prompt_length, count = places.shared
 
     def prompt(x: Array) -> Array:  # [B, W + G C, ...] -> [B, W, ...]
-        return x[:, :width]
+        return x[:, :prompt_length]
 
     def completion(x: Array) -> Array:  # -> [B G, C, ...]
-        return x[:, width:].reshape(len(x) * count, -1, *x.shape[2:])
+        return x[:, prompt_length:].reshape(len(x) * count, -1, *x.shape[2:])
 
     def whole(x: Array) -> Array:  # -> [B G, W + C, ...]
         return jnp.concatenate([jnp.repeat(prompt(x), count, axis=0), completion(x)], axis=1)
 
     places = places.replace(shared=None)
     keys, values, rows = whole(k), whole(v), jax.tree.map(whole, places)
-    if _pick(implementation, whole(q), keys) == "xla":
+    if _choose_kernel(implementation, whole(q), keys) == "xla":
         at = jax.tree.map(prompt, places)
         first = xla_attention(prompt(q), prompt(k), prompt(v), at, at, window)
         rest = xla_attention(completion(q), keys, values, jax.tree.map(completion, places), rows, window)
     else:
         out = attend(whole(q), keys, values, rows, rows, window, implementation)
-        first, rest = out[::count, :width], out[:, width:]
+        first, rest = out[::count, :prompt_length], out[:, prompt_length:]
     return jnp.concatenate([first, rest.reshape(len(q), -1, *rest.shape[2:])], axis=1)
 
 
@@ -104,7 +104,7 @@ def attend_to_cache(q: Float[Array, "B 1 N H"], keys: Float[Array, "B K S H"], v
     return jnp.einsum("bkgs,bksh->bkgh", weights, values).reshape(batch, 1, heads, head_dim)
 
 
-def _pick(implementation: str, q: jax.Array, k: jax.Array) -> str:
+def _choose_kernel(implementation: str, q: jax.Array, k: jax.Array) -> str:
     if implementation not in ("auto", "xla", "cudnn", "flash"):
         raise InputError(f"unknown attention {implementation!r}; there are auto, xla, cudnn, flash")
     if q.shape[1] != k.shape[1] or q.shape[1] == 1:
@@ -152,8 +152,8 @@ def xla_attention(q, k, v, queries: Places, keys: Places, window):
     block = functools.partial(_attend_block, window=window)
     length = q.shape[1]
     if length <= QUERY_BLOCK:
-        few = q.shape[0] * length * q.shape[2] * k.shape[1] <= KEPT_SCORES
-        return (block if few else jax.checkpoint(block))(q, k, v, queries, keys)
+        small = q.shape[0] * length * q.shape[2] * k.shape[1] <= KEPT_SCORES
+        return (block if small else jax.checkpoint(block))(q, k, v, queries, keys)
     split = functools.partial(_split_queries, blocks=-(-length // QUERY_BLOCK))
     out = jax.lax.map(lambda xs: jax.checkpoint(block)(xs[0], k, v, xs[1], keys), jax.tree.map(split, (q, queries)))
     return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :length]

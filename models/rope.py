@@ -18,9 +18,9 @@ def _llama3(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
     """Wavelengths over `original / low_freq_factor` are stretched, under `original / high_freq_factor` kept, and
     in between interpolated (Llama 3 report, arXiv:2407.21783, and Meta's reference code)."""
     turns = scaling.original_max_length * frequencies / (2 * np.pi)
-    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    keep = np.clip(keep, 0.0, 1.0)
-    return (keep * frequencies + (1 - keep) * frequencies / scaling.factor).astype(np.float32)
+    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    share = np.clip(share, 0.0, 1.0)
+    return (share * frequencies + (1 - share) * frequencies / scaling.factor).astype(np.float32)
 
 
 def cos_sin(config: ModelConfig, positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T half"], ...]:

@@ -75,7 +75,7 @@ class Linear(nn.Module):
         a = self.variable("lora", "a", random, (shape[0], self.lora.rank)).value
         b = self.variable("lora", "b", zeros, (self.lora.rank, shape[1])).value
         x = nn.Dropout(self.lora.dropout, deterministic=not self.training)(x)
-        return expand(x @ a.astype(x.dtype), (b * self.lora.scale).astype(x.dtype))
+        return low_rank_product(x @ a.astype(x.dtype), (b * self.lora.scale).astype(x.dtype))
 
 
 def apply_rows(x: Float[Array, "B T in"], rows: Float[Array, "out in"], dtype: Any) -> Float[Array, "B T out"]:
@@ -88,21 +88,21 @@ def apply_rows(x: Float[Array, "B T in"], rows: Float[Array, "out in"], dtype: A
 
 
 @jax.custom_vjp
-def expand(x: Float[Array, "B T R"], b: Float[Array, "R out"]) -> Float[Array, "B T out"]:
+def low_rank_product(x: Float[Array, "B T R"], b: Float[Array, "R out"]) -> Float[Array, "B T out"]:
     """x @ b. Its gradient is written as x^T dy: JAX's own, (dy^T x)^T, has XLA's CPU backend transpose all of dy."""
     return x @ b
 
 
-def _expand_forward(x: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+def _low_rank_forward(x: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
     return x @ b, (x, b)
 
 
-def _expand_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _low_rank_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, b = saved
     return cotangent @ b.T, jnp.einsum("btr,bto->ro", x, cotangent)
 
 
-expand.defvjp(_expand_forward, _expand_backward)
+low_rank_product.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 class Attention(nn.Module):

@@ -27,18 +27,18 @@ class Loss(NamedTuple):
 
 def combine(one: Loss, other: Loss) -> Loss:
     """Of the rows of both: sums add up, of extremes the more extreme is left."""
-    extremes = {name: pick(name)(value, other.extremes[name]) for name, value in one.extremes.items()}
+    extremes = {name: extreme(name)(value, other.extremes[name]) for name, value in one.extremes.items()}
     return Loss(*jax.tree.map(jnp.add, one[:3], other[:3]), extremes)
 
 
-def nothing_yet(shapes: Loss) -> Loss:
-    """What `combine` takes for no rows, in float32; `shapes` of any Loss of the objective."""
+def zero_loss(shapes: Loss) -> Loss:
+    """The Loss of no rows, in float32, to which `combine` adds others; `shapes` are those of the objective's Loss."""
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes[:3])
     return Loss(*zeros, {name: jnp.float32(jnp.inf if name.endswith("/min") else -jnp.inf) for name in shapes.extremes})
 
 
-def pick(name: str) -> Callable[[Array, Array], Array]:
-    """How an extreme of this name is combined."""
+def extreme(name: str) -> Callable[[Array, Array], Array]:
+    """The function that combines two extremes of this name."""
     return jnp.minimum if name.endswith("/min") else jnp.maximum
 
 

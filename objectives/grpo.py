@@ -67,7 +67,7 @@ class Algorithm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Algorithm, PolicyLoss):
-    """What `grpo` can be told. Raises ValueError, in one line, for what makes no loss or would be read by nothing."""
+    """All settings of `grpo`. Raises ValueError, in one line, for what makes no loss or would be read by nothing."""
 
     def __post_init__(self) -> None:
         tables = {"importance_sampling_level": RATIOS, "loss": LOSSES, "loss_aggregation": AGGREGATIONS, "kl": KL,
@@ -264,7 +264,7 @@ def grpo(scores: Any, batch: dict[str, ArrayLike], **settings: Any) -> Loss:
       Without them it is the first update: the old policy is this one, ratios are exactly 1, and so they are with
       old_logps that equal logps within rounding.
     - ref_logps, the reference's: needed for beta > 0.
-    - sampler_logps, what the sampler said: needed for a correction; and compared with old.
+    - sampler_logps, the sampler's: needed for a correction; and compared with old.
     - truncated [B], 1 where a completion was cut: needed for mask_truncated. Such a row is no target. token_mean then
       divides by the tokens that are left, sequence_mean and constant by all rows, cut ones too, as TRL does.
 

@@ -12,7 +12,7 @@ TAIL = 4000
 
 
 def completion_text(completion: Any) -> str:
-    """What the model said: the string, or the content of the last message, whose parts of text are joined."""
+    """The completion's text: the string, or the content of the last message, whose parts of text are joined."""
     if isinstance(completion, str):
         return completion
     content = completion[-1].get("content") if completion else None
@@ -48,7 +48,7 @@ def tagged(text: str) -> tuple[int, str] | None:
     return None if start < 0 else (start, text[start + len("<answer>") : end].strip())
 
 
-def said(text: str) -> tuple[int, str] | None:
+def stated(text: str) -> tuple[int, str] | None:
     """Where the last "answer is ..." or "answer: ..." begins, and the rest of its line without stars and full stop."""
     begin = max(0, len(text) - TAIL)
     matches = list(ANSWER_IS.finditer(text, begin))
@@ -80,8 +80,8 @@ def find_answer(text: str, reference: str) -> str:
     and of "answer is ..." the first number counts.
     """
     wants_number = as_number(reference) is not None
-    marks, speech = [boxed(text), hashed(text), tagged(text)], said(text)
-    found = _latest(*marks, speech)
+    marks, statement = [boxed(text), hashed(text), tagged(text)], stated(text)
+    found = _latest(*marks, statement)
     if found is not None and found == _latest(*marks):
         answer = unwrap(found)
         return (as_number(answer) or answer) if wants_number else answer

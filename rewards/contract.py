@@ -1,4 +1,4 @@
-"""What a reward function is; how it says which rows failed, and asks how long it has left."""
+"""What a reward function is, how it reports the rows that it failed on, and the time that it has left."""
 
 import contextlib
 import contextvars
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Reward = Callable[..., list[float | None]]
-"""(prompts, completions, **columns) -> a value a row, None where it says nothing of the row. As in TRL, prompts and
+"""(prompts, completions, **columns) -> a value a row, None to leave the row out. As in TRL, prompts and
 completions are strings or lists of messages, columns lists, `completion_ids` (of token ids) always one of them."""
 
 _DEADLINE = contextvars.ContextVar("deadline", default=math.inf)
@@ -15,7 +15,7 @@ _DEADLINE = contextvars.ContextVar("deadline", default=math.inf)
 
 class RowErrors(Exception):  # noqa: N818 - several of them
     """Some rows could not be scored. `values` holds what the others got and None for these, `errors` what was raised,
-    by row. A reward that raises this is not asked again, so the rows that did well keep their values at no cost."""
+    by row. A reward that raises this is not called again, so the rows that did well keep their values at no cost."""
 
     def __init__(self, values: Sequence[float | None], errors: Mapping[int, Exception]):
         row, error = next(iter(errors.items()))

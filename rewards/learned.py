@@ -1,6 +1,6 @@
 """Learned rewards: a reward model, by id or path, as a reward function."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,12 +11,10 @@ from data.tokenizer import open_tokenizer
 from errors import InputError
 from models.config import default_dtype
 from models.heads import score_rewards
+from rewards.contract import Reward
 from sharding.mesh import MeshConfig, make_mesh
 from training.evaluation import score_rows
 from training.runs import open_model
-
-Reward = Callable[..., list[float]]
-"""(prompts, completions, **columns) -> one reward a row"""
 
 
 def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, batch_size: int = 8) -> Reward:

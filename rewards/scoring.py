@@ -1,7 +1,7 @@
 """All rewards of a batch of completions: each bounded in time, each by its own name, nothing silently 0.
 
 0.0 is a verdict; None says that a reward has none for a row; an exception or a timeout is neither, so the row is left
-out of that reward (None), counted, and told with its error.
+out of that reward (None), counted, and logged with its error.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Scored:
     """What a batch of completions is worth."""
 
     values: dict[str, list[float | None]]
-    """by reward, a value a row; None where it said so or failed"""
+    """by reward, a value a row; None where it returned that or failed"""
     totals: list[float | None]
     """a row: sum of weight * value over the rewards that have one; None where none of those with a weight has"""
     exceptions: dict[str, int]
@@ -63,7 +63,7 @@ def compute_rewards(rewards: Sequence[Weighted], prompts: Sequence[Any], complet
                     columns: Mapping[str, Any], timeout: float) -> Scored:
     """Asks the rewards one after the other, functions and coroutine functions, `timeout` seconds each.
 
-    One that raises is asked again row by row, within its time, to find out which rows fail. One that is not done in
+    One that raises is called again row by row, within its time, to find out which rows fail. One that is not done in
     time is left to itself (Python cannot end a thread): the rows that it did are lost with it, unless it raised
     RowErrors. Raises InputError, naming reward and row, for a number of values that is not that of the rows, for what
     is no number, for NaN and infinity; and what a reward itself raises as InputError.
@@ -127,7 +127,7 @@ def _bounded(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any
 def _outcome(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
              deadline: float) -> Outcome:
     try:
-        return Outcome(_ask(reward, prompts, completions, columns, deadline), {})
+        return Outcome(_call(reward, prompts, completions, columns, deadline), {})
     except InputError:
         raise
     except RowErrors as failed:
@@ -147,7 +147,7 @@ def _row_by_row(reward: Weighted, prompts: Sequence[Any], completions: Sequence[
             own = {name: column[row : row + 1] if _is_column(column, len(completions)) else column
                    for name, column in columns.items()}
             one = slice(row, row + 1)
-            outcome.values[row] = _ask(reward, prompts[one], completions[one], own, deadline, row)[0]
+            outcome.values[row] = _call(reward, prompts[one], completions[one], own, deadline, row)[0]
         except InputError:
             raise
         except RowErrors as failed:
@@ -161,7 +161,7 @@ def _is_column(column: Any, rows: int) -> bool:
     return hasattr(column, "__len__") and not isinstance(column, str | bytes | Mapping) and len(column) == rows
 
 
-def _ask(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
+def _call(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
          deadline: float, first: int = 0) -> list[float | None]:
     """The values for these rows, the first of which is row `first` of the batch."""
     given = reward.function(prompts=prompts, completions=completions, **columns)

@@ -61,7 +61,7 @@ def make_overlong(max_length: int, cache: int) -> Reward:
 
 def make_repetition(n: int = 4) -> Reward:
     """-(1 - different n-grams / all n-grams) of the tokens: 0 where none comes twice or there are fewer than n tokens,
-    towards -1 where one token is said forever."""
+    towards -1 where one token is repeated forever."""
     _check_positive("repetition", n=n)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:

@@ -146,8 +146,8 @@ def count_passed(case: Case, code: str, limits: Limits, unsafe: bool = False) ->
         total = first.count("\n") and _total(first.splitlines()[0])
         if not total:
             complaints.seek(0)
-            said = complaints.read().decode(errors="replace").strip()
-            raise RuntimeError(f"the sandbox did not start: {said[-1000:]}")
+            message = complaints.read().decode(errors="replace").strip()
+            raise RuntimeError(f"the sandbox did not start: {message[-1000:]}")
         lines = first.splitlines()[1:]
         if len(lines) < total:
             lines += read(verdict, time.monotonic() + limits.seconds, 65536 + 2 * total).decode().splitlines()

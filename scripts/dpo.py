@@ -8,7 +8,7 @@ from cli import command
 from cli.flags import TrainingFlags
 from errors import InputError
 from models.lora import LoRAConfig
-from training.follow import SyncConfig, make_follow, start_following
+from training.sync import SyncConfig, make_sync, start_sync
 
 DESCRIPTION = """Change how a model answers, by pairs of a better and a worse answer (chosen, rejected).
 
@@ -94,10 +94,10 @@ def main(config: Config) -> None:
             sources, encoder, folder / name, reference, frozen or {"params": params}, 2 * config.batch_size, mesh))
 
     # the experiment
-    state = start_following(init_state(model, params, optimizer, jax.random.key(config.seed), mesh), config.sync)
+    state = start_sync(init_state(model, params, optimizer, jax.random.key(config.seed), mesh), config.sync)
     prepare = prepare_pairs(reference, frozen, mesh, objective)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state,
-                           follow=make_follow(config.sync))
+                           after_update=make_sync(config.sync))
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)
     train_on_rows(config, rows, model, open_tokenizer(opened.tokenizer), placement, state,
                   lambda state, batch: step(state, prepare(state, batch)), evaluate)

@@ -16,8 +16,8 @@ from scripts.quickstart import answers, is_right, question, shortened
 DESCRIPTION = """Give the embedded SmolLM2-135M-Instruct a new identity by LoRA DPO, and show what that gained and cost.
 
 The recipe is configs/identity.yaml. Its pairs prefer answers that name Ember, made by the Temper project, to questions
-about the model itself, and ordinary answers to ordinary questions. No question asked before and after is among them.
-What is asked in the end is export/ in the run directory: the base model plus --lora-scale times what was learned, which
+about the model itself, and ordinary answers to ordinary questions. No question of the evaluation is among them. What is
+evaluated in the end is export/ in the run directory: the base model plus --lora-scale times what was learned, which
 costs less of what the model knew than all of it does. Everything that is shown is kept in the run directory."""
 
 RECIPE = Path("configs/identity.yaml")
@@ -66,7 +66,7 @@ class Examined:
 
 
 def examine(model: str) -> Examined:
-    """All that is asked before and after."""
+    """All that is measured before and after."""
     return Examined(answers(model, (QUESTIONS,)), answers(model, (GENERAL,)), text_loss(model))
 
 

@@ -186,7 +186,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection re
 """how Gloo, NCCL and JAX's coordination service say that a peer is gone"""
 
 
-def explain(error: BaseException, last_step: int | None = None) -> str | None:
+def lost_peer_message(error: BaseException, last_step: int | None = None) -> str | None:
     """One line for an error that means that another process is gone; None for any other error."""
     text = str(error)
     if isinstance(error, InputError) or not any(sign in text for sign in _LOST):
@@ -234,7 +234,7 @@ def _report(error: BaseException, last_step: Callable[[], int | None]) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    line = str(error) if isinstance(error, InputError) else explain(error, last_step())
+    line = str(error) if isinstance(error, InputError) else lost_peer_message(error, last_step())
     if line is None:
         traceback.print_exception(error)
     else:

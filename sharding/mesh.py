@@ -33,14 +33,14 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> ja
 
 def resolve_sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
     """Fills in the axis of size -1 and checks that the product is `num_devices`."""
-    asked = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+    requested = " ".join(f"{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise InputError(f"mesh {asked}: sizes are positive, and one at most is -1 (whatever is left)")
+        raise InputError(f"mesh {requested}: sizes are positive, and one at most is -1 (whatever is left)")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if num_devices % fixed or (not free and fixed != num_devices):
         raise InputError(
-            f"mesh {asked} does not fit {num_devices} device(s): the product of its sizes must be {num_devices}; "
+            f"mesh {requested} does not fit {num_devices} device(s): the product of its sizes must be {num_devices}; "
             f"change --mesh.data, --mesh.fsdp or --mesh.tensor (-1 takes whatever is left)"
         )
     return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}

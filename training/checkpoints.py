@@ -118,7 +118,7 @@ def writing(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-        if hosts.explain(error) is not None:
+        if hosts.lost_peer_message(error) is not None:
             raise  # it is another process that is gone
         good = finished_steps(Path(manager.directory))
         kept = f"the last good one is of step {good[-1]}" if good else "there is none yet"
@@ -127,7 +127,7 @@ def writing(manager: ocp.CheckpointManager) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said; TensorStore puts it at the end of a long line."""
+    """The system's message; TensorStore puts it at the end of a long line."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or _first_line(error)
 
@@ -194,7 +194,7 @@ def _damaged(error: BaseException) -> str:
 
 
 def _keep_quiet() -> None:
-    """Where one read or write fails, it is raised, and said once; Orbax's threads and all that they had begun would
+    """Where one read or write fails, it is raised, and printed once; Orbax's threads and all that they had begun would
     each print a traceback besides."""
     sys.unraisablehook = _all_but_abandoned
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -210,9 +210,9 @@ def _all_but_abandoned(unraisable: Any) -> None:
 
 
 def _is_not_raised_too(record: logging.LogRecord) -> bool:
-    said = ("_SignalingThread.run() raised an exception", "or the Commit callback in background save thread",
+    messages = ("_SignalingThread.run() raised an exception", "or the Commit callback in background save thread",
             "Save Finalize thread", "Failed to write metadata")
-    return not any(part in record.getMessage() for part in said)
+    return not any(part in record.getMessage() for part in messages)
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, state: TrainState, shapes: Any) -> tuple[TrainState, Any]:
@@ -241,13 +241,13 @@ def _check_same_model(manager: ocp.CheckpointManager, step: int, wanted: Any) ->
         found = checkpointer.metadata(manager.directory / str(step) / "trainable").item_metadata
     if found is None:
         raise FileNotFoundError("its list of arrays cannot be read")
-    there = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
-    here = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
+    stored = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
+    expected = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    for name in sorted(expected.keys() | stored.keys()):
+        if expected.get(name) != stored.get(name):
             raise InputError(f"{manager.directory}/{step}: a checkpoint of another model ({name} is "
-                             f"{there.get(name, 'absent')} there, {here.get(name, 'absent')} here); choose another "
-                             f"--output-dir, or put back the model it was made with")
+                             f"{stored.get(name, 'absent')} there, {expected.get(name, 'absent')} here); choose "
+                             f"another --output-dir, or put back the model it was made with")
 
 
 def _name(path: Any) -> str:

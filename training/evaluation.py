@@ -33,9 +33,9 @@ def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row
 
     def evaluate(state: TrainState) -> dict[str, float]:
         sums = [eval_step(state.variables(), prepare(state, placement.put(batch, numbers))) for batch in batches]
-        whole = jax.device_get(functools.reduce(combine, sums))
-        means = {name: float(s / max(w, 1)) for name, (s, w) in whole.metrics.items()}
-        return {"loss": float(whole.total / whole.weight)} | means | jax.tree.map(float, whole.extremes)
+        total = jax.device_get(functools.reduce(combine, sums))
+        means = {name: float(s / max(w, 1)) for name, (s, w) in total.metrics.items()}
+        return {"loss": float(total.total / total.weight)} | means | jax.tree.map(float, total.extremes)
 
     return evaluate
 
@@ -61,7 +61,7 @@ def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row
     """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
     jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch))
-    done: list[Any] = [None] * len(rows)
+    scored: list[Any] = [None] * len(rows)
     batches = in_order([rows[index] for index in order], batch_size=batch_size, length=longest_row(rows))
     placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
     with jax.set_mesh(mesh):
@@ -69,5 +69,6 @@ def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row
             scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))
             for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
                 length = len(rows[index].tokens)
-                done[index] = type(scores)(*(each[place, :length] if each.ndim > 1 else each[place] for each in scores))
-    return done
+                own = (each[place, :length] if each.ndim > 1 else each[place] for each in scores)
+                scored[index] = type(scores)(*own)
+    return scored

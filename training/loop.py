@@ -113,10 +113,10 @@ class _Loop:
                 with self._saving_on_error(state, step + 1):
                     self.eval_metrics = evaluate(state)
                 self.log.evaluated(step, self.eval_metrics)
-            asked = stop.asked(step) and step < config.max_steps
-            if asked or _due(step, config.save_every, config.max_steps):
+            stopping = stop.requested(step) and step < config.max_steps
+            if stopping or _due(step, config.save_every, config.max_steps):
                 self._save(state, step)
-            if asked:
+            if stopping:
                 with checkpoints.writing(self.manager):
                     self.manager.wait_until_finished()
                 raise Stopped(f"stopped by SIGTERM after step {step} of {config.max_steps}, which is saved; the same "
@@ -130,10 +130,10 @@ class _Loop:
         return _due(self.first, self.config.eval_every, self.config.max_steps) and not done
 
     def _one_step(self, state: TrainState, train_step: Any, step: int) -> TrainState:
-        began = time.perf_counter()
+        start = time.perf_counter()
         with self._saving_on_error(state, step):
             batch = agree_on_length(next(self.batches))
-            data_seconds = time.perf_counter() - began
+            data_seconds = time.perf_counter() - start
             on_device = self.put(batch, self.batches.rows)
             self.profiler.before(step)
             with jax.transfer_guard("disallow"):

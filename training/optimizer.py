@@ -96,8 +96,8 @@ def _decay_steps(config: OptimizerConfig, max_steps: int) -> int:
         return 0 if config.schedule == "constant" else after_warmup
     steps = max(1, round(config.decay_fraction * max_steps))
     if steps > after_warmup:
-        asked = f"optimizer.decay_fraction {config.decay_fraction} of --max-steps {max_steps} is {steps} steps"
-        raise InputError(f"{asked}, but optimizer.warmup_steps {config.warmup_steps} leave {after_warmup}; lower one")
+        decay = f"optimizer.decay_fraction {config.decay_fraction} of --max-steps {max_steps} is {steps} steps"
+        raise InputError(f"{decay}, but optimizer.warmup_steps {config.warmup_steps} leave {after_warmup}; lower one")
     return steps
 
 

@@ -9,7 +9,7 @@ from sharding import hosts
 
 
 class Preemption:
-    """While it is entered, SIGTERM is noted instead of ending the process; `asked` tells at a step's end."""
+    """While it is entered, SIGTERM is noted instead of ending the process; `requested` tells at a step's end."""
 
     def __init__(self) -> None:
         self._noted, self._previous = False, None
@@ -26,6 +26,6 @@ class Preemption:
     def _note(self, *_: Any) -> None:
         self._noted = True
 
-    def asked(self, step: int) -> bool:
+    def requested(self, step: int) -> bool:
         """True at the end of the step after which to save and stop; the same step in every process."""
         return self._noted if jax.process_count() == 1 else hosts.reached_stop(step)

@@ -80,15 +80,15 @@ def reference_variables(state: TrainState, frozen: dict[str, Any] | None) -> dic
 
 def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, mesh: jax.sharding.Mesh,
                   objective: Objective) -> Prepare:
-    """Adds `chosen_length` (objectives/dpo.py) to a batch, and `ref_logps` if the objective asks for it and the data
+    """Adds `chosen_length` (objectives/dpo.py) to a batch, and `ref_logps` if the objective needs it and the data
     had none."""
-    asked = needs_reference(objective)
+    needed = needs_reference(objective)
 
     def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
-        made = {"chosen_length": chosen_length(batch["loss_mask"])}
-        if asked and "ref_logps" not in batch:
-            made["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch)
-        return batch | made
+        added = {"chosen_length": chosen_length(batch["loss_mask"])}
+        if needed and "ref_logps" not in batch:
+            added["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch)
+        return batch | added
 
     return _jitted(add, frozen, mesh)
 
@@ -116,10 +116,10 @@ def prepare_rollouts(policy: Transformer, reference: Transformer | None, frozen:
     """Adds to a batch of rollouts `old_logps` if `old`, the policy's before its first update, and `ref_logps` where
     there is a reference."""
     def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
-        made = {"old_logps": score_batch(policy, state.variables(), batch, scorer)} if old else {}
+        added = {"old_logps": score_batch(policy, state.variables(), batch, scorer)} if old else {}
         if reference is not None:
-            made["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch, scorer)
-        return batch | made
+            added["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch, scorer)
+        return batch | added
 
     return _jitted(add, frozen, mesh)
 

@@ -44,17 +44,17 @@ def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str],
     """
     if not is_run(run):
         # a run killed while it was being made leaves these
-        ours = {"model", "config.yaml.partial"}
-        if run.exists() and (not run.is_dir() or any(path.name not in ours for path in run.iterdir())):
+        leftovers = {"model", "config.yaml.partial"}
+        if run.exists() and (not run.is_dir() or any(path.name not in leftovers for path in run.iterdir())):
             raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
         return
-    there = {_python_name(renamed.get(name.replace("_", "-"), name)): value
+    stored = {_python_name(renamed.get(name.replace("_", "-"), name)): value
              for name, value in flatten(read_config(run)).items()}
-    now = flatten(yaml.safe_load(_dump(config)))
-    for name in [*now, *there]:
-        if not {name, name.partition(".")[0]} & may_differ and there.get(name) != now.get(name):
-            raise InputError(f"output directory {run} holds another experiment ({name}: {there.get(name)} there, "
-                             f"{now.get(name)} now); choose another --output-dir, or resume it with its own flags")
+    current = flatten(yaml.safe_load(_dump(config)))
+    for name in [*current, *stored]:
+        if not {name, name.partition(".")[0]} & may_differ and stored.get(name) != current.get(name):
+            raise InputError(f"output directory {run} holds another experiment ({name}: {stored.get(name)} there, "
+                             f"{current.get(name)} now); choose another --output-dir, or resume it with its own flags")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from batch import COUNT
 from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
-from objectives.base import Loss, combine, nothing_yet, pick
+from objectives.base import Loss, combine, extreme, zero_loss
 from training.state import TrainState
 
 Objective = Callable[[Any, dict[str, jax.Array]], Loss]
@@ -25,7 +25,7 @@ Prepare = Callable[[TrainState, dict[str, jax.Array]], dict[str, jax.Array]]
 
 def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
                     schedule: optax.Schedule, state: TrainState, scorer: Scorer = score,
-                    follow: Callable[[TrainState], TrainState] = lambda state: state) -> Callable[..., Any]:
+                    after_update: Callable[[TrainState], TrainState] = lambda state: state) -> Callable[..., Any]:
     """The jitted step: (state, batch of [K, B, T] arrays) -> (state, metrics); the state is donated.
 
     The new state lies on the devices as `state` does; left to the compiler, it could lie otherwise, and the second step
@@ -35,7 +35,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
     extremes are those of all rows.
     An update whose gradient norm is not finite is skipped and counted in `skipped_updates`. `num_tokens` and `padding`
     (the share of positions that hold none) are of the whole batch, and so are the sums of its columns count/NAME.
-    `follow` is applied to every new state (for a reference that follows the policy).
+    `after_update` is applied to every new state (for a reference that follows the policy).
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -53,7 +53,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
         metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in sums.items()}
         metrics |= extremes | {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
                     "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
-        return follow(state), metrics | counted
+        return after_update(state), metrics | counted
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = state.step.sharding  # so that every process can read the metrics
@@ -106,7 +106,7 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState, batc
     xs = (batch, jax.random.split(key, num_microbatches))
     _, shapes = jax.eval_shape(micro_sums, state.trainable, *jax.tree.map(lambda x: x[0], xs))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), state.trainable)
-    return jax.lax.scan(body, (nothing_yet(shapes), zeros), xs)[0]
+    return jax.lax.scan(body, (zero_loss(shapes), zeros), xs)[0]
 
 
 def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: int,
@@ -138,7 +138,7 @@ def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: i
 def _over_updates(name: str, values: jax.Array) -> jax.Array:
     if name in ("num_tokens", "skipped_updates") or name.startswith(COUNT):
         return jnp.sum(values)
-    return functools.reduce(pick(name), values) if name.endswith(("/min", "/max")) else jnp.mean(values)
+    return functools.reduce(extreme(name), values) if name.endswith(("/min", "/max")) else jnp.mean(values)
 
 
 def make_eval_step(model: Transformer, objective: Objective, mesh: jax.sharding.Mesh,

@@ -60,15 +60,15 @@ class Candidate:
         """Sends the value, or the names of the exception's classes, most derived first. sys.exit ends the process."""
         try:
             value = OPERATIONS[operation](*decode(args, self.find), **decode(kwargs, self.find))
-            send(self.replies, ["value", encode(value, self.keep)])
+            send(self.replies, ["value", encode(value, self.store)])
         except Exception as error:  # noqa: BLE001 - whatever a program raises is its answer
             send(self.replies, ["raised", [kind.__name__ for kind in type(error).__mro__], str(error)[:1000]])
 
-    def keep(self, value: Any) -> Any:
+    def store(self, value: Any) -> Any:
         """How a value that is no plain one is named: one of the library's subclasses (Counter) as its base's value."""
         base = next((base for base in _BASES if isinstance(value, base)), None)
         if base and (type(value).__module__ != _MODULE or hasattr(value, "_fields")):  # a namedtuple is a tuple
-            return encode(base(value), self.keep)
+            return encode(base(value), self.store)
         self.objects.append(value)
         return ["object", len(self.objects) - 1]
 
@@ -84,7 +84,7 @@ class Candidate:
 
     def call_back(self, function: int, args: Any, kwargs: Any) -> Any:
         """Calls a function that the tester gave, while the tester waits for an answer."""
-        send(self.replies, ["call", function, encode(args, self.keep), encode(kwargs, self.keep)])
+        send(self.replies, ["call", function, encode(args, self.store), encode(kwargs, self.store)])
         while True:
             operation, *content = receive(self.calls)
             if operation == "returned":

@@ -77,7 +77,7 @@ class Pool:
             try:
                 process = process if process is not None and process.alive() else _Process(self.target)
                 future.set_result(process.ask(line, timeout))
-            except Exception as error:  # noqa: BLE001 - told where the value is waited for
+            except Exception as error:  # noqa: BLE001 - raised where the value is waited for
                 future.set_exception(error)
 
 
@@ -168,13 +168,13 @@ def main(target: str) -> None:
     _keep_to_itself()
     function, ready = _try(lambda: load_function(target))
     sys.addaudithook(_refuse)  # after the imports, which may look like that
-    _say(replies, ready if function is None else {"value": "ready"})
+    _send(replies, ready if function is None else {"value": "ready"})
     for line in calls if function is not None else ():
         call = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, call["timeout"])
         _, reply = _try(lambda call=call: function(*call["arguments"]))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _say(replies, reply)
+        _send(replies, reply)
 
 
 def _keep_to_itself() -> None:
@@ -205,11 +205,11 @@ def _try(function: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     try:
         value = function()
         return value, {"value": value}
-    except Exception as error:  # noqa: BLE001 - whatever a verifier raises is told
+    except Exception as error:  # noqa: BLE001 - whatever a verifier raises is reported
         return None, {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
-def _say(replies: Any, reply: dict[str, Any]) -> None:
+def _send(replies: Any, reply: dict[str, Any]) -> None:
     replies.write(json.dumps(reply).encode() + b"\n")
     replies.flush()
 

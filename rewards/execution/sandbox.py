@@ -205,7 +205,7 @@ def _missing() -> str | None:
                                pass_fds=[seccomp], capture_output=True, text=True, check=False)
     if tried.returncode == 0:
         return None
-    said = (tried.stderr.strip().splitlines() or [f"status {tried.returncode}"])[-1]
-    return (f"bubblewrap cannot make one here ({said}): allow user namespaces (sysctl "
+    message = (tried.stderr.strip().splitlines() or [f"status {tried.returncode}"])[-1]
+    return (f"bubblewrap cannot make one here ({message}): allow user namespaces (sysctl "
             f"kernel.unprivileged_userns_clone=1; docker run --security-opt seccomp=unconfined --security-opt "
             f"apparmor=unconfined, or --privileged)")

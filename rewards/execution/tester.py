@@ -6,7 +6,7 @@ An object of the candidate's stays a handle, which equals no plain value and is 
 operations with other handles only. So nothing that the candidate wrote ever learns what a test expects.
 
 Verdict, lines on standard output: `ready N` (tests in all, once the candidate's process is up), then `1` or `0` a test.
-`bad REASON` instead is said of tests that cannot be run, whoever the candidate is.
+`bad REASON` instead is printed for tests that cannot be run, whoever the candidate is.
 
 Runs inside the sandbox: standard library only.
 """
@@ -63,7 +63,7 @@ def judge(job: dict[str, Any], link: "Link", say: Callable[[str], None]) -> None
     silence(2)
     say(f"ready {total}")
     run(parts, namespace, link, say)
-    if not link.asked:
+    if not link.calls_made:
         raise BadTests("they never use what a completion defines")
 
 
@@ -79,11 +79,11 @@ def run(parts: list[tuple[ast.Module, bool]], namespace: dict[str, Any], link: "
 
 
 def holds(tree: ast.Module, namespace: dict[str, Any], link: "Link") -> bool:
-    """Whether a part runs through. Raises BadTests where it fails with no candidate yet asked: then it always would."""
+    """Whether a part runs through. Raises BadTests where it fails before the candidate is called: it always would."""
     try:
         exec(compile(tree, "tests", "exec"), namespace)
     except BaseException as error:  # noqa: BLE001 - SystemExit of a test, too, is a test that failed
-        if not link.asked:
+        if not link.calls_made:
             raise BadTests(f"they fail on their own: {type(error).__name__}: {error}") from None
         return False
     return not link.gone  # a bare `except` of the test's may have caught it
@@ -103,7 +103,7 @@ def _start_namespace(stub: str) -> dict[str, Any]:
 
 def _modules(parts: list[tuple[ast.Module, bool]], defined: set[str]) -> dict[str, Any]:
     """Modules of the standard library that tests use by attribute (`math.pi`) and forget to import."""
-    tree = whole(parts)
+    tree = joined(parts)
     nodes = (node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     names = {node.id for node in nodes if isinstance(node, ast.Name)} & (free_names(tree) - defined)
     return {name: importlib.import_module(name) for name in names & sys.stdlib_module_names}
@@ -153,14 +153,14 @@ def candidate_names(parts: list[tuple[ast.Module, bool]], entry_point: str | Non
     """
     if entry_point:
         return {entry_point}
-    wanted = free_names(whole(parts)) - defined - set(dir(builtins))
+    wanted = free_names(joined(parts)) - defined - set(dir(builtins))
     wanted = wanted or _builtin_called_by_all([part for part, is_test in parts if is_test])
     if not wanted:
         raise BadTests("they use no name that a completion could define")
     return wanted
 
 
-def whole(parts: list[tuple[ast.Module, bool]]) -> ast.Module:
+def joined(parts: list[tuple[ast.Module, bool]]) -> ast.Module:
     return ast.Module([statement for part, _ in parts for statement in part.body], [])
 
 
@@ -190,7 +190,7 @@ class Link:
 
     def __init__(self, calls: IO[bytes], replies: IO[bytes]):
         self.calls, self.replies = calls, replies
-        self.asked, self.gone = 0, False
+        self.calls_made, self.gone = 0, False
         self.functions: list[Callable[..., Any]] = []
 
     def wait_until_ready(self) -> None:
@@ -201,7 +201,7 @@ class Link:
     def ask(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
         """The candidate's answer, or the exception that it raised. Raises Gone for any that is no answer."""
         message = [operation, encode(list(args), self.name), encode(kwargs, self.name)]
-        self.asked += 1  # before it is sent: a process that has ended is the candidate's fault
+        self.calls_made += 1  # before it is sent: a process that has ended is the candidate's fault
         self._send(message)
         while True:
             kind, content = self._receive()
@@ -300,7 +300,8 @@ class Handle:
 
 
 def _forward(operation: str, kind: type | None = None) -> Callable[..., Any]:
-    """A method that asks; where Python wants a `kind` of it, any other answer is a TypeError, as it is for a class."""
+    """A method that asks the candidate; where Python wants a `kind` of it, any other answer is a TypeError, as it is
+    for a class."""
 
     def method(self: Handle, *args: Any) -> Any:
         answer = self._link.ask(operation, self, *args)

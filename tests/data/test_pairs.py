@@ -195,11 +195,11 @@ def test_without_a_tokenizer_only_tokens_are_taken():
 
 
 def test_margins_and_reference_scores_travel_with_the_rows(encode):
-    assert [dict(row.more) for row in encode(prompt="a", chosen=" b", rejected=" c", margin=2)] == [{"margin": 2}] * 2
+    assert [dict(row.extra) for row in encode(prompt="a", chosen=" b", rejected=" c", margin=2)] == [{"margin": 2}] * 2
     pair = encode(chosen_tokens=[5, 6], rejected_tokens=[5, 7, 8], chosen_ref_logps=[0, -1.5],
                   rejected_ref_logps=[0, -2, -0.25])
-    assert [row.more["ref_logps"].tolist() for row in pair] == [[0, -1.5], [0, -2, -0.25]]
-    assert pair.rejected.cut(2).more["ref_logps"].tolist() == [0, -2]
+    assert [row.extra["ref_logps"].tolist() for row in pair] == [[0, -1.5], [0, -2, -0.25]]
+    assert pair.rejected.cut(2).extra["ref_logps"].tolist() == [0, -2]
 
 
 @pytest.mark.parametrize("label", [True, False])
@@ -207,7 +207,7 @@ def test_answers_with_a_label(label, tokenizer):
     row = encode_labelled({"prompt": [HI], "completion": [GOOD], "label": label}, tokenizer, vocab_size=49152)
     same = encode_record({"messages": CHOSEN}, tokenizer, vocab_size=49152, training=True)
     assert row.tokens.tolist() == same.tokens.tolist()
-    assert row.more["label"] == label
+    assert row.extra["label"] == label
 
 
 @pytest.mark.parametrize(("record", "message"), [

@@ -265,13 +265,13 @@ def test_auto_picks_by_platform(monkeypatch, backend, capability, dtype, length,
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
     q = jnp.zeros((1, length, 2, head_dim), dtype)
-    assert attention._pick("auto", q, q) == expected
+    assert attention._choose_kernel("auto", q, q) == expected
 
 
 @pytest.mark.parametrize("implementation", ["auto", "xla", "flash", "cudnn"])
 def test_one_position_takes_xla(implementation):
     q = jnp.zeros((1, 1, 2, 8))  # as in the batch that parameters are initialised with
-    assert attention._pick(implementation, q, q) == "xla"
+    assert attention._choose_kernel(implementation, q, q) == "xla"
 
 
 def test_what_cannot_be_done_is_an_input_error():

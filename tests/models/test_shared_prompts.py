@@ -87,7 +87,7 @@ def test_meshes_and_groups_that_fill_up():
 def test_kernels_that_take_whole_rows_only():
     """What cudnn and flash are given: the rows that are each completion behind its prompt, by XLA here."""
     model, variables, batch = Transformer(CONFIG), random_variables(), make_batch()
-    whole = mock.patch.object(attention, "_pick", return_value="flash")
+    whole = mock.patch.object(attention, "_choose_kernel", return_value="flash")
     with whole, mock.patch.object(attention, "flash_attention", attention.xla_attention):
         together = shared(model, variables, batch)
     np.testing.assert_allclose(together.logps, shared(model, variables, batch).logps, atol=2e-5)

@@ -207,6 +207,43 @@ def test_a_prompt_over_the_limit_is_named(train, write_rows):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("how", ["flags", "slurm"])
+def test_several_processes_are_refused_before_anything_is_written(train, tmp_path, monkeypatch, how):
+    hosts = ("--hosts.coordinator", "127.0.0.1:1", "--hosts.num-processes", 2, "--hosts.process-id", 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2" if how == "slurm" else "1")
+    status, _, err, _ = train(*hosts if how == "flags" else ())
+    assert status == 1
+    assert err.startswith("error: online training runs in one process as yet, and several were started")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_before_flags_were_renamed_goes_on(train, tmp_path):
+    import yaml
+
+    assert train(max_steps=2, save_every=1)[0] == 0
+    path = tmp_path / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    rollouts, algorithm = config.pop("rollouts"), config.pop("algorithm")
+    config["sampling"]["slots"] = rollouts["num_slots"]
+    config |= algorithm | {"show_every": 0, "eval_samples": 1, "num_epochs": config.pop("num_iterations"),
+                           "max_draws": config.pop("dynamic_sampling_tries"),
+                           "ratio": config.pop("importance_sampling_level"),
+                           "aggregation": config.pop("loss_aggregation"),
+                           "correction": config.pop("importance_sampling_correction"),
+                           "correction_cap": config.pop("importance_sampling_cap"),
+                           "correction_floor": config.pop("importance_sampling_floor")}
+    path.write_text(yaml.safe_dump(config))
+    before = path.read_bytes()
+    status, _, err, lines = train(max_steps=2, save_every=1)
+    assert status == 0, err
+    assert len(lines) == 2
+    status, _, err, _ = train("--num-iterations", 2, max_steps=2, save_every=1)
+    assert status == 1
+    assert "holds another experiment (num_iterations: 1 there, 2 now)" in err
+    assert path.read_bytes() == before
+
+
 def test_what_is_held_out_is_not_trained_on(train, write_rows, tmp_path):
     held_out = write_rows("held_out.jsonl", [{"prompt": text} for text in ("abc", "de", "new")])
     status, out, err, _ = train("--eval-data", held_out, max_steps=6)

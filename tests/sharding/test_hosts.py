@@ -12,7 +12,7 @@ import pytest
 import simulated
 
 from errors import InputError, Stopped
-from sharding.hosts import HostsConfig, connect, explain, in_cluster, lost_peers
+from sharding.hosts import HostsConfig, connect, in_cluster, lost_peer_message, lost_peers
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,9 +55,9 @@ def test_what_the_environment_says(environ, several):
 
 def test_only_a_lost_peer_is_explained():
     lost = ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore")
-    assert re.fullmatch(r"another process .*closed by peer\).*up to step 7 are good: .*", explain(lost, 7))
-    assert explain(ValueError("shapes do not match")) is None
-    assert explain(InputError("no file: Connection refused")) is None
+    assert re.fullmatch(r"another process .*closed by peer\).*up to step 7 are good: .*", lost_peer_message(lost, 7))
+    assert lost_peer_message(ValueError("shapes do not match")) is None
+    assert lost_peer_message(InputError("no file: Connection refused")) is None
 
 
 def test_alone_every_error_passes():

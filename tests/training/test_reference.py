@@ -18,10 +18,10 @@ from objectives.kto import kto
 from objectives.orpo import orpo
 from objectives.simpo import simpo
 from sharding.mesh import MeshConfig, make_mesh
-from training.follow import SyncConfig, make_follow, start_following
 from training.reference import needs_reference, prepare_labelled, prepare_pairs
 from training.state import TrainState, init_state
 from training.step import check_split, make_train_step
+from training.sync import SyncConfig, make_sync, start_sync
 
 PAIRS = answer_pairs([(7, 5), (3, 9), (6, 6), (2, 4)])
 
@@ -74,11 +74,11 @@ def test_the_reference_point_is_of_the_whole_batch(mesh, num_microbatches):
     np.testing.assert_allclose(np.asarray(made["ref_logps"])[used], jitted_score(model, base, own).logps, atol=1e-5)
 
 
-@pytest.mark.parametrize(("objective", "asked"), [
+@pytest.mark.parametrize(("objective", "needed"), [
     (configure(), True), (configure(losses=(("sigmoid", 1.0), ("sft_token", 0.1))), True), (kto, True), (orpo, False),
     (simpo, False)])
-def test_who_asks_for_a_reference(objective, asked):
-    assert needs_reference(objective) == asked
+def test_which_objectives_need_a_reference(objective, needed):
+    assert needs_reference(objective) == needed
 
 
 def test_a_column_that_nobody_gives_is_named():
@@ -101,8 +101,8 @@ def test_a_reference_that_follows(lora):
     optimizer = optax.chain(optax.sgd(0.1), optax.scale_by_schedule(lambda count: 1.0))
     with jax.set_mesh(mesh):
         state = init_state(model, variables_on(mesh, lora)["params"], optimizer, jax.random.key(0), mesh)
-        state = start_following(state, sync)
-        step = make_train_step(model, configure(), optimizer, lambda count: 0.1, state, follow=make_follow(sync))
+        state = start_sync(state, sync)
+        step = make_train_step(model, configure(), optimizer, lambda count: 0.1, state, after_update=make_sync(sync))
         prepare = prepare_pairs(model, None, mesh, configure())
         reference = jax.device_get(state.reference)
         for number in range(1, 5):
@@ -119,8 +119,8 @@ def test_a_reference_that_follows(lora):
 
 def test_nothing_follows_unless_asked():
     state = state_of()
-    assert start_following(state, SyncConfig()).reference is None
-    assert make_follow(SyncConfig())(state) is state
+    assert start_sync(state, SyncConfig()).reference is None
+    assert make_sync(SyncConfig())(state) is state
 
 
 @pytest.mark.parametrize("settings", [{"every": -1}, {"alpha": 0.0}, {"alpha": 1.5}])

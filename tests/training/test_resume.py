@@ -116,7 +116,7 @@ def test_stopped_at_the_edges_of_epochs(tmp_path, monkeypatch, count):
 
     go_on(tmp_path / "whole")
     for stop in (5, 6, 11, 12):
-        monkeypatch.setattr(Preemption, "asked", lambda _, step, stop=stop: step == stop)
+        monkeypatch.setattr(Preemption, "requested", lambda _, step, stop=stop: step == stop)
         with pytest.raises(Stopped, match=f"after step {stop} of 14"):
             go_on(tmp_path / "run")
     monkeypatch.undo()

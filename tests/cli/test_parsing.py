@@ -1,0 +1,126 @@
+"""Recipes become flags, later flags win, old names are refused with new ones, and what is refused is one line."""
+
+import pytest
+
+from cli.parsing import flatten, parse, parse_recipe
+from cli.renamed import EXPORT, GENERATE, GRPO
+from data.sources import DataSource
+from errors import InputError
+from scripts import dpo, export, generate, grpo, pretrain, sft
+
+BASE = ["--model", "m", "--data", "d.jsonl", "--output-dir", "o", "--max-steps", "3"]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        (tmp_path / "recipe.yaml").write_text(text)
+        return ["--config", str(tmp_path / "recipe.yaml")]
+
+    return write
+
+
+def test_a_recipe_is_its_flags(recipe):
+    made = parse(sft.Config, recipe("model: m\ndata: [a.jsonl@2, b.jsonl]\noutput-dir: o\nmax_steps: 3\n"
+                                    "learning-rate: 2e-4\noptimizer: {b1: 0, warmup_steps: 2}\nlora:\n  rank: 4\n"
+                                    "  targets: [q, v]\nkeep-best: true\nprofile: null\nmesh: {data: -1}\n"), "")
+    flags = ["--model", "m", "--data", "a.jsonl@2", "b.jsonl", "--output-dir", "o", "--max-steps", "3",
+             "--learning-rate", "2e-4", "--optimizer.b1", "0", "--optimizer.warmup-steps", "2", "--lora.rank", "4",
+             "--lora.targets", "q", "v", "--keep-best", "--mesh.data", "-1"]
+    assert made == parse(sft.Config, flags, "")
+    assert (made.data, made.learning_rate, made.profile) == ((DataSource("a.jsonl", 2.0), DataSource("b.jsonl")), 2e-4,
+                                                            None)
+
+
+def test_later_flags_win_wherever_the_recipe_stands(recipe):
+    text = "model: m\ndata: [a.jsonl, b.jsonl]\noutput-dir: o\nmax-steps: 3\nwpo: true\nlora: {rank: 4}\n"
+    for flags in (["--lora.rank", "8", "--data", "c.jsonl", "--no-wpo", *recipe(text)],
+                  [*recipe(text), "--lora.rank=8", "--data", "c.jsonl", "--no-wpo"]):
+        made = parse(dpo.Config, flags, "")
+        assert (made.lora.rank, made.data, made.wpo) == (8, (DataSource("c.jsonl"),), False)
+    assert parse(dpo.Config, recipe(text), "").wpo
+
+
+def test_columns_are_renamed_in_a_recipe_and_on_the_command_line(recipe):
+    columns = {"prompt": "question", "completion": "the answer, all"}
+    source = DataSource("hf:openai/gsm8k/main:train[:100]", 0.5, columns)
+    made = parse(sft.Config, [*BASE, *recipe(
+        "data:\n  - source: hf:openai/gsm8k/main:train[:100]\n    weight: 0.5\n"
+        "    columns: {prompt: question, completion: 'the answer, all'}\n")], "")
+    assert made.data == (DataSource("d.jsonl"),), "the flag wins"
+    text = ("model: m\noutput-dir: o\nmax-steps: 3\ndata:\n  source: hf:openai/gsm8k/main:train[:100]\n  weight: 0.5\n"
+            "  columns: {prompt: question, completion: 'the answer, all'}\n")
+    assert parse(sft.Config, recipe(text), "").data == (source,)
+    assert parse(sft.Config, [*BASE, "--data", '{source: x.jsonl, columns: {prompt: "q: x"}}'], "").data == (
+        DataSource("x.jsonl", columns={"prompt": "q: x"}),)
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("{source: x, colums: {}}", "unknown key 'colums'"), ("{weight: 2}", "no source"), ("{source: [", "not readable"),
+    ("{source: x, columns: [a]}", "give our name: their name"), ("{x.jsonl}", "unknown key 'x.jsonl'")])
+def test_a_source_that_cannot_be_read(text, line):
+    with pytest.raises(InputError, match=line):
+        parse(sft.Config, [*BASE, "--data", text], "")
+
+
+def test_values_that_may_be_left_out_are_typed_by_the_parser(recipe):
+    made = parse(pretrain.Config, recipe("data: d\noutput-dir: o\nmax-tokens: 5\nmodel: null\ntokenizer: t\n"
+                                         "architecture: {qk-norm: true, tie_embeddings: false, embed-dim: 64}\n"), "")
+    assert (made.model, made.max_tokens, made.max_steps) == (None, 5, None)
+    sizes = made.architecture
+    assert (sizes.qk_norm, sizes.tie_embeddings, sizes.embed_dim) == (True, False, 64)
+
+
+def test_flags_of_sampling_have_no_prefix_where_sampling_is_all_there_is(recipe):
+    made = parse(generate.Config, [*recipe("model: m\nprompt: hi\ntop-k: 5\nstop: ['--']\n"), "--min-p", "0.1"], "")
+    assert (made.sampling.top_k, made.sampling.min_p, made.sampling.stop) == (5, 0.1, ("--",))
+
+
+@pytest.mark.parametrize(("config", "renamed"), [(grpo.Config, GRPO), (generate.Config, GENERATE),
+                                                 (export.Config, EXPORT)])
+def test_an_old_name_gets_one_line_with_the_new_one(config, renamed, recipe):
+    known = {argument.partition("=")[0] for argument in flatten(config, _every_field(config))}
+    for old, new in renamed.items():
+        for arguments in ([f"--{old}", "1"], [f"--{old.replace('-', '_')}=1"]):
+            with pytest.raises(InputError, match=rf"^--{old} is called --{new} now; write that$"):
+                parse(config, arguments, "", renamed)
+        assert {f"--{new}", f"--{new.replace('.', '.no-')}"} & known, "the new name is a flag"
+        assert f"--{old}" not in known
+
+
+def _every_field(config):
+    from cli.parsing import _kinds
+
+    values = {}
+    for name, kind in _kinds(config).items():
+        values[name] = _every_field(kind) if hasattr(kind, "__dataclass_fields__") and kind is not DataSource else "x"
+    return values
+
+
+def test_old_names_in_a_recipe_are_refused_too(recipe):
+    with pytest.raises(InputError, match="--max-draws is called --dynamic-sampling-tries now"):
+        parse(grpo.Config, recipe("max-draws: 3\n"), "", GRPO)
+
+
+@pytest.mark.parametrize(("flags", "line"), [
+    (["--learning-rat", "1"], "Unrecognized options: --learning-rat"), (["--lora.rank", "1.5"], "--lora.rank"),
+    (["--max-steps", "many"], "invalid literal for int"), (["--packing", "tight"], "invalid choice 'tight'"),
+    (["--learning-rate"], "--learning-rate"), (["more"], "more"), (["--lora.rank", "-1"], "lora.rank -1 must be")])
+def test_flags_that_are_refused_in_one_line(flags, line, capsys):
+    with pytest.raises(InputError) as error:
+        parse(sft.Config, [*BASE, *flags], "")
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not set("│╭─") & set(str(error.value))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_missing_is_named_in_one_line():
+    with pytest.raises(InputError, match="^Missing from .*--data .*--output-dir STR .*--max-steps INT; --help"):
+        parse(sft.Config, ["--model", "m"], "")
+
+
+def test_a_recipe_with_flags_of_its_callers(recipe):
+    [_, path] = recipe("model: m\ndata: d\noutput-dir: o\nmax-steps: 3\n")
+    made = parse_recipe(sft.Config, path, max_steps=7, output_dir=None)
+    assert (made.max_steps, made.output_dir) == (7, "o")
