@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Int
 
 from errors import InputError
 
@@ -103,7 +101,9 @@ def widen(batch: Batch, length: int) -> Batch:
     return {name: np.pad(array, padding) if array.shape == shape else array for name, array in batch.items()}
 
 
-def follows(segment_ids: Int[ArrayLike, "B T"]) -> Bool[Array, "B T"]:
-    """True where token t has a predecessor in its own segment: only there is a token predicted."""
+def follows(segment_ids: Any) -> Any:
+    """[B, T] -> bool [B, T], True where token t has a predecessor in its own segment: only there is one predicted."""
+    import jax.numpy as jnp  # what makes batches, in worker processes, too, needs none
+
     before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
     return (segment_ids == before) & (segment_ids != 0)

@@ -13,15 +13,19 @@ from cli.flags import MAY_DIFFER, RunFlags, TrainingFlags, check_flags
 
 Flags = TypeVar("Flags", bound=RunFlags)
 
+GENERATE = "scripts.generate --model {run} --prompt '...' --output out.jsonl"
+"""what one might type after a run"""
+
 CHECKED = 10_000
 """rows up to which a data set is read through before the first step, to find bad rows and the longest early"""
 
 
-def begin(flags: Flags) -> Flags:
-    """Checks the flags and connects the processes; the flags as resolve gives them."""
+def begin(flags: Flags, check: Callable[[Any], None] = lambda flags: None) -> Flags:
+    """Checks the flags, by a script's own `check` too, and connects the processes; the flags as resolve gives them."""
     from sharding.hosts import connect
 
     check_flags(flags)
+    check(flags)
     connect(flags.hosts)
     return resolve(flags)
 
@@ -61,7 +65,7 @@ def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: st
     context = opened.config.max_length
     encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form)
     sources, eval_sources = open_sources(flags)
-    config = claim_output_dir(flags, sources, eval_sources)
+    config = check_output_dir(flags, sources, eval_sources)
     streams = make_streams(flags, packing, sources, encoder, context)
     eval_encoder = dataclasses.replace(encoder, max_length=context)
     return Rows(streams, read_all(eval_sources, eval_encoder)[0], eval_encoder, eval_sources, config)
@@ -100,7 +104,7 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
                    packing, flags.seed)
 
 
-def claim_output_dir(flags: RunFlags, *sources: list[Any],
+def check_output_dir(flags: RunFlags, *sources: list[Any],
                      renamed: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """What config.yaml holds: the flags, and what the data are known again by. Raises InputError where --output-dir
     holds another experiment; one from before flags were `renamed` is the same."""
@@ -124,6 +128,24 @@ def load_model(flags: Any, opened: Any, mesh: Any) -> tuple[Any, Any]:
     return Transformer(config, lora), params
 
 
+def open_optimizer(flags: RunFlags, updates_per_step: int = 1) -> tuple[Any, Any]:
+    """(optimiser, schedule of its learning rate) over the run's updates."""
+    from training.optimizer import make_optimizer, make_schedule
+
+    schedule = make_schedule(flags.optimizer, flags.learning_rate, flags.max_steps * updates_per_step)
+    return make_optimizer(flags.optimizer, schedule), schedule
+
+
+def choose_reference(flags: Any, model: Any, mesh: Any, reference: str | None = None) -> tuple[Any, Any]:
+    """(model, variables) of the reference: `reference`, or else the model as it was, which under LoRA is the model
+    without its adapter (None)."""
+    from training.reference import open_reference
+
+    if reference is None and flags.lora.rank:
+        return model, None
+    return open_reference(reference or flags.model, model.config, mesh)
+
+
 def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
     """The flags that concern the loop."""
     from training.loop import LoopConfig
@@ -133,17 +155,23 @@ def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
                       flags.trackers, parse_steps(flags.profile) if flags.profile else None, flops_per_token)
 
 
-def train_on_rows(flags: TrainingFlags, rows: Rows, model: Any, tokenizer: Any, placement: Any, state: Any, step: Any,
-                  evaluate: Any, command: str = "scripts.generate --model {run} --prompt '...'") -> None:
-    """Starts the run directory, or goes on with it, and steps to the end; `command` is what one might type next."""
+def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], model: Any, tokenizer: Any,
+                  placement: Any, state: Any, step: Any, evaluate: Any, command: str = GENERATE) -> None:
+    """Starts the run directory with its `config`, or goes on with it, and steps to the end; `command` might be typed
+    next."""
     from data.batches import TrainingBatches
     from training.loop import train
     from training.runs import start
     from training.throughput import flops_per_token
 
     run, records = Path(flags.output_dir), placement.local_rows()
-    loop = loop_config(flags, flops_per_token(model.config, rows.streams.length, model.lora))
-    start(run, rows.config, model.config, tokenizer)
-    train(state, step, lambda position: TrainingBatches(rows.streams, records, flags.workers, position), run, placement,
+    loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
+    start(run, config, model.config, tokenizer)
+    train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
           loop, evaluate)
-    print_once(f"done: {run} (next: python -m {command.format(run=run)} --output out.jsonl)")
+    print_done(run, command)
+
+
+def print_done(run: Path, command: str = GENERATE) -> None:
+    """The last line of a run."""
+    print_once(f"done: {run} (next: python -m {command.format(run=run)})")

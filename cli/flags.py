@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from cli.checks import check_not_negative, check_positive, check_seed
 from data.sources import DataSource
+from models.lora import LoRAConfig
 from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 from training.optimizer import OptimizerConfig
@@ -15,12 +16,12 @@ class RunFlags:
     """Of any training run."""
 
     data: tuple[DataSource, ...]
-    """Sources of rows: FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or globs of them), tfds:NAME[/CONFIG][:SPLIT],
-    hf:OWNER/NAME[/CONFIG][:SPLIT], gym:TASK[(key=value, ...)]. Several are mixed by weight, written SOURCE@WEIGHT. A
-    source whose columns have other names is written "{source: NAME, columns: {prompt: question}}", ours before
-    theirs."""
+    """Rows come from these sources: FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or globs of them),
+    tfds:NAME[/CONFIG][:SPLIT], hf:OWNER/NAME[/CONFIG][:SPLIT], gym:TASK[(key=value, ...)]. Several are mixed by weight,
+    written SOURCE@WEIGHT. Columns of other names are renamed, ours before theirs, by
+    "{source: NAME, columns: {prompt: question}}"."""
     output_dir: str
-    """The run directory, where config.yaml, metrics.jsonl and checkpoints/ are written."""
+    """The run directory is made here: config.yaml, metrics.jsonl, checkpoints/."""
     batch_size: int = 8
     """A step takes this many rows, pairs of them, or prompts, over all devices and micro-batches."""
     num_microbatches: int = 1
@@ -30,7 +31,8 @@ class RunFlags:
     seed: int = 0
     """The seed decides what is initialised, the order of rows, dropout, and what is sampled."""
     eval_data: tuple[DataSource, ...] = ()
-    """Sources of rows that are not trained on, but evaluated before the first step and after the last."""
+    """The rows of these sources are not trained on; the model is evaluated on them before the first step and after the
+    last."""
     eval_every: int = 0
     """The run is evaluated every so many steps, too; 0 evaluates at its beginning and end alone."""
     save_every: int = 100
@@ -65,6 +67,28 @@ class TrainingFlags(RunFlags):
     """This many processes read and tokenise ahead on every host; with 0 the training process does so itself."""
     keep_best: bool = False
     """The checkpoint with the least eval loss is kept, too, besides the newest two (--model RUN@best)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFlags(TrainingFlags):
+    """Of a run that trains an existing model on rows as they are."""
+
+    model: str
+    """Training begins with this model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT
+    adapter or run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
+    max_steps: int
+    """The run takes this many optimiser steps."""
+    lora: LoRAConfig = LoRAConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceFlags:
+    """Of a loss that holds the policy to a reference."""
+
+    reference: str | None = None
+    """The policy is held to this model, given as --model is; by default to the model itself, as it was."""
+    beta: float = 0.1
+    """The policy is held to the reference this strongly."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,10 +134,10 @@ class OnlineFlags(RunFlags):
     """Of any run that trains on what its policy samples."""
 
     model: str
-    """The model that is trained: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or
-    run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
+    """Training begins with this model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT
+    adapter or run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
     rewards: str
-    """The rewards and their weights, NAME[=WEIGHT][,...], each perhaps with (key=value, ...)."""
+    """Completions are graded by these rewards, NAME[=WEIGHT][,...], each perhaps with (key=value, ...)."""
     max_steps: int
     """The run takes this many steps, each a batch of rollouts and its updates."""
     group_size: int = 8

@@ -1,7 +1,6 @@
 """The reference's scores of a whole data set, computed once and kept in the run directory."""
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from batch import Row
 from data.reading import Encoder, read_all
 from data.records import JsonlSource
 from errors import InputError
-from files import write_text
+from files import whole_lines
 from models.scoring import TokenScores
 from models.transformer import Transformer
 from training.evaluation import score_rows
@@ -35,15 +34,16 @@ def keep_reference(sources: Sequence[Any], encoder: Encoder, folder: Path, model
             rows, _ = read_all([source], encoder)
             scores = score_rows(model, variables, rows, batch_size, mesh,
                                 track=functools.partial(track, what="reference"))
-            lines = map(_kept_pair, rows[0::2], rows[1::2], scores[0::2], scores[1::2])
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+            with whole_lines(file) as write:
+                for pair in zip(rows[0::2], rows[1::2], scores[0::2], scores[1::2], strict=True):
+                    write(_scored_pair(*pair))
     return [JsonlSource(file) for file in files]
 
 
-def _kept_pair(chosen: Row, rejected: Row, *scores: TokenScores) -> dict[str, Any]:
-    kept: dict[str, Any] = {name: float(value) for name, value in chosen.extra.items() if np.ndim(value) == 0}
+def _scored_pair(chosen: Row, rejected: Row, *scores: TokenScores) -> dict[str, Any]:
+    record: dict[str, Any] = {name: float(value) for name, value in chosen.extra.items() if np.ndim(value) == 0}
     for side, row, scored in zip(("chosen", "rejected"), (chosen, rejected), scores, strict=True):
-        kept |= {f"{side}_tokens": row.tokens.tolist(), f"{side}_loss_mask": row.loss_mask.tolist(),
+        record |= {f"{side}_tokens": row.tokens.tolist(), f"{side}_loss_mask": row.loss_mask.tolist(),
                  f"{side}_ref_logps": scored.logps.tolist()}
-    return kept
+    return record

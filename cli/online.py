@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.command import print_once
-from cli.experiment import Flags, claim_output_dir, open_sources, resolve
+from cli.experiment import Flags, check_output_dir, open_sources, resolve
 from cli.flags import OnlineFlags, check_online_flags
 from errors import InputError
 
 
-def begin(flags: Flags) -> Flags:
-    """Checks the flags; the flags with paths of models made absolute and --dtype made concrete.
+def begin(flags: Flags, check: Callable[[Any], None]) -> Flags:
+    """Checks the flags, by a script's own `check` too; the flags as resolve gives them.
 
     Raises InputError where several processes were started: each would write the one run directory.
     """
     from sharding.hosts import several_processes
 
     check_online_flags(flags)
+    check(flags)
     if several_processes(flags.hosts, os.environ):
         raise InputError("online training runs in one process as yet, and several were started, which would all write "
                          f"{flags.output_dir}; start one, with all devices of one machine")
@@ -48,31 +49,31 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
         raise InputError(f"model {flags.model!r} has no tokenizer, and rewards need text; put tokenizer.json into its "
                          f"folder")
     sources, eval_sources = open_sources(flags)
-    config = claim_output_dir(flags, sources, eval_sources, renamed=renamed)
+    config = check_output_dir(flags, sources, eval_sources, renamed=renamed)
     if flags.max_new_tokens > opened.config.max_length - 8:
         raise InputError(f"--max-new-tokens {flags.max_new_tokens} leaves no room for a prompt in the model's context "
                          f"of {opened.config.max_length}; lower it")
-    room = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what the longest is rounded up to
+    max_length = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what the longest is rounded up to
     prompts, eval_prompts = (
-        [read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=room) for source in each]
+        [read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length) for source in each]
         for each in (sources, eval_sources))
     eval_prompts = [prompt for source in eval_prompts for prompt in source]
-    prompts = leave_out(prompts, eval_prompts)
-    max_length = max(len(prompt.tokens) for source in (*prompts, eval_prompts) for prompt in source)
-    return Prompts(prompts, eval_prompts, buckets(max_length)[-1], config)
+    prompts = without_eval_prompts(prompts, eval_prompts)
+    longest_prompt = max(len(prompt.tokens) for source in (*prompts, eval_prompts) for prompt in source)
+    return Prompts(prompts, eval_prompts, buckets(longest_prompt)[-1], config)
 
 
-def leave_out(sources: list[list[Any]], eval_prompts: list[Any]) -> list[list[Any]]:
-    """The prompts that are not held out, by their tokens: procedural tasks come upon the same problem twice. Raises
-    InputError where none is left of a source."""
-    held_out = {tuple(prompt.tokens) for prompt in eval_prompts}
-    left = [[prompt for prompt in source if tuple(prompt.tokens) not in held_out] for source in sources]
-    if not all(left):
+def without_eval_prompts(sources: list[list[Any]], eval_prompts: list[Any]) -> list[list[Any]]:
+    """The prompts that are no eval prompts, by their tokens: procedural tasks come upon the same problem twice. Raises
+    InputError where none remains of a source."""
+    eval_tokens = {tuple(prompt.tokens) for prompt in eval_prompts}
+    remaining = [[prompt for prompt in source if tuple(prompt.tokens) not in eval_tokens] for source in sources]
+    if not all(remaining):
         raise InputError("every prompt of a training source is held out, too; give other --eval-data")
-    total, number = sum(map(len, sources)), sum(map(len, left))
+    total, number = sum(map(len, sources)), sum(map(len, remaining))
     if number < total:
         print_once(f"{total - number} of {total} training prompts are held out, too, and are left out")
-    return left
+    return remaining
 
 
 def open_rewards(flags: OnlineFlags, mesh: Any) -> tuple[Any, ...]:
@@ -98,8 +99,8 @@ def make_rollout(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
                             controls=make_controls(0.0) if greedy else controls, ends=ends, group_size=group_size,
                             slots=flags.rollouts.num_slots, longest=(max_prompt_length, flags.max_new_tokens))
 
-        num_rows, usual = len(prompts) * group_size, flags.batch_size * flags.group_size
-        timeout = flags.reward_timeout * max(1.0, num_rows / usual)
+        num_rows, rows_of_a_step = len(prompts) * group_size, flags.batch_size * flags.group_size
+        timeout = flags.reward_timeout * max(1.0, num_rows / rows_of_a_step)
         return roll_out(prompts, sampler, tokenizer.decode, rewards, key, group_size, timeout)
 
     return rollout

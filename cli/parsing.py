@@ -17,6 +17,9 @@ from errors import InputError
 
 Config = TypeVar("Config")
 
+NO_FLAG = "\0"
+"""before a value of a recipe's that begins with a hyphen and is no number: tyro would take it for a flag"""
+
 
 def parse(config_type: type[Config], arguments: list[str], description: str,
           renamed: Mapping[str, str] = MappingProxyType({})) -> Config:
@@ -26,30 +29,31 @@ def parse(config_type: type[Config], arguments: list[str], description: str,
     """
     import tyro
 
-    arguments = replace_recipe(config_type, arguments, renamed)
+    recipe, arguments = take_recipe(arguments)
     check_names(arguments, renamed)
+    arguments = [*(read_recipe(config_type, recipe, renamed) if recipe else ()), *arguments]
     description += "\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win."
-    with _errors_in_one_line():
-        return tyro.cli(config_type, args=arguments, description=description, registry=_data_flags())
+    with _errors_in_one_line(f"with {recipe}: " if recipe else ""):
+        return tyro.cli(config_type, args=arguments, description=description, registry=_constructors())
 
 
 def parse_recipe(config_type: type[Config], recipe: Path, **flags: Any) -> Config:
     """`config_type` from a recipe, and from `flags` (by their names in Python) that are not None, which win."""
     given = {name: value for name, value in flags.items() if value is not None}
-    return parse(config_type, ["--config", str(recipe), *flatten(config_type, given)], "")
+    return parse(config_type, ["--config", str(recipe), *as_flags(config_type, given)], "")
 
 
-def replace_recipe(config_type: type, arguments: list[str], renamed: Mapping[str, str]) -> list[str]:
-    """The arguments with --config RECIPE.yaml replaced by the recipe's flags, which come first, so that others win."""
+def take_recipe(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The path behind --config, if it is given, and the other arguments."""
     for place, argument in enumerate(arguments):
         before, after = arguments[:place], arguments[place + 1 :]
         if argument.startswith("--config="):
-            return read_recipe(config_type, Path(argument.removeprefix("--config=")), renamed) + before + after
+            return Path(argument.removeprefix("--config=")), before + after
         if argument == "--config":
             if not after:
                 raise InputError("--config needs the name of a YAML file")
-            return read_recipe(config_type, Path(after[0]), renamed) + before + after[1:]
-    return arguments
+            return Path(after[0]), before + after[1:]
+    return None, arguments
 
 
 def read_recipe(config_type: type, path: Path, renamed: Mapping[str, str]) -> list[str]:
@@ -60,33 +64,43 @@ def read_recipe(config_type: type, path: Path, renamed: Mapping[str, str]) -> li
         raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: a mapping of flags was expected, not {type(values).__name__}")
-    return flatten(config_type, values, renamed, f"{path}: ")
+    return as_flags(config_type, values, renamed, f"{path}: ")
 
 
-def flatten(config_type: type, values: Mapping[str, Any], renamed: Mapping[str, str] = MappingProxyType({}),
-            where: str = "", prefix: str = "") -> list[str]:
+def as_flags(config_type: type, values: Mapping[str, Any], renamed: Mapping[str, str] = MappingProxyType({}),
+             where: str = "", prefix: str = "") -> list[str]:
     """["--lora.rank=16", ...] of {"lora": {"rank": 16}, ...}; names with - or _. A list is a flag of several values.
-    Raises InputError, beginning with `where`, for an unknown name, and for one that is `renamed`."""
+    Raises InputError, beginning with `where`, for an unknown name, a `renamed` one, and a group that is no mapping."""
     kinds, arguments = _kinds(config_type), []
     for key, value in values.items():
         name = str(key).replace("_", "-")
-        check_names([f"--{prefix}{name}"], renamed)
-        if (field := name.replace("-", "_")) not in kinds:
+        flag, kind = f"{prefix}{name}", kinds.get(name.replace("-", "_"))
+        check_names([f"--{flag}"], renamed, where)
+        if kind is None:
             raise InputError(f"{where}unknown key {prefix + str(key)!r}; known are {', '.join(kinds)}")
-        kind, flag = kinds[field], f"--{prefix}{name}"
-        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-            arguments += flatten(kind, value, renamed, where, f"{prefix}{name}.")
-        elif kind is bool and isinstance(value, bool):
-            arguments.append(flag if value else f"--{prefix}no-{name}")
-        elif isinstance(value, list) and len(value) != 1:
-            arguments += [flag, *map(_as_text, value)]
-        else:  # what follows = may begin with a hyphen
-            arguments.append(f"{flag}={_as_text(value[0] if isinstance(value, list) else value)}")
+        if dataclasses.is_dataclass(kind) and kind is not DataSource:
+            if not isinstance(value, dict):
+                raise InputError(f"{where}{flag}: a mapping of flags was expected, not {value!r}")
+            arguments += as_flags(kind, value, renamed, where, f"{flag}.")
+        else:
+            arguments += _as_flag(flag, kind, value, where)
     return arguments
 
 
+def _as_flag(flag: str, kind: Any, value: Any, where: str) -> list[str]:
+    """A flag with its value or values. Raises InputError for true and false where something else is expected."""
+    if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+        raise InputError(f"{where}{flag}: {value!r} is true or false in YAML, which this flag is not; quote a word")
+    if kind is bool and isinstance(value, bool):
+        group, _, name = flag.rpartition(".")
+        return [f"--{flag}" if value else f"--{group}{'.' * bool(group)}no-{name}"]
+    if isinstance(value, list):
+        return [f"--{flag}", *map(_as_text, value)]
+    return [f"--{flag}", _as_text(value)]
+
+
 def _kinds(config_type: type) -> dict[str, Any]:
-    """Field -> its type; those of a group whose flags have no prefix stand beside the others."""
+    """Field -> its type; those of a group whose flags have no prefix (Annotated so) stand beside the others."""
     kinds = {}
     for name, kind in get_type_hints(config_type, include_extras=True).items():
         plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
@@ -95,35 +109,42 @@ def _kinds(config_type: type) -> dict[str, Any]:
 
 
 def _as_text(value: Any) -> str:
-    """A value as a flag has it; a source with columns as YAML on one line."""
+    """A value as a flag has it; a source with columns as YAML on one line. A hyphen in front begins no flag."""
     if isinstance(value, dict):
         return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).strip()
-    return str(value)
+    text = str(value)
+    return NO_FLAG + text if re.match(r"-(?![\d.])", text) else text
 
 
-def check_names(arguments: list[str], renamed: Mapping[str, str]) -> None:
-    """Raises InputError for a flag that goes by a new name."""
+def check_names(arguments: list[str], renamed: Mapping[str, str], where: str = "") -> None:
+    """Raises InputError, beginning with `where`, for a flag that goes by a new name."""
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        if argument.startswith("--") and name in renamed:
-            raise InputError(f"--{name} is called --{renamed[name]} now; write that")
+        for old in (name, name.removeprefix("no-")):
+            if argument.startswith("--") and old in renamed:
+                raise InputError(f"{where}--{old} is called --{renamed[old]} now; write that")
 
 
-def _data_flags() -> Any:
-    """Teaches tyro that a DataSource is written SOURCE or SOURCE@WEIGHT, or as YAML where columns are renamed."""
+def _constructors() -> Any:
+    """Teaches tyro that a DataSource is written SOURCE or SOURCE@WEIGHT, or as YAML where columns are renamed; and what
+    NO_FLAG is."""
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
     spec = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1, metavar="SOURCE[@WEIGHT]", instance_from_str=lambda arguments: parse_source(arguments[0]),
+        nargs=1, metavar="SOURCE[@WEIGHT]",
+        instance_from_str=lambda arguments: parse_source(arguments[0].removeprefix(NO_FLAG)),
         is_instance=lambda value: isinstance(value, DataSource), str_from_instance=lambda value: [value.source])
-    registry.primitive_rule(lambda info: spec if info.type is DataSource else None)
+    plain = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1, metavar="STR", instance_from_str=lambda arguments: arguments[0].removeprefix(NO_FLAG),
+        is_instance=lambda value: isinstance(value, str), str_from_instance=lambda value: [value])
+    registry.primitive_rule(lambda info: {DataSource: spec, str: plain}.get(info.type))
     return registry
 
 
 @contextlib.contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Turns what tyro prints in a box before it exits into an InputError."""
+def _errors_in_one_line(where: str) -> Iterator[None]:
+    """Turns what tyro prints in a box before it exits into an InputError that begins with `where`."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -131,12 +152,12 @@ def _errors_in_one_line() -> Iterator[None]:
     except SystemExit as stop:
         if not stop.code:
             raise  # --help
-        raise InputError(_one_line(printed.getvalue())) from None
+        raise InputError(where + _one_line(printed.getvalue())) from None
     sys.stderr.write(printed.getvalue())
 
 
 def _one_line(box: str) -> str:
-    """What a box says, without its frame, the help of flags (which is indented most) and the last paragraph."""
+    """The text of a box, without its frame, the help of flags (which is indented most) and the last paragraph."""
     lines = [line.strip("│") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines() if line[:1] not in "╭╰"]
     text = "\n".join(line.strip() for line in lines if not line.startswith(" " * 9)).replace("\n\n", "\n")
     paragraphs = [" ".join(part.split()) for part in re.split(r"─{3,}", text)]

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from batch import COUNT, Batch, buckets, pad
-from data.reading import COUNTS, part_columns
+from batch import Batch, buckets, pad
+from data.reading import count_columns, part_columns
 from data.streams import StreamReader, Streams
 
 
@@ -45,7 +45,8 @@ def stack_packed(rows: Sequence[Any]) -> Batch:
         return np.stack([row[name] for row in rows]).astype(dtype)
 
     positions = stack("tokens_positions", np.int32)
+    counts = [count_columns(row["counts"]) for row in rows]
     return {"tokens": stack("tokens", np.int32), "positions": positions,
             "segment_ids": stack("tokens_segment_ids", np.int32),
             "loss_mask": stack("loss_mask", np.float32) * (positions > 0),
-            **{COUNT + name: np.asarray([row[COUNT + name].sum() for row in rows], np.int32) for name in COUNTS}}
+            **{name: np.stack([count[name] for count in counts]) for name in counts[0]}}

@@ -187,31 +187,32 @@ def fingerprint(sources: Sequence[Source]) -> str:
 
 
 def join_columns(rows: tuple[Row, ...] | None, event: str | None) -> dict[str, np.ndarray]:
-    """The rows of a record end to end: tokens, loss_mask, ... [T]; count/NAME [T] for each of COUNTS, which hold the
-    event at the first token; where there are several rows, their `lengths` and other numbers of each, [rows].
+    """The rows of a record end to end: tokens, loss_mask, ... [T]; counts [T, 3], which hold the event, one of
+    COUNTS, at the first token; where there are several rows, their `lengths` and other numbers of each, [rows].
     T is 0 without rows."""
     parts = [row.columns() for row in rows or [Row(np.zeros(0, np.int32), np.zeros(0, np.float32))]]
     joined = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
-    counts = {COUNT + name: np.zeros(max(1, len(joined["tokens"])), np.int32) for name in COUNTS}
+    counts = np.zeros((max(1, len(joined["tokens"])), len(COUNTS)), np.int32)
     if event is not None:
-        counts[COUNT + event][0] = 1
+        counts[0, COUNTS.index(event)] = 1
     lengths = {"lengths": np.asarray([len(part["tokens"]) for part in parts])} if len(parts) > 1 else {}
-    return joined | counts | lengths
+    return joined | {"counts": counts} | lengths
 
 
 def part_columns(joined: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """What join_columns joined, row by row; the event, as numbers count/NAME, is the first row's."""
+    """What join_columns joined, row by row; the events, as numbers count/NAME, are the first row's."""
     total = len(joined["tokens"])
     lengths = joined.get("lengths", np.asarray([total]))
     ends = np.cumsum(lengths)[:-1]
     parts: list[dict[str, np.ndarray]] = [{} for _ in lengths]
     for name, array in joined.items():
-        if name in ("lengths", "epoch_end"):
-            continue
-        if name.startswith(COUNT):
-            pieces = [np.asarray(array.sum() * (number == 0), np.int32) for number in range(len(parts))]
-        else:
+        if name not in ("counts", "lengths", "epoch_end"):
             pieces = np.split(array, ends) if len(array) == total else list(array)
-        for part, piece in zip(parts, pieces, strict=True):
-            part[name] = piece
-    return parts
+            for part, piece in zip(parts, pieces, strict=True):
+                part[name] = piece
+    return [part | count_columns(joined["counts"] * (number == 0)) for number, part in enumerate(parts)]
+
+
+def count_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The sums of counts [T, 3] as numbers count/NAME."""
+    return {COUNT + name: np.asarray(count, np.int32) for name, count in zip(COUNTS, counts.sum(0), strict=True)}

@@ -20,7 +20,6 @@ import grain
 import numpy as np
 from absl import flags
 
-from batch import COUNT
 from data.reading import COUNTS, Encoder, join_columns, read_record
 from data.sources import Source
 from errors import InputError
@@ -65,8 +64,7 @@ def make_stream(streams: Streams, number: int) -> grain.IterDataset:
     kept = _Kept(taken.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)), streams, number)
     if streams.packing == "none":
         return _Windows(kept, functools.partial(_sorted_window, streams=streams))
-    columns = ("tokens", "loss_mask", "epoch_end", *(COUNT + name for name in COUNTS))
-    lengths = dict.fromkeys(columns, streams.length)
+    lengths = dict.fromkeys(("tokens", "loss_mask", "counts", "epoch_end"), streams.length)
     if streams.packing == "first-fit":
         return grain.experimental.FirstFitPackIterDataset(kept, length_struct=lengths, num_packing_bins=PACKING_BINS,
                                                           seed=streams.seed)
@@ -98,20 +96,18 @@ class _KeptIterator(grain.DatasetIterator):
         self._plan, self._next = plan, plan.number
 
     def __next__(self) -> dict[str, np.ndarray]:
-        counts, plan = dict.fromkeys(COUNTS, 0), self._plan
+        counts, plan = np.zeros(len(COUNTS), np.int32), self._plan
         for _ in range(plan.limit):
             row, number = next(self._parent), self._next
             self._next += plan.batch_size
-            for name in COUNTS:
-                counts[name] += int(row[COUNT + name][0])
+            counts += row["counts"][0]
             if len(row["tokens"]):
-                for name in COUNTS:
-                    row[COUNT + name][0] = counts[name]
+                row["counts"][0] = counts
                 row["epoch_end"] = np.zeros(len(row["tokens"]), np.int32)
                 row["epoch_end"][-1] = number // plan.epoch != self._next // plan.epoch
                 return row
         raise InputError(f"none of {plan.limit} rows can be trained on: "
-                         f"{', '.join(f'{name} {count}' for name, count in counts.items() if count)}; "
+                         f"{', '.join(f'{name} {count}' for name, count in zip(COUNTS, counts) if count)}; "
                          f"look at --too-long, --bad-rows and --max-length")
 
     def get_state(self) -> Any:

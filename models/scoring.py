@@ -43,29 +43,29 @@ def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayL
 
 
 def score_completions(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], group_size: int,
-                      prompt_width: int, temperature: float | Array = 1.0,
+                      prompt_length: int, temperature: float | Array = 1.0,
                       rngs: dict[str, jax.Array] | None = None) -> TokenScores:
     """`score` of completions, at a part of the cost: groups of `group_size` adjacent rows share their prompt, which is
     computed once for all, and only completions are projected onto the vocabulary. Prompts' tokens have 0.
 
-    Prompts end at column `prompt_width` W, padded in front; completions [B, C] begin there. A group becomes one row of
+    Prompts end at column `prompt_length` W, padded in front; completions [B, C] begin there. A group becomes one row of
     W + G C positions, in which each completion sees the prompt and itself.
     """
     count = len(batch["tokens"]) // group_size
 
     def lay(column: ArrayLike) -> Array:  # [B, W + C] -> [P, W + G C]
-        completions = column[:, prompt_width:].reshape(count, -1)
-        return jnp.concatenate([column[::group_size, :prompt_width], completions], axis=1)
+        completions = column[:, prompt_length:].reshape(count, -1)
+        return jnp.concatenate([column[::group_size, :prompt_length], completions], axis=1)
 
     hidden = model.apply(variables, *(lay(jnp.asarray(batch[name])) for name in ("tokens", "positions", "segment_ids")),
-                         SharedPrompt(prompt_width, group_size), rngs=rngs)
-    last = jnp.repeat(hidden[:, prompt_width - 1 : prompt_width], group_size, axis=0)
-    after = hidden[:, prompt_width:].reshape(len(batch["tokens"]), -1, hidden.shape[-1])
+                         SharedPrompt(prompt_length, group_size), rngs=rngs)
+    last = jnp.repeat(hidden[:, prompt_length - 1 : prompt_length], group_size, axis=0)
+    after = hidden[:, prompt_length:].reshape(len(batch["tokens"]), -1, hidden.shape[-1])
     before = jnp.concatenate([last, after[:, :-1]], axis=1)  # what predicts each token of a completion
     scores = score_hidden(before, output_kernel(model.config, variables["params"]),
-                          batch["tokens"][:, prompt_width:], temperature)
-    counted = batch["segment_ids"][:, prompt_width:] != 0
-    return TokenScores(*(jnp.pad(jnp.where(counted, each, 0.0), ((0, 0), (prompt_width, 0))) for each in scores))
+                          batch["tokens"][:, prompt_length:], temperature)
+    counted = batch["segment_ids"][:, prompt_length:] != 0
+    return TokenScores(*(jnp.pad(jnp.where(counted, each, 0.0), ((0, 0), (prompt_length, 0))) for each in scores))
 
 
 def score_hidden(hidden: Float[Array, "B T D"], stored: Float[Array, "D V"], tokens: Int[Array, "B T"],

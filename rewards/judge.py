@@ -34,7 +34,7 @@ def make_judge(url: str, timeout: float = 30.0, retries: int = 2, wait: float = 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         body = _body(url, {"prompts": list(prompts), "completions": list(completions)} | columns)
         try:
-            answer = _ask(url, body, timeout, retries, wait)
+            answer = _post(url, body, timeout, retries, wait)
         except (OSError, http.client.HTTPException) as error:
             raise RowErrors([None] * len(completions), dict.fromkeys(range(len(completions)), error)) from None
         return _rewards(url, answer, len(completions))
@@ -49,7 +49,7 @@ def _body(url: str, values: dict[str, Any]) -> bytes:
         raise InputError(f"judge:{url}: a column is no JSON ({error}); drop it from the data") from None
 
 
-def _ask(url: str, body: bytes, timeout: float, retries: int, wait: float) -> bytes:
+def _post(url: str, body: bytes, timeout: float, retries: int, wait: float) -> bytes:
     """The answer's body. Raises OSError (HTTP errors and timeouts are such) or HTTPException after the last try."""
     for attempt in range(retries + 1):
         try:

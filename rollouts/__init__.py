@@ -1,1 +1,1 @@
-"""How it speaks: the sampler."""
+"""How completions are sampled, and made into batches."""

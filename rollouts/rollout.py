@@ -161,9 +161,8 @@ def write_parquet(path: Path, rollouts: Rollouts, advantages: np.ndarray) -> Non
              "advantage": pa.array(advantages.ravel(), pa.float64(), from_pandas=True),
              "length": [len(completion.tokens) for completion in rollouts.completions],
              "finish_reason": [completion.finish_reason for completion in rollouts.completions]}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), partial)
 
 
@@ -212,7 +211,8 @@ def _short(text: str, limit: int = 200) -> str:
 def log_failures(path: Path, step: int, failures: Sequence[Failure]) -> None:
     """Adds what rewards failed on to a JSON-lines file, in place of what a killed run wrote from this step on."""
     if failures:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        with writing(path):
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        earlier = [line for line in lines if json.loads(line)["step"] < step]
         new = [json.dumps({"step": step} | failure._asdict(), ensure_ascii=False) for failure in failures]
-        write_text(path, "".join(line + "\n" for line in kept + new))
+        write_text(path, "".join(line + "\n" for line in earlier + new))

@@ -20,7 +20,7 @@ RECIPE = Path("configs/arithmetic.yaml")
 @dataclasses.dataclass(frozen=True)
 class Config:
     output_dir: str | None = None
-    """The run directory; the recipe's by default."""
+    """The run directory is made here; by default where the recipe says."""
     max_steps: int | None = None
     """The run takes this many steps; the recipe's by default."""
     seed: int = 0

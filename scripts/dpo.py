@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cli import command
-from cli.flags import TrainingFlags
+from cli.flags import ModelFlags, ReferenceFlags
 from errors import InputError
-from models.lora import LoRAConfig
 from training.sync import SyncConfig, make_sync, start_sync
 
 DESCRIPTION = """Change how a model answers, by pairs of a better and a worse answer (chosen, rejected).
@@ -24,21 +23,12 @@ Stopped, by whatever, it goes on where it was when the same command is given aga
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingFlags):
-    model: str
-    """The model that is trained: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or
-    run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
-    max_steps: int
-    """The run takes this many optimiser steps."""
-    reference: str | None = None
-    """The policy is held to this model, given as --model is; by default to the model itself, as it was."""
+class Config(ReferenceFlags, ModelFlags):
     keep_reference: bool = False
     """All pairs are scored under the reference once, before the first step, and that is kept in the run directory."""
     sync: SyncConfig = SyncConfig()
     loss: str = "sigmoid"
     """The loss, or several with weights: "sigmoid=1.0,sft=0.1"."""
-    beta: float = 0.1
-    """The policy is held to the reference this strongly."""
     label_smoothing: float = 0.0
     """This share of pairs is taken to be labelled the wrong way round."""
     divergence: str = "reverse_kl"
@@ -52,30 +42,34 @@ class Config(TrainingFlags):
     objective: str | None = None
     """The loss is this function (scores, batch) -> Loss on pairs, as package.module:name or
     package.module:name(key=value, ...), in place of --loss and its settings."""
-    lora: LoRAConfig = LoRAConfig()
 
 
 def main(config: Config) -> None:
     import jax
 
-    from cli.experiment import begin, load_model, open_rows, replace_sources, train_on_rows
+    from cli.experiment import (
+        begin,
+        choose_reference,
+        load_model,
+        open_optimizer,
+        open_rows,
+        replace_sources,
+        train_on_rows,
+    )
     from cli.kept_reference import keep_reference
     from data.tokenizer import open_tokenizer
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
-    from training.optimizer import make_optimizer, make_schedule
-    from training.reference import needs_reference, open_reference, prepare_pairs
+    from training.reference import needs_reference, prepare_pairs
     from training.runs import open_policy
     from training.state import init_state
     from training.step import check_split, make_train_step
 
-    check(config)
-    config = begin(config)
+    config = begin(config, check)
     objective = make_objective(config)
     check_split(objective, config.num_microbatches)
-    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the pairs
@@ -86,8 +80,8 @@ def main(config: Config) -> None:
     # the weights, straight to their shards; the reference is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
     reference, frozen = model, None
-    if needs_reference(objective) and (config.reference or not (config.lora.rank or config.sync.every)):
-        reference, frozen = open_reference(config.reference or config.model, model.config, mesh)
+    if needs_reference(objective) and not config.sync.every:
+        reference, frozen = choose_reference(config, model, mesh, config.reference)
     if config.keep_reference:
         folder = Path(config.output_dir) / "reference"
         rows = replace_sources(rows, lambda sources, encoder, name: keep_reference(
@@ -99,7 +93,7 @@ def main(config: Config) -> None:
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state,
                            after_update=make_sync(config.sync))
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)
-    train_on_rows(config, rows, model, open_tokenizer(opened.tokenizer), placement, state,
+    train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
                   lambda state, batch: step(state, prepare(state, batch)), evaluate)
 
 

@@ -21,9 +21,9 @@ Any other model is taken, too: an embedded or GGUF model becomes a Hugging Face 
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str
-    """The model that is exported: a run directory (RUN@best and RUN@STEP are one of its checkpoints), or any other."""
+    """This model is exported: a run directory (RUN@best and RUN@STEP are one of its checkpoints), or any other."""
     output: str
-    """The folder that is written; it must not exist yet, or be empty."""
+    """This folder is written; it must not exist yet, or be empty."""
     format: Literal["merged", "adapter"] = "merged"
     """All weights are written, LoRA merged in (merged), or the LoRA matrices alone, for PEFT (adapter)."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -26,8 +26,8 @@ rows are the row with "completion", "completion_tokens", "completion_logps" and 
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str
-    """The model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
-    (RUN@best and RUN@STEP are one of its checkpoints)."""
+    """This model completes the prompts: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT
+    adapter or run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
     prompt: str | None = None
     """This prompt is completed; or give --data."""
     data: tuple[DataSource, ...] = ()
@@ -92,9 +92,9 @@ def complete(config: Config) -> list[dict[str, Any]]:
         completions = generate(model, variables, prompts, jax.random.key(config.seed),
                                max_new_tokens=config.max_new_tokens, controls=controls, ends=ends,
                                group_size=config.num_samples, slots=config.num_slots, advance=advance)
-    made = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
+    columns = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
              "completion_logps": each.logps, "finish_reason": each.finish_reason} for each in completions]
-    return [source[number // config.num_samples] | columns for number, columns in enumerate(made)]
+    return [source[number // config.num_samples] | row for number, row in enumerate(columns)]
 
 
 def check(config: Config) -> None:

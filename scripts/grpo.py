@@ -61,7 +61,7 @@ def main(config: Config) -> None:
     import numpy as np
 
     from cli import online
-    from cli.experiment import load_model, loop_config
+    from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
     from data.tokenizer import open_tokenizer
     from objectives.advantages import ADVANTAGES
@@ -70,18 +70,15 @@ def main(config: Config) -> None:
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.loop import train
-    from training.optimizer import make_optimizer, make_schedule
-    from training.reference import open_reference, prepare_rollouts
+    from training.reference import prepare_rollouts
     from training.runs import open_policy, start
     from training.state import init_state
     from training.step import make_train_step, make_updates
 
-    check(config)
-    config = online.begin(config)
+    config = online.begin(config, check)
     objective = make_objective(config)
     num_updates = config.num_minibatches * config.num_iterations
-    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps * num_updates)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer, schedule = open_optimizer(config, num_updates)
     mesh, run = make_mesh(config.mesh), Path(config.output_dir)
     policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 
@@ -93,13 +90,11 @@ def main(config: Config) -> None:
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
-    reference, frozen = (model if config.beta else None), None
-    if config.beta and not config.lora.rank:
-        reference, frozen = open_reference(config.model, model.config, mesh)
+    reference, frozen = choose_reference(config, model, mesh) if config.beta else (None, None)
     state = init_state(model, params, optimizer, policy_key, mesh)
 
     # the parts of a step
-    in_reward = config.beta > 0 and config.algorithm.kl_in == "reward"
+    in_reward = config.algorithm.kl_in == "reward"
     placement = Placement(config.batch_size // config.num_minibatches, config.num_microbatches, mesh, config.group_size)
 
     def put(columns: dict[str, Any]) -> dict[str, jax.Array]:
@@ -121,12 +116,12 @@ def main(config: Config) -> None:
 
     @jax.transfer_guard("allow")
     def step(state: Any, batch_of_prompts: Any) -> tuple[Any, dict[str, Any]]:
-        number = int(state.step) + 1
-        key = jax.random.fold_in(rollout_key, number)
+        step_number = int(state.step) + 1
+        key = jax.random.fold_in(rollout_key, step_number)
 
         # rollouts and rewards
-        rollouts, trained = draw_groups(batch_of_prompts, lambda: next(batches), lambda some, draw: rollout(
-            state.variables(), some, jax.random.fold_in(key, draw), config.group_size), config.dynamic_sampling_tries)
+        rollouts, trained = draw_groups(batch_of_prompts, lambda: next(batches), lambda more, number: rollout(
+            state.variables(), more, jax.random.fold_in(key, number), config.group_size), config.dynamic_sampling_tries)
         used = rollouts.take(trained)
 
         # log-probabilities under policy and reference
@@ -141,14 +136,14 @@ def main(config: Config) -> None:
             totals = penalise(totals, batch, config.num_minibatches, config.beta, config.algorithm.kl)
         with jax.enable_x64(True):  # equal rewards have advantages of 0, not of what float32 rounds to
             advantages = np.asarray(ADVANTAGES[config.algorithm.advantages](totals), np.float32)
-        of_all = np.full(rollouts.rewards.shape, np.nan)
-        of_all[trained] = advantages
-        write_parquet(run / "samples" / f"step-{number:06d}.parquet", rollouts, of_all)
-        log_failures(run / "failures.jsonl", number, rollouts.failures)
-        monitor.update(rollouts, number)
+        all_advantages = np.full(rollouts.rewards.shape, np.nan)
+        all_advantages[trained] = advantages
+        write_parquet(run / "samples" / f"step-{step_number:06d}.parquet", rollouts, all_advantages)
+        log_failures(run / "failures.jsonl", step_number, rollouts.failures)
+        monitor.update(rollouts, step_number)
         every = config.rollouts.log_completions_every
-        if every and (number - 1) % every == 0:
-            log_completions(rollouts, number, count=3)
+        if every and (step_number - 1) % every == 0:
+            log_completions(rollouts, step_number, count=3)
 
         # updates
         updating = time.perf_counter()
@@ -156,15 +151,14 @@ def main(config: Config) -> None:
         with jax.transfer_guard("disallow"):
             state, metrics = jax.block_until_ready(update(state, batch))
         seconds = rollouts.seconds | {"scoring": scored - scoring, "update": time.perf_counter() - updating}
-        more = rollout_metrics(rollouts) | time_shares(seconds)
-        return state, metrics | {name: np.float64(value) for name, value in more.items()}
+        host_metrics = rollout_metrics(rollouts) | time_shares(seconds)
+        return state, metrics | {name: np.float64(value) for name, value in host_metrics.items()}
 
     evaluate = online.make_evaluation(config, rollout, prompts.eval_prompts, eval_key)
     loop = dataclasses.replace(loop_config(config, flops_per_token=0.0), waits=True)
     start(run, prompts.config, model.config, tokenizer)
     train(state, step, open_batches, run, Placement(1, 1, mesh), loop, evaluate, put=lambda prompts, rows: prompts)
-    command.print_once(f"done: {run} (next: python -m scripts.generate --model {run} --prompt '...' --output "
-                       f"out.jsonl)")
+    print_done(run)
 
 
 def make_objective(config: Config) -> Any:
@@ -174,13 +168,13 @@ def make_objective(config: Config) -> Any:
 
     given = {name: value for part in (config, config.algorithm) for name, value in vars(part).items()}
     settings = {field.name: given[field.name] for field in dataclasses.fields(Settings)}
+    if config.algorithm.kl_in == "reward":
+        settings["beta"] = 0.0
     try:
         objective = configure(**settings)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if config.objective:
-        return load_function(config.objective)
-    return configure(**settings | {"beta": 0.0}) if config.algorithm.kl_in == "reward" else objective
+    return load_function(config.objective) if config.objective else objective
 
 
 def check(config: Config) -> None:
@@ -189,7 +183,7 @@ def check(config: Config) -> None:
     if config.group_size < 2:
         raise InputError(f"--group-size {config.group_size}: an answer is compared with others of its group; "
                          f"give 2 or more")
-    if config.algorithm.kl_in == "reward" and (config.beta == 0 or config.algorithm.kl_weighted):
+    if config.algorithm.kl_in == "reward" and (not config.beta > 0 or config.algorithm.kl_weighted):
         raise InputError("--algorithm.kl-in reward needs a --beta above 0, and takes no --algorithm.kl-weighted: "
                          "nothing there is weighted")
     parts = config.num_minibatches * config.num_microbatches

@@ -29,7 +29,7 @@ SHOWN = 6
 @dataclasses.dataclass(frozen=True)
 class Config:
     output_dir: str | None = None
-    """The run directory; the recipe's by default."""
+    """The run directory is made here; by default where the recipe says."""
     max_steps: int | None = None
     """The run takes this many optimiser steps; the recipe's by default."""
     lora_scale: float = 0.8
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """What a model says, greedily, and how well it predicts general text."""
+    """A model's greedy answers, and how well it predicts general text."""
 
     identity: list[dict[str, Any]]
     general: list[dict[str, Any]]

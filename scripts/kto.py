@@ -5,8 +5,7 @@ import functools
 
 from cli import command
 from cli.checks import check_positive
-from cli.flags import TrainingFlags
-from models.lora import LoRAConfig
+from cli.flags import ModelFlags, ReferenceFlags
 
 DESCRIPTION = """Change how a model answers, by answers that are labelled good or bad (no pairs).
 
@@ -20,16 +19,7 @@ Stopped, by whatever, it goes on where it was when the same command is given aga
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingFlags):
-    model: str
-    """The model that is trained: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or
-    run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
-    max_steps: int
-    """The run takes this many optimiser steps."""
-    reference: str | None = None
-    """The policy is held to this model, given as --model is; by default to the model itself, as it was."""
-    beta: float = 0.1
-    """The policy is held to the reference this strongly."""
+class Config(ReferenceFlags, ModelFlags):
     desirable_weight: float = 1.0
     """Answers labelled true have this weight; times their number it should be 1 to 4/3 of the others' (KTO, section
     4.2)."""
@@ -38,31 +28,27 @@ class Config(TrainingFlags):
     objective: str = "objectives.kto:kto"
     """The loss is this function (scores, batch) -> Loss, as package.module:name, that takes beta and the two
     weights."""
-    lora: LoRAConfig = LoRAConfig()
 
 
 def main(config: Config) -> None:
     import jax
 
-    from cli.experiment import begin, load_model, open_rows, train_on_rows
+    from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
-    from training.optimizer import make_optimizer, make_schedule
-    from training.reference import open_reference, prepare_labelled
+    from training.reference import prepare_labelled
     from training.runs import open_policy
     from training.state import init_state
     from training.step import make_train_step
 
-    check_positive(config, "beta", "desirable_weight", "undesirable_weight")
-    config = begin(config)
+    config = begin(config, check)
     objective = functools.partial(load_function(config.objective), beta=config.beta,
                                   desirable_weight=config.desirable_weight,
                                   undesirable_weight=config.undesirable_weight)
-    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the rows, each followed by its prompt with another row's answer
@@ -72,17 +58,20 @@ def main(config: Config) -> None:
 
     # the weights, straight to their shards; the reference is the model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
-    reference, frozen = model, None
-    if config.reference or not config.lora.rank:
-        reference, frozen = open_reference(config.reference or config.model, model.config, mesh)
+    reference, frozen = choose_reference(config, model, mesh, config.reference)
 
     # the experiment
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     prepare = prepare_labelled(model, reference, frozen, mesh)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)
-    train_on_rows(config, rows, model, open_tokenizer(opened.tokenizer), placement, state,
+    train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
                   lambda state, batch: step(state, prepare(state, batch)), evaluate)
+
+
+def check(config: Config) -> None:
+    """Raises InputError for numbers that make no sense."""
+    check_positive(config, "beta", "desirable_weight", "undesirable_weight")
 
 
 if __name__ == "__main__":

@@ -47,8 +47,15 @@ class Config(TrainingFlags):
 def main(config: Config) -> None:
     import jax
 
-    from cli.command import print_once
-    from cli.experiment import Rows, begin, claim_output_dir, make_encoder, make_streams, open_sources, train_on_rows
+    from cli.experiment import (
+        begin,
+        check_output_dir,
+        make_encoder,
+        make_streams,
+        open_optimizer,
+        open_sources,
+        train_on_rows,
+    )
     from data.reading import read_all, scored_bytes, windows
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
@@ -59,13 +66,11 @@ def main(config: Config) -> None:
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import language_model_metrics, make_evaluation
-    from training.optimizer import make_optimizer, make_schedule
     from training.runs import open_policy
     from training.state import init_state
     from training.step import make_train_step
 
-    check(config)
-    config = begin(config)
+    config = begin(config, check)
     mesh = make_mesh(config.mesh)
 
     # the model's sizes, and the texts
@@ -81,15 +86,14 @@ def main(config: Config) -> None:
                          f"{model_config.vocab_size}; take the model's own")
     encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context)
     sources, eval_sources = open_sources(config)
-    recorded = claim_output_dir(config, sources, eval_sources)
+    run_config = check_output_dir(config, sources, eval_sources)
     streams = make_streams(config, config.packing, sources, encoder, context)
     tokens = config.batch_size * streams.length
     config = dataclasses.replace(config, max_steps=config.max_steps or max(1, config.max_tokens // tokens))
-    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    whole = dataclasses.replace(encoder, max_length=None)
-    eval_rows = windows(read_all(eval_sources, whole)[0], streams.length)
-    num_bytes = scored_bytes(eval_sources, whole)
+    optimizer, schedule = open_optimizer(config)
+    eval_encoder = dataclasses.replace(encoder, max_length=None)
+    eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
+    num_bytes = scored_bytes(eval_sources, eval_encoder)
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
 
     # the weights, made or read straight onto their shards
@@ -106,11 +110,12 @@ def main(config: Config) -> None:
     objective = load_function(config.objective)
     objective = functools.partial(objective, z_loss=config.z_loss) if config.z_loss else objective
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
-    print_once(f"{num_params(model_config) / 1e6:.1f} M parameters, {config.max_steps} steps of {tokens:,} tokens")
+    size = num_params(model_config) / 1e6
+    command.print_once(f"{size:.1f} M parameters, {config.max_steps} steps of {tokens:,} tokens")
     evaluation = make_evaluation(model, next_token, eval_rows, placement)
     evaluate = evaluation and (lambda state: language_model_metrics(evaluation(state), eval_rows, num_bytes))
-    train_on_rows(config, Rows(streams, eval_rows, whole, eval_sources, recorded), model, tokenizer, placement, state,
-                  step, evaluate, command="scripts.generate --model {run} --prompt 'def '")
+    train_on_rows(config, streams, run_config, model, tokenizer, placement, state, step, evaluate,
+                  command="scripts.generate --model {run} --prompt 'def ' --output out.jsonl")
 
 
 def check(config: Config) -> None:

@@ -5,8 +5,7 @@ import functools
 
 from cli import command
 from cli.checks import check_not_negative
-from cli.flags import TrainingFlags
-from models.lora import LoRAConfig
+from cli.flags import ModelFlags
 
 DESCRIPTION = """Train a reward model from pairs of a better and a worse answer (chosen, rejected).
 
@@ -19,41 +18,35 @@ was when the same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingFlags):
+class Config(ModelFlags):
     model: str
     """The reward model begins as this one: a language model or a reward model (embedded model, Hub id, preset, folder,
-    .gguf file, run directory)."""
-    max_steps: int
-    """The run takes this many optimiser steps."""
+    .gguf file, run directory). Its head is trained under LoRA, too."""
     centering: float = 0.0
     """The term (r_chosen + r_rejected)^2, which holds rewards around 0, has this weight; 0.01 is usual."""
     objective: str = "objectives.reward_model:reward_model"
     """The loss is this function (scores, batch) -> Loss, as package.module:name, scores.rewards being [B]."""
-    lora: LoRAConfig = LoRAConfig()
 
 
 def main(config: Config) -> None:
     import jax
 
-    from cli.experiment import begin, load_model, open_rows, train_on_rows
+    from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
     from models.heads import score_rewards, with_reward_head
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
-    from training.optimizer import make_optimizer, make_schedule
     from training.runs import open_model
     from training.state import init_state
     from training.step import check_split, make_train_step
 
-    check_not_negative(config, "centering")
-    config = begin(config)
+    config = begin(config, check)
     objective = load_function(config.objective)
     objective = functools.partial(objective, centering=config.centering) if config.centering else objective
     check_split(objective, config.num_microbatches)
-    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the pairs
@@ -70,8 +63,13 @@ def main(config: Config) -> None:
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state, score_rewards)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, score_rewards)
-    train_on_rows(config, rows, model, open_tokenizer(opened.tokenizer), placement, state, step, evaluate,
-                  command="scripts.score --model {run} --data rows.jsonl")
+    train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
+                  step, evaluate, command="scripts.score --model {run} --data rows.jsonl --output scores.jsonl")
+
+
+def check(config: Config) -> None:
+    """Raises InputError for numbers that make no sense."""
+    check_not_negative(config, "centering")
 
 
 if __name__ == "__main__":

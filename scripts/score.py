@@ -27,8 +27,8 @@ the pairs that it learnt from."""
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str
-    """The model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run directory
-    (RUN@best and RUN@STEP are one of its checkpoints)."""
+    """The rows are scored under this model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT
+    adapter or run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
     data: tuple[DataSource, ...]
     """The rows of these sources are scored, given as for scripts.sft."""
     output: str

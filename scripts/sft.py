@@ -4,8 +4,7 @@ import dataclasses
 from typing import Literal
 
 from cli import command
-from cli.flags import TrainingFlags
-from models.lora import LoRAConfig
+from cli.flags import ModelFlags
 
 DESCRIPTION = """Fine-tune a language model; the loss is on the assistant's (or completion's) tokens.
 
@@ -16,38 +15,30 @@ Stopped, by whatever, it goes on where it was when the same command is given aga
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingFlags):
-    model: str
-    """The model that is trained: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or
-    run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
-    max_steps: int
-    """The run takes this many optimiser steps."""
+class Config(ModelFlags):
     objective: str = "objectives.sft:sft"
     """The loss is this function (scores, batch) -> Loss, as package.module:name."""
     packing: Literal["none", "first-fit", "concat-then-split"] = "none"
     """Several rows are put into one, each whole (first-fit) or cut where the row is full (concat-then-split);
     attention and positions stay each row's own."""
-    lora: LoRAConfig = LoRAConfig()
 
 
 def main(config: Config) -> None:
     import jax
 
-    from cli.experiment import begin, load_model, open_rows, train_on_rows
+    from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
-    from training.optimizer import make_optimizer, make_schedule
     from training.runs import open_policy
     from training.state import init_state
     from training.step import make_train_step
 
     config = begin(config)
     objective = load_function(config.objective)
-    schedule = make_schedule(config.optimizer, config.learning_rate, config.max_steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the rows
@@ -62,7 +53,8 @@ def main(config: Config) -> None:
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement)
-    train_on_rows(config, rows, model, open_tokenizer(opened.tokenizer), placement, state, step, evaluate)
+    train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
+                  step, evaluate)
 
 
 if __name__ == "__main__":

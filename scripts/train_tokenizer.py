@@ -27,7 +27,7 @@ class Config:
     """It is trained on the texts of these sources: FILE.jsonl, FILE.parquet, tfds:NAME, hf:OWNER/NAME (or globs
     of files)."""
     output: str
-    """The folder that is written; it must not exist yet, or be empty."""
+    """This folder is written; it must not exist yet, or be empty."""
     vocab_size: int = 4096
     """It has this many pieces, special tokens and the 256 bytes among them."""
     model_type: Literal["bpe", "unigram"] = "bpe"

@@ -1,6 +1,9 @@
 """Imports go one way, as the README draws them: a table of what each folder may import, held against the sources."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,14 @@ def test_a_folder_imports_what_the_table_allows(name):
 def test_the_table_has_every_folder():
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {path.stem for path in ROOT.glob("*.py")}
     assert packages | {"benchmarks"} == ALLOWED.keys()
+
+
+def test_graders_load_no_jax():
+    """Nor does what they import."""
+    graders = [path.stem for path in (ROOT / "rewards").glob("*.py") if path.stem not in NEEDS_A_MODEL | {"__init__"}]
+    program = f"import sys, {', '.join(f'rewards.{name}' for name in graders)}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          check=False).returncode == 0
 
 
 def test_a_grader_that_needs_no_model_imports_none():

@@ -36,11 +36,11 @@ LATEST = 2
 def open_manager(run: Path, *, read_only: bool = False, keep_best: bool = False) -> ocp.CheckpointManager:
     """The manager of a run directory's checkpoints/; the newest LATEST are kept, and the one with the least eval
     loss if `keep_best`. What a kill left of an unfinished save is removed."""
-    _keep_quiet()
+    _silence_repeats()
     newest = checkpoint_managers.LatestN(n=LATEST)
     best = checkpoint_managers.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
-    kept = checkpoint_managers.AnyPreservationPolicy([newest, best]) if keep_best else newest
-    options = ocp.CheckpointManagerOptions(preservation_policy=None if read_only else kept, best_mode="min",
+    policy = checkpoint_managers.AnyPreservationPolicy([newest, best]) if keep_best else newest
+    options = ocp.CheckpointManagerOptions(preservation_policy=None if read_only else policy, best_mode="min",
                                            best_fn=_loss if keep_best or read_only else None,
                                            read_only=read_only, create=not read_only,
                                            cleanup_tmp_directories=not read_only)
@@ -193,7 +193,7 @@ def _damaged(error: BaseException) -> str:
     return f"the checkpoint is incomplete or damaged ({_first_line(error.__cause__ or error)})"
 
 
-def _keep_quiet() -> None:
+def _silence_repeats() -> None:
     """Where one read or write fails, it is raised, and printed once; Orbax's threads and all that they had begun would
     each print a traceback besides."""
     sys.unraisablehook = _all_but_abandoned

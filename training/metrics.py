@@ -18,7 +18,7 @@ class MetricsFile:
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(run) if line["step"] <= step] if step else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.totals = {name: value for line in kept for name, value in line.items()}
+        self.totals = {name: value for line in kept for name, value in line.items() if type(value) is int}
 
     def write(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
         """One line, which is returned; numbers that JSON has no word for (NaN, infinity) become null."""

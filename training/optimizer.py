@@ -23,8 +23,8 @@ class OptimizerConfig:
     """The optimiser and the schedule of its learning rate."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """The optimiser; muon is for the layers' matrices (LoRA's too): embedding, output head, norms and biases stay with
-    AdamW."""
+    """The optimiser is this one; muon is for the layers' matrices (LoRA's too): embedding, output head, norms and
+    biases stay with AdamW."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """After warmup the learning rate decays to the end (cosine or linear), stays and then decays linearly (wsd), or
     stays (constant)."""

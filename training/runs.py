@@ -25,7 +25,7 @@ from sharding.rules import tree_shardings
 from training.checkpoints import restore_trainable
 
 
-class Saved(Protocol):
+class SavableTokenizer(Protocol):
     """A tokenizer, of which a run directory keeps a copy."""
 
     def save(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ def _python_name(flag: str) -> str:
     return flag.replace("-", "_")
 
 
-def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Saved | None) -> None:
+def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: SavableTokenizer | None) -> None:
     """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml.
 
     One process writes; the others wait for it.
@@ -80,7 +80,7 @@ def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Save
     hosts.barrier("run directory")
 
 
-def _write(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Saved | None) -> None:
+def _write(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: SavableTokenizer | None) -> None:
     folder = run / "model"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_hf(model, "float32"), indent=2) + "\n")
@@ -155,7 +155,7 @@ def open_model(reference: str) -> Pretrained | TrainedRun:
 
 
 def open_policy(reference: str) -> Pretrained | TrainedRun:
-    """open_model, for what says something. Raises InputError for a reward model."""
+    """open_model, for what generates text. Raises InputError for a reward model."""
     opened = open_model(reference)
     if opened.config.reward_head:
         raise InputError(f"model {reference!r} is a reward model, which writes nothing; give a language model")

@@ -46,10 +46,10 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(total)
         updated = _update(state, grads, optimizer)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
+        chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
                             (updated.trainable, updated.opt_state), (state.trainable, state.opt_state))
         learning_rate = schedule(optimizer_steps(state.opt_state))
-        state = state.with_trainable(kept[0]).replace(opt_state=kept[1], step=state.step + 1)
+        state = state.with_trainable(chosen[0]).replace(opt_state=chosen[1], step=state.step + 1)
         metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in sums.items()}
         metrics |= extremes | {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
                     "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
@@ -110,17 +110,17 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState, batc
 
 
 def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: int,
-                 num_epochs: int) -> Callable[..., Any]:
+                 num_iterations: int) -> Callable[..., Any]:
     """Several updates from one batch: (state, batch of [M * K, B, T] arrays) -> (state, metrics); the state is donated.
 
-    `step` is make_train_step's. The rows are split into M mini-batches, an update each, gone through `num_epochs` times
-    in the same order. The new state lies as `state` does. Metrics are means over updates, but sums of tokens and of
-    skipped updates, and extremes of all.
+    `step` is make_train_step's. The rows are split into M mini-batches, an update each, gone through
+    `num_iterations` times in the same order. The new state lies as `state` does. Metrics are means over updates, but
+    sums of tokens and of skipped updates, and extremes of all.
     Each update has a key of its own; `state.step` counts batches.
     """
     def updates(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         split = jax.tree.map(lambda x: x.reshape(num_minibatches, -1, *x.shape[1:]), batch)
-        count = num_minibatches * num_epochs
+        count = num_minibatches * num_iterations
 
         def body(at: TrainState, number: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             part = jax.tree.map(lambda x: x[number % num_minibatches], split)

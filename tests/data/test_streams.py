@@ -66,6 +66,16 @@ def lengths(rows):
     return {rows.first + index: len(rows[index]["tokens"]) for index in range(len(rows))}
 
 
+def test_a_position_from_before_counts_were_columns_goes_on():
+    """Grain's remainders are known by the names of a stream's columns, which must stay what they were."""
+    columns = ("tokens", "loss_mask", "counts", "epoch_end")
+    position = [{"parent": {"parent_state": {"parent": {"next_index": 47}, "next": 47},
+                            "remainder_slices": {name: [9, 17] for name in columns},
+                            "elements_from_buffer_after_checkpoint": 1}, "first": 21, "taken": 5}]
+    [batch], _ = read(make("concat-then-split", batch_size=1), 1, range(1), start=position)
+    assert batch["tokens"].ravel().tolist() == [9] * 10 + [0] * 3 + [45] * 10 + [7] * 8 + [19]
+
+
 def test_three_epochs_hold_every_row_three_times():
     batches, _ = read(make("none"), 3 * 48 // B)
     assert seen(batches) == {row: 3 * length for row, length in lengths(Rows(48)).items()}

@@ -43,7 +43,7 @@ def run_script(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         status = 0
         try:
-            command.run(module.main, module.Config, module.DESCRIPTION, getattr(module, "RENAMED", {}))
+            command.run(module.main, module.Config, module.DESCRIPTION)
         except SystemExit as stop:
             status = stop.code
         captured = capsys.readouterr()

@@ -149,9 +149,14 @@ def test_bad_recipes(refused, tmp_path):
     err = recipe(others + "max-steps: 1\noptimizer: {schedule: step}\n")
     assert "invalid choice 'step' for argument '--optimizer.schedule'" in err
     assert "'cosine', 'linear', 'wsd', 'constant'" in err
+    assert "with " in err
+    assert "recipe.yaml: " in err
     assert "--max-length" in recipe(others + "max-steps: 1\nmax-length: abc\n")
     assert "--lora.rank" in recipe(others + "max-steps: 1\nlora: {rank: 1.5}\n")
-    assert "--lora.rank" in recipe(others + "max-steps: 1\nlora: {rank: true}\n")
+    assert "recipe.yaml: lora.rank: True" in recipe(others + "lora: {rank: true}\n")
+    assert "recipe.yaml: output-dir: False" in recipe("output-dir: no\n")
+    for value in ("4", "", "[rank, 4]"):
+        assert "recipe.yaml: lora: a mapping of flags was expected" in recipe(f"lora: {value}\n")
     assert "--max-steps" in recipe(others)
     assert "lora.targets ['qq']: choose from q, k" in recipe(others + "max-steps: 1\nlora: {targets: qq}\n")
     assert "a mapping of flags was expected" in recipe("- 1\n")

@@ -183,6 +183,8 @@ def test_an_objective_of_ones_own(train):
     ({"sampling.stop": ""}, "a stop string is empty"),
     ({"algorithm.kl_in": "reward"}, "--algorithm.kl-in reward needs a --beta above 0"),
     ({"batch_size": 3, "num_minibatches": 2}, "do not divide into 2 parts"),
+    ({"num_microbatches": 0}, "--num-microbatches must be above 0"),
+    ({"group_size": 0}, "--group-size must be above 0"),
     ({"importance_sampling_correction": "nothing"},
      "no importance_sampling_correction is called nothing"),
     ({"loss_aggregation": "constant"}, "needs a constant_length"),
@@ -218,29 +220,76 @@ def test_several_processes_are_refused_before_anything_is_written(train, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+OLD_CONFIG = """
+epsilon_low: 0.2
+epsilon_high: 0.2
+delta: null
+ratio: token
+loss: clip
+aggregation: token_mean
+constant_length: null
+beta: 0.0
+kl: k3
+kl_weighted: false
+entropy_coefficient: 0.0
+mask_truncated: true
+correction: none
+correction_cap: 3.0
+correction_floor: 0.0
+batch_size: 2
+num_microbatches: 1
+learning_rate: 0.01
+seed: 0
+eval_data: []
+eval_every: 0
+save_every: 1
+trackers: []
+profile: null
+remat: none
+attention: auto
+optimizer: {name: adamw, schedule: cosine, warmup_steps: 0, decay_fraction: 0.2, final_fraction: 0.0, weight_decay: 0.0,
+  b1: 0.9, b2: 0.999, max_grad_norm: 1.0}
+mesh: {data: -1, fsdp: 1, tensor: 1}
+rewards: chat_model:digits
+max_steps: 2
+group_size: 4
+max_new_tokens: 8
+temperature: 1.0
+eval_samples: 1
+show_every: 5
+reward_timeout: 60.0
+unsafe_code_without_sandbox: false
+sampling: {top_k: 0, top_p: 1.0, min_p: 0.0, stop: [], slots: 64}
+kl_in: loss
+advantages: group
+num_minibatches: 1
+num_epochs: 1
+max_draws: 1
+objective: null
+lora: {rank: 0, alpha: 16.0, dropout: 0.0, targets: [q, k, v, o, gate, up, down]}
+"""
+"""as scripts.grpo wrote it before flags were renamed and grouped; model, data and dtype are the run's"""
+
+
 def test_a_run_from_before_flags_were_renamed_goes_on(train, tmp_path):
     import yaml
 
-    assert train(max_steps=2, save_every=1)[0] == 0
+    flags = ("--algorithm.mask-truncated",)
+    assert train(*flags, max_steps=2, save_every=1)[0] == 0
     path = tmp_path / "run" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    rollouts, algorithm = config.pop("rollouts"), config.pop("algorithm")
-    config["sampling"]["slots"] = rollouts["num_slots"]
-    config |= algorithm | {"show_every": 0, "eval_samples": 1, "num_epochs": config.pop("num_iterations"),
-                           "max_draws": config.pop("dynamic_sampling_tries"),
-                           "ratio": config.pop("importance_sampling_level"),
-                           "aggregation": config.pop("loss_aggregation"),
-                           "correction": config.pop("importance_sampling_correction"),
-                           "correction_cap": config.pop("importance_sampling_cap"),
-                           "correction_floor": config.pop("importance_sampling_floor")}
-    path.write_text(yaml.safe_dump(config))
+    new = yaml.safe_load(path.read_text())
+    own = {name: new[name] for name in ("model", "data", "dtype", "output_dir", "sha256")}
+    path.write_text(yaml.safe_dump(yaml.safe_load(OLD_CONFIG) | own))
     before = path.read_bytes()
-    status, _, err, lines = train(max_steps=2, save_every=1)
+    status, _, err, lines = train(*flags, max_steps=2, save_every=1)
     assert status == 0, err
     assert len(lines) == 2
-    status, _, err, _ = train("--num-iterations", 2, max_steps=2, save_every=1)
-    assert status == 1
-    assert "holds another experiment (num_iterations: 1 there, 2 now)" in err
+    for more, line in ((("--num-iterations", 2), "(num_iterations: 1 there, 2 now)"),
+                       (("--rollouts.num-slots", 8), "(rollouts.num_slots: 64 there, 8 now)"),
+                       (("--algorithm.kl", "k1"), "(algorithm.kl: k3 there, k1 now)")):
+        status, _, err, _ = train(*flags, *more, max_steps=2, save_every=1)
+        assert status == 1
+        assert f"holds another experiment {line}" in err
     assert path.read_bytes() == before
 
 
