@@ -45,12 +45,10 @@ def whole_lines(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, beside `path`; it takes that name when all is written. An empty `path` is replaced.
-    Raises InputError as writing."""
-    with writing(path), contextlib.ExitStack() as stack:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=path.name, dir=path.parent, ignore_cleanup_errors=True)
-        partial = Path(stack.enter_context(scratch)) / "partial"
+    """A folder to write into, beside `path`; it takes that name when all is written. An empty `path` is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=path.name, dir=path.parent, ignore_cleanup_errors=True) as scratch:
+        partial = Path(scratch) / "partial"
         partial.mkdir()
         yield partial
         os.replace(partial, path)
