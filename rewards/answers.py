@@ -3,8 +3,13 @@
 import re
 from typing import Any
 
-BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
-ANSWER_IS = re.compile(r"\banswer(?:\s+is\b|\s*:)[\s:*]*", re.IGNORECASE)
+BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?![a-z])|\\[{}]|[{}]")
+THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+HASHED = re.compile(r"^.*####(.*)$", re.MULTILINE)
+TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+ANSWER_IS = re.compile(r"\banswer(?:\s+is\b|\**\s*:)[\s:*]*", re.IGNORECASE)
+HEADING = re.compile(r"(?:[^\x00-\x7f\w]+\s*)?(?:[^\W\d_]{2}|\(?\w{1,2}[.):]\s+[^\W\d_(*]|\(?[^\W\d_]\)\s+[^\W\d_]{2})")
+"""how the line behind #### begins where it is a heading: a word, or a number or letter with a full stop and words"""
 NUMBER = re.compile(r"(?:(?<!\d)-)?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
 WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
 TAIL = 4000
@@ -21,12 +26,18 @@ def completion_text(completion: Any) -> str:
     return content or ""
 
 
+def after_thought(text: str) -> str:
+    """What stands behind the last </think>; the whole text where that has neither letter nor digit."""
+    ends = [thought.end() for thought in THOUGHT.finditer(text)]
+    behind = text[ends[-1] :] if ends else ""
+    return behind if any(map(str.isalnum, behind)) else text
+
+
 def boxed(text: str) -> tuple[int, str] | None:
-    r"""Where the last \boxed{...} that closes begins, and what stands in it, braces inside braces included."""
-    begin = text.find(r"\boxed")
+    r"""Where the last \boxed{...} or \fbox{...} that closes begins, and what stands in it, braces inside included."""
     opened, last = [], None
-    for brace in BRACES.finditer(text, begin) if begin >= 0 else ():
-        if brace[0] == "{" or brace[0].startswith(r"\boxed"):
+    for brace in BRACES.finditer(text) if r"\boxed" in text or r"\fbox" in text else ():
+        if brace[0] == "{" or brace[0].startswith((r"\boxed", r"\fbox")):
             opened.append((brace.start(), brace.end(), brace[0] != "{"))
         elif brace[0] == "}" and opened:
             start, end, is_box = opened.pop()
@@ -36,16 +47,26 @@ def boxed(text: str) -> tuple[int, str] | None:
 
 
 def hashed(text: str) -> tuple[int, str] | None:
-    """Where the last #### stands, GSM8K's mark, and the rest of its line."""
-    at = text.rfind("####")
-    return None if at < 0 else (at, text[at + 4 :].partition("\n")[0].strip())
+    """Where the last #### stands, GSM8K's mark, and the rest of its line. What reads like a heading is none, but for
+    "answer is" and "answer:", and for words at the end of a text that has nothing else."""
+    lines = [(line.start(1) - 4, line[1].strip(" \t\r*"), line.end()) for line in HASHED.finditer(text)]
+    for at, answer, _ in reversed(lines):
+        named = ANSWER_IS.search(answer[:100])
+        if named or not HEADING.match(answer):
+            return at, answer[named.end() :] if named else answer
+    ends = lines and not text[lines[-1][2] :].strip() and boxed(text) is None
+    return lines[-1][:2] if ends else None
 
 
 def tagged(text: str) -> tuple[int, str] | None:
     """Where the last <answer>...</answer> begins, and what stands in it."""
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    return None if start < 0 else (start, text[start + len("<answer>") : end].strip())
+    found, opening = None, None
+    for tag in TAG.finditer(text):
+        if not tag[1]:
+            opening = tag
+        elif opening:
+            found, opening = (opening.start(), text[opening.end() : tag.start()].strip()), None
+    return found
 
 
 def stated(text: str) -> tuple[int, str] | None:
@@ -54,17 +75,19 @@ def stated(text: str) -> tuple[int, str] | None:
     matches = list(ANSWER_IS.finditer(text, begin))
     if not matches:
         return None
-    return matches[-1].start(), text[matches[-1].end() :].partition("\n")[0].strip(" \t\r*.")
+    return matches[-1].start(), text[matches[-1].end() :].partition("\n")[0].strip(" \t\r*").rstrip(" *.")
 
 
 def strict_answer(text: str) -> str | None:
     r"""What stands in the last \boxed{} or after the last ####, whichever is later in the text; None where neither is,
-    or it holds nothing."""
+    or it holds nothing. Here and below, text behind </think> counts before text inside."""
+    text = after_thought(text)
     return _latest(boxed(text), hashed(text))
 
 
 def marked_answer(text: str) -> str | None:
     r"""What the last of \boxed{}, #### and <answer></answer> holds; None where there is none."""
+    text = after_thought(text)
     return _latest(boxed(text), hashed(text), tagged(text))
 
 
@@ -79,6 +102,7 @@ def find_answer(text: str, reference: str) -> str:
     Where the reference is a number, an answer that is one is written as the reference would be, without $ and commas,
     and of "answer is ..." the first number counts.
     """
+    text = after_thought(text)
     wants_number = as_number(reference) is not None
     marks, statement = [boxed(text), hashed(text), tagged(text)], stated(text)
     found = _latest(*marks, statement)
@@ -113,9 +137,9 @@ def unwrap(text: str) -> str:
 
 
 def clean_reference(value: Any) -> str | None:
-    r"""The reference as a data set gives it, bare: what follows the last ####, or stands in the last \boxed{} of a
-    whole solution, else the text itself. None where there is none."""
+    r"""The reference as a data set gives it, bare: what the last of ####, \boxed{} and <answer></answer> of a whole
+    solution holds, else what "answer is ..." says there, else the text itself. None where there is none."""
     if value is None:
         return None
     text = str(value)
-    return strict_answer(text) or text.strip() or None
+    return marked_answer(text) or (stated(text) or (0, ""))[1] or text.strip() or None

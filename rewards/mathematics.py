@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from errors import InputError
-from rewards.answers import TAIL, clean_reference, completion_text, marked_answer, strict_answer
+from rewards.answers import TAIL, after_thought, clean_reference, completion_text, marked_answer, strict_answer
 from rewards.contract import Reward, values_or_raise
 from rewards.execution.processes import pool
 
@@ -59,7 +59,7 @@ def _make_reward(read: Callable[[str], tuple[str, bool] | None], timeout: float)
 
 def _lenient(text: str) -> tuple[str, bool] | None:
     answer = marked_answer(text)
-    return (text[-TAIL:], False) if answer is None else _bounded(answer)
+    return (after_thought(text)[-TAIL:], False) if answer is None else _bounded(answer)
 
 
 def _strict(text: str) -> tuple[str, bool] | None:
