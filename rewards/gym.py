@@ -16,23 +16,29 @@ from errors import InputError
 from rewards.answers import completion_text, find_answer
 from rewards.contract import Reward, values_or_raise
 from rewards.execution.processes import pool
+from rewards.execution.sandbox import check_sandbox
 
 WORKER = "rewards.gym_worker:score"
 
 
-def make_gym(task: str, timeout: float = 5.0, **config: Any) -> Reward:
+def make_gym(task: str, timeout: float = 5.0, unsafe: bool = False, **config: Any) -> Reward:
     """The task's score_answer of the extracted answer, mostly 0 to 1; `config` is the task's own.
 
-    `timeout` seconds a row. The reward raises RowErrors where a verifier times out or raises, as some do for answers
-    that they cannot read.
+    `timeout` seconds a row, of the CPU's time. 0 where the answer makes the verifier run out of it, or raise, as some
+    do for what they cannot read. Verifiers run in the sandbox; with `unsafe` without one. Raises InputError where there
+    is none. The reward raises RowErrors where a verifier fails on the row's own answer, too.
     """
     check_task(task, config)
+    if not unsafe:
+        check_sandbox()
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         entries = _entries(task, columns)
         calls = {row: (task, config, find_answer(completion_text(completion), entry["answer"] or ""), entry)
                  for row, (entry, completion) in enumerate(zip(entries, completions, strict=True)) if entry}
-        scores = dict(zip(calls, pool(WORKER).map(list(calls.values()), timeout), strict=True))
+        stored = [(task, config, entries[row]["answer"] or "", entries[row]) for row in calls]
+        verdicts = pool(WORKER, unsafe=unsafe).verdicts(list(calls.values()), stored, timeout)
+        scores = dict(zip(calls, verdicts, strict=True))
         return values_or_raise([scores.get(row) for row in range(len(entries))])
 
     return reward

@@ -1,9 +1,11 @@
-"""In a process of its own: the verifiers of reasoning-gym's tasks."""
+"""In the sandbox: the verifiers of reasoning-gym's tasks, some of which evaluate the answers that they are given."""
 
 import functools
 from typing import Any
 
 import reasoning_gym
+
+from rewards.checked_eval import guard
 
 TUPLES = ("arc_agi", "rearc")
 """tasks whose verifier compares their metadata's `output` with tuples, which JSON has none of"""
@@ -23,3 +25,6 @@ def _tuples(value: Any) -> Any:
 @functools.cache
 def _task(task: str, config: tuple[tuple[str, Any], ...]) -> Any:
     return reasoning_gym.create_dataset(task, **({"size": 1, "seed": 0} | dict(config)))
+
+
+guard("reasoning_gym")

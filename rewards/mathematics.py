@@ -7,6 +7,8 @@ whether there is an answer in such a place. The reference is the column `answer`
 """
 
 import importlib.util
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +16,13 @@ from errors import InputError
 from rewards.answers import TAIL, after_thought, clean_reference, completion_text, marked_answer, strict_answer
 from rewards.contract import Reward, values_or_raise
 from rewards.execution.processes import pool
+from rewards.execution.sandbox import has_sandbox
 
+PLAIN = re.compile(r"[A-Za-z0-9\s\\{}^*/+\-=<>()\[\].,;:|!$%&°√π×÷−–≤≥∞½¼¾²³]*")
+FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|abs|min|max|gcd|lcm"
+CALL = re.compile(rf"(?<![A-Za-z\\])(?!(?:{FUNCTIONS})\b)[A-Za-z]{{2,}}\s*\(")
+ATTRIBUTE = re.compile(r"[A-Za-z)\]]\s*\.\s*[A-Za-z]")
+PLAIN_LENGTH = 300
 LONGEST = 2000
 """characters of an answer; what is longer is wrong, since reading it can take minutes"""
 WORKER = "rewards.math_worker:same_answer"
@@ -24,7 +32,9 @@ def make_math(timeout: float = 5.0) -> Reward:
     r"""1.0 for the right answer, 0.0 for another or none. The answer is what the last of \boxed{}, <answer></answer>
     and #### holds, else whatever math-verify finds at the completion's end ("the answer is ...", the last number).
 
-    `timeout` seconds a row. The reward raises RowErrors where checks time out or fail.
+    `timeout` seconds a row, of the CPU's time; an answer that takes longer, or that the check cannot read, is wrong. It
+    is checked in the sandbox, or without one as far as `is_plain` goes, with a warning. The reward raises RowErrors
+    where a reference cannot be read.
     """
     return _make_reward(_lenient, timeout)
 
@@ -46,15 +56,29 @@ def make_math_format() -> Reward:
 def _make_reward(read: Callable[[str], tuple[str, bool] | None], timeout: float) -> Reward:
     if importlib.util.find_spec("math_verify") is None:
         raise InputError("rewards of mathematics need math-verify; pip install math-verify[antlr4-13-2]")
+    sandboxed = has_sandbox()
+    if not sandboxed:
+        warnings.warn(f"no sandbox of bubblewrap can be had here, so mathematics is read without one: an answer of "
+                      f"more than {PLAIN_LENGTH} characters, or of others than plain mathematics has, counts as wrong",
+                      stacklevel=2)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         rows = list(zip(_references(columns), (read(completion_text(each)) for each in completions), strict=True))
-        calls = {row: (reference, *answer) for row, (reference, answer) in enumerate(rows) if reference and answer}
-        verdicts = dict(zip(calls, pool(WORKER).map(list(calls.values()), timeout), strict=True))
+        calls = {row: (reference, *answer) for row, (reference, answer) in enumerate(rows)
+                 if reference and answer and (sandboxed or is_plain(answer[0]))}
+        stored = [(call[0], "0", True) for call in calls.values()]  # the reference, and an answer that all can read
+        found = pool(WORKER, unsafe=not sandboxed).verdicts(list(calls.values()), stored, timeout)
+        verdicts = dict(zip(calls, found, strict=True))
         return values_or_raise([verdicts.get(row, 0.0) if reference else None
                                 for row, (reference, _) in enumerate(rows)])
 
     return reward
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text may be read without a sandbox: short, of the characters of mathematics, without quotes and
+    underscores, in which no word but a function's is called and nothing is taken from an object."""
+    return len(text) <= PLAIN_LENGTH and all((PLAIN.fullmatch(text), not CALL.search(text), not ATTRIBUTE.search(text)))
 
 
 def _lenient(text: str) -> tuple[str, bool] | None:

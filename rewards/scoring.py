@@ -1,7 +1,7 @@
 """All rewards of a batch of completions: each bounded in time, each by its own name, nothing silently 0.
 
-0.0 is a verdict; None says that a reward has none for a row; an exception or a timeout is neither, so the row is left
-out of that reward (None), counted, and logged with its error.
+0.0 is a verdict; None says that a reward has none for a row, which leaves that reward out of the row's sum; an
+exception or a timeout is neither, so the row has no total at all, is counted, and logged with its error.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ class Scored:
     values: dict[str, list[float | None]]
     """by reward, a value a row; None where it returned that or failed"""
     totals: list[float | None]
-    """a row: sum of weight * value over the rewards that have one; None where none of those with a weight has"""
+    """a row: sum of weight * value over the rewards that have one; None where none of those with a weight has, and
+    where one of them failed"""
     exceptions: dict[str, int]
     """by reward, how many rows it failed on"""
     timeouts: dict[str, int]
@@ -72,7 +73,7 @@ def compute_rewards(rewards: Sequence[Weighted], prompts: Sequence[Any], complet
     for each in rewards:
         _check_signature(each, prompts, completions, columns)
     outcomes = {each.name: _bounded(each, prompts, completions, columns, timeout) for each in rewards}
-    totals = [_total(rewards, {name: outcome.values[row] for name, outcome in outcomes.items()}) for row in range(rows)]
+    totals = [_total(rewards, outcomes, row) for row in range(rows)]
     late = {name: sum(isinstance(error, TimeoutError) for error in outcome.errors.values())
             for name, outcome in outcomes.items()}
     return Scored({name: outcome.values for name, outcome in outcomes.items()}, totals,
@@ -91,9 +92,13 @@ def _check_signature(reward: Weighted, prompts: Sequence[Any], completions: Sequ
                          f"it take (prompts, completions, **columns)") from None
 
 
-def _total(rewards: Sequence[Weighted], values: Mapping[str, float | None]) -> float | None:
-    """A reward of weight 0 is only looked at: alone, it makes no total."""
-    parts = [each.weight * values[each.name] for each in rewards if each.weight and values[each.name] is not None]
+def _total(rewards: Sequence[Weighted], outcomes: Mapping[str, Outcome], row: int) -> float | None:
+    """None where a reward with a weight failed on the row: what is left of the sum would be another reward. One of
+    weight 0 is only looked at: it makes no total, and takes none away."""
+    counted = [(each.weight, outcomes[each.name]) for each in rewards if each.weight]
+    if any(row in outcome.errors for _, outcome in counted):
+        return None
+    parts = [weight * outcome.values[row] for weight, outcome in counted if outcome.values[row] is not None]
     return math.fsum(parts) if parts else None
 
 

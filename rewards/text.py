@@ -11,13 +11,15 @@ from errors import InputError
 from rewards.answers import completion_text
 from rewards.contract import Reward, values_or_raise
 from rewards.execution.processes import pool
+from rewards.execution.sandbox import has_sandbox
 
 
 def make_format(pattern: str, match: Literal["fullmatch", "search"] = "fullmatch", timeout: float = 5.0) -> Reward:
     r"""1.0 where the regular expression matches the whole completion, or with match="search" any part of it, else 0.0.
 
     A dot matches line ends, too. Matching happens in a process, `timeout` seconds a row, since a pattern like (a+)+b
-    can take forever and Python lets nothing else run meanwhile. In a flag, write r'\d+' rather than '\d+'.
+    can take forever and Python lets nothing else run meanwhile; a completion that makes it do so does not match. In a
+    flag, write r'\d+' rather than '\d+'.
     """
     try:
         re.compile(pattern)
@@ -26,14 +28,10 @@ def make_format(pattern: str, match: Literal["fullmatch", "search"] = "fullmatch
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         calls = [(pattern, match, completion_text(completion)) for completion in completions]
-        return values_or_raise(pool("rewards.text:matches").map(calls, timeout))
+        verifiers = pool("rewards.format_worker:matches", unsafe=not has_sandbox())
+        return values_or_raise(verifiers.verdicts(calls, [(pattern, match, "")] * len(calls), timeout))
 
     return reward
-
-
-def matches(pattern: str, match: str, text: str) -> float:
-    """In a process of its own: what `make_format` promises."""
-    return float(getattr(re.compile(pattern, re.DOTALL), match)(text) is not None)
 
 
 def make_length(target: int) -> Reward:

@@ -1,39 +1,44 @@
-"""Verifiers in processes of their own, each call bounded in time whatever the verifier does.
+"""Verifiers in sandboxes of their own: what reads a model's text holds nothing of the trainer's, and no text outlives
+its verdict.
 
-A process is a bare interpreter (`python -m rewards.execution.processes module:function`) and not one of
-multiprocessing, which would import the training script, and with it jax, into every one of them. It imports the
-function's module, says that it is ready, and then takes a JSON line a call: numbers, strings and lists alone pass
-either way, and no object that a verifier made. The time bound is a timer of the kernel that ends the process even
-inside one long operation on big numbers, during which no Python signal handler or thread would get its turn. With the
-trainer's end, killed or not, an idle process reads the end of its input and a busy one meets its bound.
+A process (verifier.py) imports the verifier's function once and forks for every call. Numbers, strings and lists alone
+pass either way, as JSON. A request carries an id that nobody can guess; a process that replies with another is ended.
+Time is counted on the CPU's clock, so a busy machine makes no answer wrong, and given in two rounds: what is not done
+after FIRST_SECONDS has to wait until every other row had as much, so no row can keep others from their verdicts.
 """
 
 import atexit
 import contextlib
 import functools
 import json
-import logging
+import math
 import os
 import queue
+import secrets
 import select
-import signal
-import subprocess
+import site
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from data.specs import load_function
 from rewards.contract import time_left
+from rewards.execution.cpus import cpus
+from rewards.execution.sandbox import Limits, start
 
-STARTING = 120.0
-"""seconds that a process may take until it has imported its function"""
-GRACE = 2.0
-"""seconds beyond its time after which a process that does not end itself is killed"""
-MEMORY = 4 << 30
-"""bytes of address space that a process may have"""
-COUNT = min(8, max(1, (os.cpu_count() or 2) // 2))
+IMPORT_SECONDS = 120.0
+"""that a process may take until it has imported its function"""
+FIRST_SECONDS = 0.5
+"""of a call's time in the first round"""
+PATIENCE, START_SECONDS = 6.0, 5.0
+"""times the seconds of a call, and so many more, may pass on the clock of a busy machine"""
+GRACE = 5.0
+"""seconds of the clock, beyond what a process takes itself, after which it is ended"""
+LIMITS = Limits(seconds=float("inf"), memory_mb=4096, disk_mb=64, open_files=256)
+COUNT = min(8, max(1, cpus() // 2))
 """processes of a pool, at most"""
 
 
@@ -41,23 +46,60 @@ class VerifierError(Exception):
     """A verifier raised, or its process ended; the message says what."""
 
 
+class NotReachedError(TimeoutError):
+    """The reward's time, or the machine's, was over before the call had its own: this says nothing of the call."""
+
+
 class Pool:
     """Up to `count` processes of one function, `package.module:name`, started as they are needed and started again when
-    they have ended. Any number of threads may use a pool at the same time."""
+    they have ended. Any number of threads may use a pool at the same time. The function's module is one of rewards/, or
+    of a folder in `readable`; `unsafe` runs it without a sandbox."""
 
-    def __init__(self, target: str, count: int = COUNT):
-        self.target, self.count = target, count
+    def __init__(self, target: str, count: int = COUNT, readable: Sequence[str] = (), unsafe: bool = False):
+        self.target, self.count, self.readable, self.unsafe = target, count, tuple(readable), unsafe
         self._calls: queue.SimpleQueue = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
+    def verdicts(self, calls: Sequence[Sequence[Any]], stored: Sequence[Sequence[Any]],
+                 timeout: float) -> list[float | Exception]:
+        """As map(); but 0.0 for a call whose verifier ran out of its time or memory, raised or died, where it gives a
+        verdict on the call in the same place of `stored`, with an answer that is known to be right: then the answer
+        was to blame, and else the verifier is."""
+        outcomes = self._round(calls, min(timeout, FIRST_SECONDS))
+        failed = [row for row, outcome in enumerate(outcomes) if _may_be_to_blame(outcome)]
+        sound = self._sound([stored[row] for row in failed], timeout)
+        self._second_round(calls, outcomes, timeout)
+        blamed = {row for row, each in zip(failed, sound) if each and _may_be_to_blame(outcomes[row])}
+        return [0.0 if row in blamed else _verdict(outcome) for row, outcome in enumerate(outcomes)]
+
     def map(self, calls: Sequence[Sequence[Any]], timeout: float) -> list[Any]:
         """What the function returns for each list of arguments, or the exception in its place: TimeoutError after
-        `timeout` seconds of its own or when the reward's time_left() is over, VerifierError for what it raises."""
-        lines = [json.dumps({"arguments": list(call), "timeout": timeout}) for call in calls]
-        futures: list[Future] = [Future() for _ in lines]
-        for future, line in zip(futures, lines):
-            self._calls.put((future, line, timeout))
+        `timeout` seconds of the CPU's time, NotReachedError when the reward's time_left() is over before,
+        VerifierError for what it raises."""
+        outcomes = self._round(calls, min(timeout, FIRST_SECONDS))
+        self._second_round(calls, outcomes, timeout)
+        return outcomes
+
+    def _second_round(self, calls: Sequence[Sequence[Any]], outcomes: list[Any], timeout: float) -> None:
+        """Those that were not done in the first one get all of their time."""
+        late = [row for row, outcome in enumerate(outcomes) if type(outcome) is TimeoutError]
+        again = self._round([calls[row] for row in late], timeout) if timeout > FIRST_SECONDS else []
+        for row, outcome in zip(late, again):
+            outcomes[row] = outcome
+
+    def _sound(self, calls: Sequence[Sequence[Any]], timeout: float) -> list[bool]:
+        """Of each call whether it gives a verdict; equal ones are made once."""
+        lines = [json.dumps(list(call)) for call in calls]
+        different = list(dict.fromkeys(lines))
+        outcomes = dict(zip(different, self._round([json.loads(line) for line in different], timeout)))
+        return [not isinstance(_verdict(outcomes[line]), Exception) for line in lines]
+
+    def _round(self, calls: Sequence[Sequence[Any]], seconds: float) -> list[Any]:
+        futures: list[Future] = [Future() for _ in calls]
+        deadline = time.monotonic() + time_left()
+        for future, call in zip(futures, calls):
+            self._calls.put((future, list(call), seconds, deadline))
         self._start_threads(len(calls))
         return [_outcome(future) for future in futures]
 
@@ -71,148 +113,131 @@ class Pool:
         """A thread and its process, which it takes from one call to the next."""
         process = None
         while True:
-            future, line, timeout = self._calls.get()
+            future, arguments, seconds, deadline = self._calls.get()
             if not future.set_running_or_notify_cancel():
                 continue  # nobody waits for it any more
             try:
-                process = process if process is not None and process.alive() else _Process(self.target)
-                future.set_result(process.ask(line, timeout))
+                if process is not None and not process.alive():
+                    process.end()
+                    process = None
+                process = process or _Process(self)
+                future.set_result(process.ask(arguments, seconds, deadline))
             except Exception as error:  # noqa: BLE001 - raised where the value is waited for
                 future.set_exception(error)
 
 
 @functools.cache
-def pool(target: str) -> Pool:
+def pool(target: str, unsafe: bool = False) -> Pool:
     """The pool of that function, one in this process."""
-    return Pool(target)
+    return Pool(target, unsafe=unsafe)
+
+
+def _verdict(outcome: Any) -> float | Exception:
+    """A finite number, or what went wrong."""
+    if isinstance(outcome, Exception):
+        return outcome
+    if isinstance(outcome, (int, float)) and math.isfinite(outcome):
+        return float(outcome)
+    return VerifierError(f"the verifier gave no finite number but {str(outcome)[:80]!r}")
+
+
+def _may_be_to_blame(outcome: Any) -> bool:
+    verdict = _verdict(outcome)
+    return isinstance(verdict, Exception) and not isinstance(verdict, NotReachedError)
 
 
 def _outcome(future: Future) -> Any:
-    """A call that nobody waits for any more is taken back if it has not begun; its process meets its own bound."""
+    """A call that nobody waits for any more is taken back if it has not begun, and else ended by its process."""
     left = time_left()
     try:
         return future.result(max(0.0, left) if left < threading.TIMEOUT_MAX else None)
     except (OSError, VerifierError) as error:  # a TimeoutError is an OSError
         future.cancel()
-        return error if str(error) else TimeoutError("not reached in the time the reward has")
+        return error if str(error) else NotReachedError("not reached in the time the reward has")
 
 
-_started: set[subprocess.Popen] = set()
+def _library_folders() -> list[str]:
+    """Where packages are installed that verifiers import: whole folders of them alone, and nothing of the user's."""
+    user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    return [path for path in dict.fromkeys([*site.getsitepackages(), *user]) if os.path.isdir(path)]
+
+
+_started: set["_Process"] = set()
 
 
 @atexit.register
-def _kill_all() -> None:
+def _end_all() -> None:
     for process in list(_started):
-        process.kill()
+        process.end()
 
 
 class _Process:
     """One process, ready. Raises VerifierError where it does not become so."""
 
-    def __init__(self, target: str):
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                                    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        self._popen = subprocess.Popen([sys.executable, "-m", "rewards.execution.processes", target],
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                       env=environment)
-        _started.add(self._popen)
-        ready = self._read(STARTING)
-        if "error" in ready:
-            self._end()
-            raise VerifierError(f"{target} cannot be imported: {ready['error']}")
+    def __init__(self, pool: Pool):
+        self.serves = pool
+        self._stack = contextlib.ExitStack()
+        _started.add(self)
+        try:
+            self._start(pool)
+            ready = self._reply(IMPORT_SECONDS)
+            if "error" in ready:
+                raise VerifierError(f"{pool.target} cannot be imported: {ready['error']}")
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, pool: Pool) -> None:
+        (calls, asking), (replying, replies) = os.pipe(), os.pipe()
+        hold = self._stack.enter_context
+        self._asking, self._replying = hold(os.fdopen(asking, "wb")), hold(os.fdopen(replying, "rb"))
+        self._complaints = hold(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the others
+        readable = [*pool.readable, *_library_folders()]
+        path = [*pool.readable, *filter(None, sys.path)] if pool.unsafe else readable
+        job = {"target": pool.target, "path": path, "calls": calls, "replies": replies, "alone": not pool.unsafe}
+        try:
+            self._popen = hold(start("verifier", job, LIMITS, unsafe=pool.unsafe, descriptors=(calls, replies),
+                                     readable=readable, forks=True, stderr=self._complaints))
+        finally:
+            os.close(calls), os.close(replies)
 
     def alive(self) -> bool:
         return self._popen.poll() is None
 
-    def ask(self, line: str, timeout: float) -> Any:
-        """The function's value. Raises TimeoutError, and VerifierError for what it raises or when its process ends."""
-        with contextlib.suppress(BrokenPipeError):  # an end that _read tells the reason of
-            self._popen.stdin.write(line.encode() + b"\n")
-            self._popen.stdin.flush()
-        reply = self._read(timeout)
-        if "error" in reply:
-            raise VerifierError(reply["error"])
+    def ask(self, arguments: list[Any], seconds: float, deadline: float) -> Any:
+        """The function's value. Raises TimeoutError for a call that used up its time, NotReachedError for one that was
+        not given it before `deadline` (of time.monotonic) or by a busy machine, and VerifierError for what the function
+        raises or when a process ends."""
+        identity = secrets.token_hex(16)
+        patience = max(0.0, min(PATIENCE * seconds + START_SECONDS, deadline - time.monotonic()))
+        line = json.dumps({"id": identity, "arguments": arguments, "seconds": seconds, "patience": patience})
+        with contextlib.suppress(BrokenPipeError):  # an end that _reply tells the reason of
+            self._asking.write(line.encode() + b"\n")
+            self._asking.flush()
+        reply = self._reply(patience + GRACE)
+        if not secrets.compare_digest(str(reply.pop("id", "")), identity):
+            self.end()
+            raise VerifierError("the verifier's process gave a reply that nobody had asked for, and was ended")
+        if "late" in reply:
+            raise TimeoutError(f"no verdict within {seconds:g} s")
+        if "stalled" in reply:
+            raise NotReachedError(f"in {patience:.1f} s of the clock the verifier did not get its {seconds:g} s of CPU")
+        if "value" not in reply:
+            raise VerifierError(reply.get("error") or f"the verifier's process ended with status {reply.get('ended')}")
         return reply["value"]
 
-    def _read(self, seconds: float) -> dict[str, Any]:
-        poll = select.poll()
-        poll.register(self._popen.stdout, select.POLLIN | select.POLLHUP)
-        line = self._popen.stdout.readline() if poll.poll(1000 * (seconds + GRACE)) else None
-        if line and line.endswith(b"\n"):
+    def _reply(self, seconds: float) -> dict[str, Any]:
+        ready, _, _ = select.select([self._replying], [], [], seconds)
+        line = self._replying.readline() if ready else b""
+        if line.endswith(b"\n"):
             return json.loads(line)
-        status = self._end(0.0 if line is None else GRACE)
-        if line is None or status == -signal.SIGALRM:
-            raise TimeoutError(f"no verdict within {seconds:g} s")
-        raise VerifierError(f"the verifier's process ended with status {status}")
+        self._complaints.seek(0)
+        message = self._complaints.read()[-500:].decode(errors="replace").strip()
+        self.end()
+        raise VerifierError(f"the verifier's process {'ended' if ready else 'does not reply'}: {message}"[:500])
 
-    def _end(self, patience: float = GRACE) -> int:
-        """Its exit status; what still runs after `patience` seconds is killed."""
-        try:
-            status = self._popen.wait(patience)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            status = self._popen.wait()
+    def end(self) -> None:
+        """Ends the process and all in it, closes its files."""
+        _started.discard(self)
         with contextlib.suppress(BrokenPipeError):  # what was not written yet
-            self._popen.stdin.close()
-        self._popen.stdout.close()
-        _started.discard(self._popen)
-        return status
-
-
-def main(target: str) -> None:
-    """In the process: serves calls until the input ends."""
-    calls, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1):  # what a verifier prints is no reply
-        os.dup2(nowhere, standard)
-    _keep_to_itself()
-    function, ready = _try(lambda: load_function(target))
-    sys.addaudithook(_refuse)  # after the imports, which may look like that
-    _send(replies, ready if function is None else {"value": "ready"})
-    for line in calls if function is not None else ():
-        call = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, call["timeout"])
-        _, reply = _try(lambda call=call: function(*call["arguments"]))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _send(replies, reply)
-
-
-def _keep_to_itself() -> None:
-    """Signals to the whole group are the trainer's, SIGALRM ends the process, and memory is bounded."""
-    import resource
-
-    logging.disable()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    with contextlib.suppress(ValueError, OSError):  # where the system knows no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
-FORBIDDEN = ("os.exec", "os.fork", "os.kill", "os.posix_spawn", "os.remove", "os.rename", "os.rmdir", "os.spawn",
-             "os.system", "os.truncate", "ctypes.", "shutil.", "signal.pthread_kill", "socket.", "subprocess.")
-
-
-def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook. Verifiers do eval() what a model wrote (sympy's parse_expr is one); this is no sandbox, but keeps
-    such text from commands, signals, connections and from writing files."""
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if writes or event.startswith(FORBIDDEN):
-        raise PermissionError(f"a verifier may not: {event}")
-
-
-def _try(function: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    try:
-        value = function()
-        return value, {"value": value}
-    except Exception as error:  # noqa: BLE001 - whatever a verifier raises is reported
-        return None, {"error": f"{type(error).__name__}: {error}"[:500]}
-
-
-def _send(replies: Any, reply: dict[str, Any]) -> None:
-    replies.write(json.dumps(reply).encode() + b"\n")
-    replies.flush()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+            self._stack.close()

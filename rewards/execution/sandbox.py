@@ -31,7 +31,8 @@ from rewards.execution.seccomp import no_processes_filter
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _INSIDE = "/temper"
 """where the files that run inside lie in the sandbox"""
-_MODULES = ("inside", "wire", "candidate", "tester")
+_CODE, _VERIFIERS = ("rewards/execution",), ("rewards", "errors.py")
+"""what of ours can be read inside: by code, and by what forks"""
 _LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64")
 _DEVICES = ("/dev/null", "/dev/urandom")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}
@@ -45,7 +46,7 @@ class Limits:
     """What one sandboxed process may use."""
 
     seconds: float = 6.0
-    """of wall time; of CPU time a second more"""
+    """of wall time; of CPU time a second more. Infinite: of neither"""
     memory_mb: int = 512
     """address space, MiB"""
     disk_mb: int = 16
@@ -56,8 +57,21 @@ class Limits:
 
     def resources(self) -> dict[str, int]:
         """Names of the module `resource` -> limit."""
-        return {"RLIMIT_CPU": math.ceil(self.seconds) + 1, "RLIMIT_AS": self.memory_mb * 2**20,
+        cpu = {"RLIMIT_CPU": math.ceil(self.seconds) + 1} if self.seconds < math.inf else {}
+        return cpu | {"RLIMIT_AS": self.memory_mb * 2**20,
                 "RLIMIT_FSIZE": self.disk_mb * 2**20, "RLIMIT_NOFILE": self.open_files, "RLIMIT_CORE": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What one sandboxed process may do that others may not."""
+
+    readable: tuple[str, ...] = ()
+    """folders that it can read, besides the interpreter's and the system's libraries"""
+    forks: bool = False
+
+
+VIEW = View()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +100,13 @@ def run_python(program: str, limits: Limits | None = None, unsafe: bool = False)
 
 @contextlib.contextmanager
 def start(module: str, job: dict[str, Any], limits: Limits, *, unsafe: bool = False, descriptors: Sequence[int] = (),
-          stdout: Any = subprocess.DEVNULL, stderr: Any = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs `main` of one of _MODULES in a sandbox, its job on standard input; on leaving, all that is in it is ended.
+          stdout: Any = subprocess.DEVNULL, stderr: Any = subprocess.DEVNULL, readable: Sequence[str] = (),
+          forks: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs `main` of a module of this folder in a sandbox, its job on standard input; on leaving, all that is in it is
+    ended.
 
-    `descriptors` are open files that it gets under the same numbers. Raises InputError where there is no sandbox.
+    `descriptors` are open files that it gets under the same numbers, `readable` further folders that it can read, under
+    their own names; with `forks` it may start processes. Raises InputError where there is no sandbox.
     """
     if not unsafe:
         check_sandbox()
@@ -98,21 +115,22 @@ def start(module: str, job: dict[str, Any], limits: Limits, *, unsafe: bool = Fa
         stdin.write(json.dumps(job | {"limits": limits.resources()}).encode())
         stdin.seek(0)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="temper-code-")) if unsafe else None
-        process = _launch(module, limits, descriptors, folder, stdin=stdin, stdout=stdout, stderr=stderr)
+        view = View(tuple(readable), forks)
+        process = _launch(module, limits, view, descriptors, folder, stdin=stdin, stdout=stdout, stderr=stderr)
         try:
             yield process
         finally:
             _end(process)
 
 
-def _launch(module: str, limits: Limits, descriptors: Sequence[int], folder: str | None,
+def _launch(module: str, limits: Limits, view: View, descriptors: Sequence[int], folder: str | None,
             **streams: Any) -> subprocess.Popen[bytes]:
     """Starts in `folder` without a sandbox, or in a sandbox where it is None."""
     settings = {"env": _ENVIRONMENT, "start_new_session": True} | streams
     if folder is not None:
         return subprocess.Popen(_python(module, str(_REPOSITORY)), cwd=folder, pass_fds=descriptors, **settings)
-    with _seccomp_file() as seccomp:
-        command = sandbox_command(limits, seccomp) + _python(module, _INSIDE)
+    with _seccomp_file(view.forks) as seccomp:
+        command = sandbox_command(limits, seccomp, view) + _python(module, _INSIDE)
         return subprocess.Popen(command, pass_fds=[*descriptors, seccomp], **settings)
 
 
@@ -127,10 +145,10 @@ def _interpreter() -> str:
 
 
 @contextlib.contextmanager
-def _seccomp_file() -> Iterator[int]:
+def _seccomp_file(forks: bool = False) -> Iterator[int]:
     """A pipe with the filter in it; it is far smaller than what a pipe holds."""
     reading, writing = os.pipe()
-    os.write(writing, no_processes_filter())
+    os.write(writing, no_processes_filter(forks=forks))
     os.close(writing)
     try:
         yield reading
@@ -138,24 +156,25 @@ def _seccomp_file() -> Iterator[int]:
         os.close(reading)
 
 
-def sandbox_command(limits: Limits, seccomp: int) -> list[str]:
+def sandbox_command(limits: Limits, seccomp: int, view: View = VIEW) -> list[str]:
     """bwrap with all its options, up to the command to run; `seccomp` is a file descriptor with the filter."""
     return [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
             "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--clearenv",
             *(word for name, value in _ENVIRONMENT.items() for word in ("--setenv", name, value)),
-            *_mounts(), "--size", str(limits.disk_mb * 2**20), "--tmpfs", "/tmp", "--chdir", "/tmp",
+            "--size", str(limits.disk_mb * 2**20), "--tmpfs", "/tmp", *_mounts(view), "--chdir", "/tmp",
             "--remount-ro", "/", "--seccomp", str(seccomp)]
 
 
-def _mounts() -> list[str]:
+def _mounts(view: View) -> list[str]:
     """Options for what can be seen inside. No /proc: what lies there about the kernel belongs to root, as we may."""
     libraries = [["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
                  for path in _LIBRARIES if os.path.exists(path)]
     devices = [["--dev-bind", path, path] for path in _DEVICES]
     prefix = [["--ro-bind", path, path] for path in {sys.base_prefix, sys.base_exec_prefix}]
-    modules = [["--ro-bind", str(_REPOSITORY / name), f"{_INSIDE}/{name}"]
-               for name in (f"rewards/execution/{module}.py" for module in _MODULES)]
-    return [word for mount in (*prefix, *libraries, *devices, *modules) for word in mount]
+    ours = [["--ro-bind", str(_REPOSITORY / name), f"{_INSIDE}/{name}"]
+            for name in (_VERIFIERS if view.forks else _CODE)]
+    readable = [["--ro-bind", path, path] for path in view.readable]
+    return [word for mount in (*prefix, *libraries, *devices, *ours, *readable) for word in mount]
 
 
 def wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:
@@ -193,6 +212,11 @@ def check_sandbox() -> None:
     reason = _missing()
     if reason:
         raise InputError(f"code is run in a sandbox, and {reason}, {_OVERRIDE}")
+
+
+def has_sandbox() -> bool:
+    """Whether bubblewrap can make one here."""
+    return _missing() is None
 
 
 @functools.cache

@@ -29,13 +29,15 @@ _MACHINES = {
         "memfd_create": 279, "shmget": 194, "mq_open": 180, "add_key": 217, "request_key": 218, "keyctl": 219,
         "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "pivot_root": 41, "chroot": 51, "bpf": 280,
         "perf_event_open": 241, "userfaultfd": 282, "kexec_load": 104, "init_module": 105, "finit_module": 273})}
+_PROCESSES = ("clone", "fork", "vfork")
 _CLONE3 = 435  # numbers from 424 on are the same on both
 _NEW_CALLS = {"io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_getfd": 438,
               "mount_setattr": 442, "memfd_secret": 447}
 
 
-def no_processes_filter(machine: str | None = None) -> bytes:
-    """The filter for `machine` (as platform.machine() names it; None: this one), for bwrap's --seccomp.
+def no_processes_filter(machine: str | None = None, forks: bool = False) -> bytes:
+    """The filter for `machine` (as platform.machine() names it; None: this one), for bwrap's --seccomp. With `forks`,
+    new processes are allowed: of a verifier, whose children the filter of alone.py refuses them to.
 
     Raises InputError for a machine whose system calls are not known here.
     """
@@ -43,27 +45,32 @@ def no_processes_filter(machine: str | None = None) -> bytes:
     if machine not in _MACHINES:
         raise InputError(f"no system call filter for a {machine} machine (there are {', '.join(_MACHINES)}), so code "
                          f"cannot be sandboxed on it; --unsafe-code-without-sandbox runs it with limits only")
-    arch, numbers = _MACHINES[machine]
-    refused = [number for name, number in (numbers | _NEW_CALLS).items() if name != "clone"]
-    return b"".join([*_right_table(arch), *_answer(_CLONE3, _ENOSYS), *(step for number in refused
-                    for step in _answer(number, _EPERM)), *_threads_only(numbers["clone"]), _step(_RETURN, _ALLOW)])
+    numbers = _MACHINES[machine][1] | _NEW_CALLS
+    refused = [number for name, number in numbers.items() if name not in _PROCESSES]
+    return b"".join([*filter_head(machine), *(part for number in refused for part in refuse(number, _EPERM)),
+                     *([] if forks else refuse_processes(machine)), step(_RETURN, _ALLOW)])
 
 
-def _right_table(arch: int) -> list[bytes]:
-    """Kills what calls the kernel by another table of numbers (32 bits, x32), which the rest would misread."""
-    return [_step(_LOAD, _ARCH), _step(_EQUAL, arch, 1, 0), _step(_RETURN, _KILL),
-            _step(_LOAD, _NUMBER), _step(_AT_LEAST, _X32, 0, 1), _step(_RETURN, _KILL)]
+def filter_head(machine: str) -> list[bytes]:
+    """Kills what calls the kernel by another table of numbers (32 bits, x32), which the rest would misread; the number
+    of the call is loaded then."""
+    return [step(_LOAD, _ARCH), step(_EQUAL, _MACHINES[machine][0], 1, 0), step(_RETURN, _KILL),
+            step(_LOAD, _NUMBER), step(_AT_LEAST, _X32, 0, 1), step(_RETURN, _KILL)]
 
 
-def _answer(number: int, errno: int) -> list[bytes]:
-    return [_step(_EQUAL, number, 0, 1), _step(_RETURN, _REFUSE | errno)]
+def refuse(number: int, errno: int) -> list[bytes]:
+    """Of the loaded number, which stays."""
+    return [step(_EQUAL, number, 0, 1), step(_RETURN, _REFUSE | errno)]
 
 
-def _threads_only(clone: int) -> list[bytes]:
-    """Refuses a clone without CLONE_THREAD. Overwrites the loaded number, so it comes last."""
-    return [_step(_EQUAL, clone, 0, 3), _step(_LOAD, _FIRST_ARGUMENT), _step(_ANY_BIT, _CLONE_THREAD, 1, 0),
-            _step(_RETURN, _REFUSE | _EPERM)]
+def refuse_processes(machine: str) -> list[bytes]:
+    """Refuses fork, vfork and a clone without CLONE_THREAD. Overwrites the loaded number, so it comes last."""
+    numbers = _MACHINES[machine][1]
+    forks = [part for name in ("fork", "vfork") if name in numbers for part in refuse(numbers[name], _EPERM)]
+    return [*refuse(_CLONE3, _ENOSYS), *forks, step(_EQUAL, numbers["clone"], 0, 3), step(_LOAD, _FIRST_ARGUMENT),
+            step(_ANY_BIT, _CLONE_THREAD, 1, 0), step(_RETURN, _REFUSE | _EPERM)]
 
 
-def _step(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
+def step(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """One instruction: struct sock_filter."""
     return struct.pack("=HBBI", code, if_true, if_false, k)

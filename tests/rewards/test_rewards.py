@@ -4,6 +4,7 @@ import asyncio
 import math
 import sys
 import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -104,14 +105,14 @@ def test_flags_that_cannot_be_read_end_in_one_line(text, message):
     assert "\n" not in str(error.value)
 
 
-def test_options_go_to_those_that_take_them():
-    [reward, mine] = load_rewards("format(pattern='(a+)+b'),my_rewards:words", timeout=0.5, scale=7.0)
-    assert mine.function(["?"], ["a b"]) == [2.0]
-    with pytest.raises(RowErrors, match="no verdict within 0.5 s"):
-        reward.function(["?"], ["a" * 60])
-    [reward] = load_rewards("format(pattern='(a+)+b', timeout=1)", timeout=0.5)
-    with pytest.raises(RowErrors, match="no verdict within 1 s"):
-        reward.function(["?"], ["a" * 60])
+def test_options_go_to_those_that_take_them(monkeypatch):
+    seconds = []
+    pool = SimpleNamespace(verdicts=lambda calls, stored, timeout: seconds.append(timeout) or [1.0])
+    monkeypatch.setattr("rewards.text.pool", lambda *_, **__: pool)
+    for text in ("format(pattern='a'),my_rewards:words", "format(pattern='a', timeout=1),my_rewards:words"):
+        [reward, mine] = load_rewards(text, timeout=0.5, scale=7.0)
+        assert (reward.function(["?"], ["a"]), mine.function(["?"], ["a b"])) == ([1.0], [2.0])
+    assert seconds == [0.5, 1.0]
 
 
 def test_arguments_of_a_path_are_bound():
@@ -153,7 +154,7 @@ def test_zero_none_and_an_exception_stay_three_things():
 
     scored = score(constant(0.0, 0.0, None), constant(None, None, None), raises)
     assert scored.values == {"r0": [0.0, 0.0, None], "r1": [None] * 3, "r2": [1.0, None, 1.0]}
-    assert scored.totals == [1.0, 0.0, 1.0]
+    assert scored.totals == [1.0, None, 1.0]  # what is left of a sum is another reward
     assert (scored.exceptions, scored.timeouts) == ({"r0": 0, "r1": 0, "r2": 1}, {"r0": 0, "r1": 0, "r2": 0})
     assert [tuple(failure) for failure in scored.failures] == [("r2", 1, r"KeyError: 'c\nis wrong'", "c")]
     assert score(constant(None, 0.0, None)).totals == [None, 0.0, None]
@@ -162,6 +163,14 @@ def test_zero_none_and_an_exception_stay_three_things():
 def test_weights():
     assert score(constant(1.0, 2.0, None), constant(1.0, None, None), weights=(0.5, -2.0)).totals == [-1.5, 1.0, None]
     assert score(constant(1.0, None, 1.0), constant(5.0, 5.0, 5.0), weights=(1.0, 0.0)).totals == [1.0, None, 1.0]
+
+
+def test_a_failure_of_what_is_only_looked_at_takes_no_total_away():
+    def fails(prompts, completions, **columns):
+        raise RowErrors([1.0, None, None], {1: TimeoutError("slow"), 2: ValueError("bad")})
+
+    assert score(constant(1.0, 2.0, 3.0), fails, weights=(1.0, 0.0)).totals == [1.0, 2.0, 3.0]
+    assert score(constant(1.0, 2.0, 3.0), fails).totals == [2.0, None, None]
 
 
 def test_a_batch_that_fails_where_no_row_does_is_told():
@@ -228,7 +237,7 @@ def test_slow_rewards_are_given_up_in_time():
     assert scored.values == {"r0": [None] * 3, "r1": [None] * 3, "r2": [1.0, 1.0, None], "r3": [1.0] * 3}
     assert scored.timeouts == {"r0": 3, "r1": 3, "r2": 1, "r3": 0}
     assert sum(scored.exceptions.values()) == 0
-    assert scored.totals == [2.0, 2.0, 1.0]
+    assert scored.totals == [None] * 3
 
 
 def test_asking_row_by_row_ends_in_time():
@@ -311,6 +320,7 @@ def test_formats():
     assert values("format(pattern='<a>.*</a>', match='search')", texts) == [1.0, 1.0, 0.0, 1.0]
     assert values(r"format(pattern='\d+')", ["12", "1a"]) == [1.0, 0.0]
     assert values("format(pattern='x*')", ["x" * 1_000_000]) == [1.0]
+    assert values("format(pattern='(a+)+b', timeout=1)", ["a" * 60, "aab"]) == [0.0, 1.0]
 
 
 def test_lengths_are_tokens():

@@ -1,6 +1,7 @@
 """Mathematics and reasoning-gym: right and wrong answers in many writings, and texts made to hang or to cheat."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -8,12 +9,24 @@ import pytest
 from data.sources import DataSource, open_source
 from errors import InputError
 from rewards.answers import boxed, completion_text, find_answer, marked_answer, strict_answer
+from rewards.checked_eval import checked_eval
 from rewards.contract import RowErrors
+from rewards.execution import sandbox
 from rewards.gym import make_gym, make_gym_exact
 from rewards.mathematics import make_math, make_math_format, make_math_strict
+from rewards.registry import load_rewards
 
 HANGS = [r"\boxed{9^{9^{9^9}}}", r"\boxed{" + "{" * 900 + "3" + "}" * 901]
 LENIENT, STRICT, FORMAT = make_math(timeout=10.0), make_math_strict(timeout=10.0), make_math_format()
+
+
+@pytest.fixture
+def no_bwrap(monkeypatch, tmp_path):
+    """A PATH without bwrap, in a process that has not looked for it yet."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sandbox._missing.cache_clear()
+    yield
+    sandbox._missing.cache_clear()
 
 
 @pytest.mark.parametrize(("text", "strict", "marked"), [
@@ -126,17 +139,14 @@ def test_rows_without_a_reference_are_left_out():
         LENIENT(["?"], ["3"], other=["3"])
 
 
-@pytest.mark.parametrize("hangs", HANGS)
-def test_what_hangs_fails_alone_and_in_time(hangs):
-    reward = make_math(timeout=1.0)
-    reward(["?"], ["3"], answer=["3"])
-    started = time.monotonic()
-    with pytest.raises(RowErrors, match="1 of 3 rows failed, row 1 first: no verdict within 1 s") as error:
-        reward(["?"] * 3, [r"\boxed{3}", hangs, r"\boxed{4}"], answer=["3"] * 3)
-    assert time.monotonic() - started < 20
-    assert error.value.values == [1.0, None, 0.0]
-    assert isinstance(error.value.errors[1], TimeoutError)
-    assert reward(["?"], ["3"], answer=["3"]) == [1.0]
+def test_what_hangs_is_wrong_and_costs_nobody_else():
+    texts = [r"\boxed{3}", *HANGS, r"\boxed{4}", r"\boxed{3}"]
+    assert make_math(timeout=0.6)(["?"] * 5, texts, answer=["3"] * 5) == [1.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_reference_that_cannot_be_read_is_no_fault_of_the_answer():
+    with pytest.raises(RowErrors, match="1 of 2 rows failed, row 0 first: no verdict within 0.5 s"):
+        make_math(timeout=0.5)(["?"] * 2, [r"\boxed{9}", r"\boxed{3}"], answer=["9^{9^{9^9}}", "3"])
 
 
 def test_what_is_written_alike_needs_no_mathematics():
@@ -190,22 +200,82 @@ def test_metadata_may_have_been_written_as_json():
         make_gym("countdown")(["?"], ["1"], answer=["1"])
 
 
-def test_a_verifier_that_raises_is_no_zero():
+def test_an_answer_that_makes_its_verifier_raise_is_wrong():
     asked = columns("prime_factorization", [1, 2])
-    with pytest.raises(RowErrors) as error:
-        make_gym("prime_factorization")(asked["prompt"], [f"<answer>{asked['answer'][0]}</answer>", "many"], **asked)
-    assert error.value.values == [1.0, None]
-    assert "ValueError" in str(error.value.errors[1])
+    texts = [f"<answer>{asked['answer'][0]}</answer>", "many"]
+    assert make_gym("prime_factorization")(asked["prompt"], texts, **asked) == [1.0, 0.0]
+    broken = asked | {"answer": ["many", "many"]}
+    with pytest.raises(RowErrors, match="2 of 2 rows failed.*ValueError"):
+        make_gym("prime_factorization")(asked["prompt"], texts, **broken)
 
 
-def test_answers_are_text_and_no_program(tmp_path):
-    """countdown hands the answer to sympy's parse_expr, string_insertion to eval."""
-    for task in ("countdown", "string_insertion"):
-        made = tmp_path / task
-        for program in (f"__import__('os').system('touch {made}')", f"[open('{made}', 'w')]"):
-            asked = columns(task, [1])
-            make_gym(task)(asked["prompt"], [f"<answer>{program}</answer>"], **asked)
-            assert not made.exists()
+PROGRAMS = ["__import__('os').system('true') or 1", "[open('/tmp/made', 'w').close(), 1]", "(lambda: 24)()",
+            "[c for c in ().__class__.__base__.__subclasses__()][0]", "exec('import sys; sys.exit()')",
+            "setattr(__import__('reasoning_gym'), 'x', 1) or 24", "__import__('os').write(4, b'{}') * 24",
+            "Symbol('x').__class__", "S('__import__(\"os\")')", "lambdify(x, 'print(1)')(1)", "globals()",
+            "breakpoint()", "f'{print(1)}'", "(x := 24)", "sqrt.__globals__", "Function('f', nargs=1)(2)",
+            "[*range(9)]", "print(1)", "sympify('exec(1)')", "compile('1', '', 'exec')"]
+EVALUATE = ("countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
+            "string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_answers_are_mathematics_and_no_program(program):
+    from sympy import parse_expr
+
+    names = {}
+    exec("from sympy import *", names)
+    with pytest.raises((ValueError, SyntaxError)):
+        checked_eval(program, names)
+    sympy_parser = sys.modules["sympy.parsing.sympy_parser"]
+    sympy_parser.eval = checked_eval
+    try:
+        with pytest.raises((ValueError, SyntaxError, TypeError, AttributeError)):
+            raise ValueError(f"a symbol: {parse_expr(program)}")
+    finally:
+        del sympy_parser.eval
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("[1, 2]", [1, 2]), ("['a', 'b']", ["a", "b"]), (" 3*(4+5) - 2/4", 26.5), ("(0x1f << 2) ^ 3", 127),
+    ("-1 < 2", True),
+    ("[[0, 1], [1, 0]]", [[0, 1], [1, 0]]), ("abs(-3)", 3), ("sqrt(Integer(16))", 4), ("Max(1, Integer(2))", 2)])
+def test_literals_and_mathematics_are_evaluated(text, value):
+    names = {}
+    exec("from sympy import *", names)
+    assert checked_eval(text, names) == value
+
+
+@pytest.mark.parametrize("task", [*EVALUATE, pytest.param(None, marks=pytest.mark.slow)])
+def test_hostile_answers_win_nothing_and_leave_no_trace(task):
+    from reasoning_gym.factory import DATASETS
+
+    for each in [task] if task else sorted(set(DATASETS) - {"composite"}):
+        asked = columns(each, [0])
+        own = asked["answer"][0]
+        texts = [f"<answer>{text}</answer>" for text in [*PROGRAMS, "zzz", own]]
+        values = make_gym(each)(["?"] * len(texts), texts,
+                                **{name: column * len(texts) for name, column in asked.items()})
+        assert max(values[:-2]) <= max(values[-2], 0.4), each  # some tasks give marks to anything
+        assert own is None or values[-1] == 1.0, each
+
+
+def test_without_a_sandbox_scorers_refuse_and_comparisons_go_on(no_bwrap):
+    with pytest.raises(InputError, match="bubblewrap"):
+        make_gym("countdown")
+    asked = columns("chain_sum", [1])
+    assert make_gym_exact("chain_sum")(["?"], [asked["answer"][0]], **asked) == [1.0]
+    assert make_gym("chain_sum", unsafe=True)(["?"], [asked["answer"][0]], **asked) == [1.0]
+    [reward] = load_rewards("format(pattern='a+')")
+    assert reward.function(["?"] * 2, ["aa", "b"]) == [1.0, 0.0]
+
+
+def test_without_a_sandbox_only_plain_mathematics_is_read(no_bwrap):
+    with pytest.warns(UserWarning, match="mathematics is read without one"):
+        reward = make_math()
+    texts = [r"\boxed{\frac{1}{2}}", r"\boxed{0.5}", r"\boxed{__import__('os')}", r"\boxed{exec(chr(49))}",
+             r"\boxed{x.real}", r"\boxed{" + "0" * 400 + ".5}", r"\boxed{\cos(\pi/3)}"]
+    assert reward(["?"] * 7, texts, answer=["1/2"] * 7) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(("task", "config", "message"), [
