@@ -4,9 +4,14 @@ import re
 from typing import Any
 
 BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?![a-z])|\\[{}]|[{}]")
-THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+THOUGHT = re.compile(r"</(?:\w+:)?think(?:ing)?>|</thoughts?>|</reasoning>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+                     r"|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 HASHED = re.compile(r"^.*####(.*)$", re.MULTILINE)
-TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+TAG = re.compile(r"<(/?)(?:final_?)?answer>", re.IGNORECASE)
+JOINED = re.compile(r"[$\s}]*(?:,|,?\s*\band\b|,?\s*\bor\b)[$\s]*(?:[A-Za-z]\w?\s*=\s*)?")
+"""what stands between boxes that hold one answer together"""
+STEP = re.compile(r"[^\w\n]*(?:step|part|case|section|chapter|phase|stage|method|approach|question|problem|example)"
+                  r"\s*(?:\d+|[ivx]+|[a-z])\b[.:)]?", re.IGNORECASE)
 ANSWER_IS = re.compile(r"\banswer(?:\s+is\b|\**\s*:)[\s:*]*", re.IGNORECASE)
 HEADING = re.compile(r"(?:[^\x00-\x7f\w]+\s*)?(?:[^\W\d_]{2}|\(?\w{1,2}[.):]\s+[^\W\d_(*]|\(?[^\W\d_]\)\s+[^\W\d_]{2})")
 """how the line behind #### begins where it is a heading: a word, or a number or letter with a full stop and words"""
@@ -34,16 +39,27 @@ def after_thought(text: str) -> str:
 
 
 def boxed(text: str) -> tuple[int, str] | None:
-    r"""Where the last \boxed{...} or \fbox{...} that closes begins, and what stands in it, braces inside included."""
-    opened, last = [], None
+    r"""Where the last \boxed{...} or \fbox{...} that closes begins, and what stands in it, braces inside included; of
+    boxes that "and", "or" or a comma joins, what stands in all of them."""
+    last, held, end = None, [], 0
+    for start, begin, close in _boxes(text):
+        joins = last is not None and begin - end < 40 and JOINED.fullmatch(text, end, start)
+        held = [*(held if joins else []), text[begin:close].strip()]
+        last, end = start, close + 1
+    return None if last is None else (last, ", ".join(dict.fromkeys(held)))
+
+
+def _boxes(text: str) -> list[tuple[int, int, int]]:
+    """Where each box that closes and has no box inside begins, where what it holds begins, and where that ends."""
+    opened, found = [], []
     for brace in BRACES.finditer(text) if r"\boxed" in text or r"\fbox" in text else ():
         if brace[0] == "{" or brace[0].startswith((r"\boxed", r"\fbox")):
             opened.append((brace.start(), brace.end(), brace[0] != "{"))
         elif brace[0] == "}" and opened:
-            start, end, is_box = opened.pop()
-            if is_box and (last is None or start > last[0]):
-                last = start, text[end : brace.start()].strip()
-    return last
+            start, begin, is_box = opened.pop()
+            if is_box and (not found or start > found[-1][0]):
+                found.append((start, begin, brace.start()))
+    return found
 
 
 def hashed(text: str) -> tuple[int, str] | None:
@@ -52,21 +68,21 @@ def hashed(text: str) -> tuple[int, str] | None:
     lines = [(line.start(1) - 4, line[1].strip(" \t\r*"), line.end()) for line in HASHED.finditer(text)]
     for at, answer, _ in reversed(lines):
         named = ANSWER_IS.search(answer[:100])
-        if named or not HEADING.match(answer):
+        if named or not (HEADING.match(answer) or STEP.match(answer)):
             return at, answer[named.end() :] if named else answer
-    ends = lines and not text[lines[-1][2] :].strip() and boxed(text) is None
+    ends = lines and not text[lines[-1][2] :].strip() and boxed(text) is None and not STEP.match(lines[-1][1])
     return lines[-1][:2] if ends else None
 
 
 def tagged(text: str) -> tuple[int, str] | None:
-    """Where the last <answer>...</answer> begins, and what stands in it."""
+    """Where the last <answer>...</answer> begins, and what stands in it; where none closes, what follows the tag."""
     found, opening = None, None
     for tag in TAG.finditer(text):
         if not tag[1]:
             opening = tag
         elif opening:
             found, opening = (opening.start(), text[opening.end() : tag.start()].strip()), None
-    return found
+    return found if found or not opening else (opening.start(), text[opening.end() :].strip())
 
 
 def stated(text: str) -> tuple[int, str] | None:
@@ -141,5 +157,5 @@ def clean_reference(value: Any) -> str | None:
     solution holds, else what "answer is ..." says there, else the text itself. None where there is none."""
     if value is None:
         return None
-    text = str(value)
-    return marked_answer(text) or (stated(text) or (0, ""))[1] or text.strip() or None
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return marked_answer(text) or (stated(text) or (0, ""))[1] or after_thought(text).strip() or None

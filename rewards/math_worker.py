@@ -10,17 +10,14 @@ import re
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
-from math_verify import grader, parse, verify
+from math_verify import grader, verify
 
-from rewards.answers import TAIL, find_answer, stated
+from rewards.answers import find_answer, stated
 from rewards.math_literals import around_literals, choice, is_textual, is_words, literals, plain, same_literals
+from rewards.math_prose import PROSE, is_sentence, prose_answer
 from rewards.math_text import normalize, unicode_to_latex
 
 LATEX = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-SAID = re.compile(r".*(?:\bis\b|\bare\b|\bequals\b|=)(.+)", re.DOTALL)
-LISTED = re.compile(r"^\s*[->*]\s+")
-LONGEST_SAID = 200
-PROSE = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{2,}(?![A-Za-z]*\})")
 DECIMAL = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 NUMBER = re.compile(r"\d[\d.,/]*")
 TOLERANCE = sympy.Float("1.000001e-6", 30)
@@ -32,26 +29,28 @@ POINTS = (sympy.Rational(7, 5), sympy.Rational(29, 13), sympy.Rational(2, 9))
 def same_answer(reference: str, text: str, marked: bool) -> float:
     """1.0 where the answer is the reference's, else 0.0. `marked`: the text is the answer alone, else it is the end of
     a completion, in which the answer is looked for."""
-    reference = _normalize(reference)
+    wanted = _normalize(reference)
+    if _is_answer(wanted, text, marked):
+        return 1.0
+    found = prose_answer(reference) if is_sentence(reference) else None  # "so they have 3 + 39 = 42 in all"
+    return float(bool(found) and _is_answer(found if "," in found else found.rpartition("=")[2], text, marked))
+
+
+def _is_answer(reference: str, text: str, marked: bool) -> bool:
     if is_words(reference):
-        return float(_same(reference, normalize(text if marked else find_answer(text, reference))))
-    answer = normalize(text) if marked else _said(text)
-    if answer is not None and (_same(reference, answer) or not (marked and _is_prose(answer))):
-        return float(_same(reference, answer))
-    if wanted := literals(reference):
-        return float(same_literals(wanted, literals(unicode_to_latex(text))[-len(wanted) :]))
-    return float(verify(_read(reference), parse(unicode_to_latex(text[-TAIL:]), parsing_timeout=None),
-                        timeout_seconds=None))
+        return _same(reference, normalize(text if marked else find_answer(text, reference)))
+    given = [] if marked else _literals_in_prose(text, len(literals(reference)))
+    if given:
+        return same_literals(literals(reference), given)
+    answer = normalize(text) if marked else prose_answer(text) or ""
+    return _same(reference, answer) or (marked and _is_prose(answer) and _same(reference, prose_answer(text) or ""))
 
 
-def _said(text: str) -> str | None:
-    """What follows the last "answer is", or "is" or "=" in the last line, where that is mathematics alone."""
+def _literals_in_prose(text: str, count: int) -> list[tuple]:
+    """The first dates, times or numbers in a base that "answer is" announces, else the last of the text."""
     found = stated(text)
-    line = LISTED.sub("", text[-TAIL:].rstrip().rpartition("\n")[2])
-    said = SAID.fullmatch(line)
-    rest = found[1] if found and found[1] else said[1] if said and "$" not in line and "\\" not in line else line
-    answer = normalize(rest) if len(rest) <= LONGEST_SAID else ""
-    return answer if answer and not PROSE.search(answer) and rest.count("$") in (0, 2) else None
+    given = literals(unicode_to_latex(found[1]))[:count] if found else []
+    return given or literals(unicode_to_latex(text))[-count:] if count else []
 
 
 def _is_prose(answer: str) -> bool:

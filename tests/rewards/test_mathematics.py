@@ -363,6 +363,25 @@ PROSE = [
     ("42", "*42*", 1),
     ("3/4", "The probability is ¾.", 1),
     ("42", r"\boxed 42", 1),
+    ("42", "<answer>42", 1),
+    ("42", "<think>41</think><answer> $42$", 1),
+    ("42", "<final_answer>42</final_answer>", 1),
+    ("42", "<think>42</think>", 1),
+    ("42", "<|begin_of_thought|>41<|end_of_thought|>42", 1),
+    ("1", "We begin.\n#### Step 1", 0),
+    ("1000000", "There are about 1 million people.", 1),
+    ("1", "There are about 1 million people.", 0),
+    ("1,2", "The solutions are 1 and 2.", 1),
+    ("1,2", "x = 1 or x = 2", 1),
+    ("1,2", "The solutions are $1$ and $2$, as $4-2=2$ shows.", 0),
+    ("42", "The number is forty-two (42).", 1),
+    ("42", "1. 41\n2. 42", 1),
+    ("72", "### 72", 1),
+    ("1234567", "It has 1 234 567 digits", 1),
+    ("3:30 PM", "The answer is 3:30 PM, as 2:00 PM was before.", 1),
+    ("42", "It costs $5 and sells for $42", 1),
+    ("-5", "between 3 and -5", 1),
+    ("3/4", "chances of 3/4 in 2 of $\\text{no formula that is read}$", 0),
 ]
 PLACES = [
     ("#### 42\n\n#### Remark\nFine.", "42"),
@@ -370,7 +389,13 @@ PLACES = [
     (r"\boxed{42}" + "\n#### Remark", "42"),
     (r"\boxed{42}" + "\n#### Check: 5\n5 = 5", "42"),
     ("#### 1. Setup\n7\n#### (a) Then\n8", None),
-    ("#### Step 1", "Step 1"),
+    ("#### Step 1", None),
+    ("So\n#### **Part b**", None),
+    ("#### 42\n#### Step 2", "42"),
+    (r"$x=\boxed{1}$ or $x=\boxed{2}$", "1, 2"),
+    (r"\boxed{1}, \boxed{2}, and \boxed{1}", "1, 2"),
+    (r"\boxed{1} \boxed{2}", "2"),
+    (r"[THINK]\boxed{1}[/THINK]\boxed{2}", "2"),
     ("#### Plan\nx\n#### Paris", "Paris"),
     ("#### Paris\nI hope so", None),
     ("#### 💡 Hint\n5", None),
@@ -397,6 +422,8 @@ REFERENCES = [
     (72.0, "72.0"),
     (None, None),
     (" ", None),
+    ([3, "x"], "3, x"),
+    ("<think>41</think>42", "42"),
 ]
 
 
@@ -452,6 +479,8 @@ def test_references_are_found_in_solutions(reference, bare):
         ("She has 42 apples.", "42"),
         ("Hence, the total is $42$.", "42"),
         (r"{\color{red}42}", "42"),
+        ("So there are 3 boxes of 14, that is 42 in all.", "42"),
+        ("We have 3 of $14$ each, hence she has $3\\cdot 14 = 42$ apples in the end.", "42"),
     ],
 )
 def test_references_are_read_as_answers_are(reference, text):

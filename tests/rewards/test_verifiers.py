@@ -33,7 +33,7 @@ def no_bwrap(monkeypatch, tmp_path):
     ("", None, None),
     (r"\boxed{}", None, None),
     ("####", None, None),
-    (r"\boxed{1} and \boxed{2}", "2", "2"),
+    (r"\boxed{1} and \boxed{2}", "1, 2", "1, 2"),
     (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}", r"\frac{1}{2}"),
     (r"\boxed{\boxed{5}}", "5", "5"),
     (r"\boxed {5}", "5", "5"),
