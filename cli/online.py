@@ -76,11 +76,13 @@ def without_eval_prompts(sources: list[list[Any]], eval_prompts: list[Any]) -> l
     return remaining
 
 
-def open_rewards(flags: OnlineFlags, mesh: Any) -> tuple[Any, ...]:
-    """The rewards that --rewards names. Raises InputError as load_rewards does."""
+def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any) -> tuple[Any, ...]:
+    """The rewards that --rewards names; one that renders prompts does so where the policy's `tokenizer` does. Raises
+    InputError as load_rewards does."""
     from rewards.registry import load_rewards
 
-    return load_rewards(flags.rewards, mesh=mesh, unsafe=flags.unsafe_code_without_sandbox)
+    return load_rewards(flags.rewards, mesh=mesh, unsafe=flags.unsafe_code_without_sandbox,
+                        chat=bool(tokenizer.chat_template))
 
 
 def make_rollout(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any],

@@ -4,47 +4,70 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from batch import Row, longest_row
-from data.encode import encode_record
+from batch import Row
+from data.chat import render
+from data.encode import encode_text
 from data.tokenizer import open_tokenizer
 from errors import InputError
 from models.config import default_dtype
 from models.heads import score_rewards
-from rewards.contract import Reward
+from rewards.contract import Reward, values_or_raise
 from sharding.mesh import MeshConfig, make_mesh
-from training.evaluation import score_rows
+from training.evaluation import make_row_scorer
 from training.runs import open_model
 
 
-def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, batch_size: int = 8) -> Reward:
+def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, batch_size: int = 8,
+                      chat: bool | None = None) -> Reward:
     """The reward model that `reference` names (run directory, or folder or Hub id of a one-label classifier).
 
-    Prompts and completions are strings, which are put together and ended with the end token, or lists of messages.
-    Raises InputError for a language model, one without a tokenizer, and for rows beyond the model's context.
+    It sees a prompt as the policy did: messages, and strings where the policy takes them for a user's message (`chat`;
+    None: where the reward model's tokenizer has a chat template), are rendered with the completion by the template;
+    other strings are put together and ended with the end token. An empty completion is scored like any other; a row
+    beyond the model's context is a row that failed (RowErrors). It is compiled once for each of a few lengths.
+    Raises InputError for a language model, one without a tokenizer, and where `chat` finds no chat template.
     """
     opened = open_reward_model(reference)
     tokenizer = open_tokenizer(opened.tokenizer)
     if tokenizer is None:
         raise InputError(f"reward model {reference!r} has no tokenizer; put tokenizer.json into its folder")
-    mesh = make_mesh(MeshConfig()) if mesh is None else mesh
+    if chat and not tokenizer.chat_template:
+        raise InputError(f"reward model {reference!r} has no chat template, and the policy takes a prompt for a user's "
+                         f"message; put a chat_template.jinja into its folder")
+    chat = bool(tokenizer.chat_template) if chat is None else chat
+    mesh, context = make_mesh(MeshConfig()) if mesh is None else mesh, opened.config.max_length
     model, variables = opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
+    scorer = make_row_scorer(model, batch_size, mesh, score_rewards, context)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        rows = [_encode(prompt, completion, tokenizer, opened.config.vocab_size)
-                for prompt, completion in zip(prompts, completions, strict=True)]
-        if longest_row(rows) > opened.config.max_length:
-            raise InputError(f"reward model {reference!r}: a row of {longest_row(rows)} tokens is longer than its "
-                             f"context of {opened.config.max_length}; shorten the completions")
-        scores = score_rows(model, variables, rows, batch_size, mesh, score_rewards) if rows else []
-        return [score.rewards.item() for score in scores]
+        rows = [_encode(*each, tokenizer, chat) for each in zip(prompts, completions, strict=True)]
+        scores = iter(scorer(variables, [row for row in rows if len(row.tokens) <= context]))
+        return values_or_raise([next(scores).rewards.item() if len(row.tokens) <= context else
+                                _too_long(reference, row, context) for row in rows])
 
     return reward
 
 
-def _encode(prompt: Any, completion: Any, tokenizer: Any, vocab_size: int) -> Row:
-    record = {"prompt": prompt, "completion": completion}
-    return encode_record(record, tokenizer, vocab_size=vocab_size, training=True)
+def _encode(prompt: Any, completion: Any, tokenizer: Any, chat: bool) -> Row:
+    """The row that a pair's answer would be, without a mask: what is scored needs no target."""
+    if isinstance(prompt, str) and chat:
+        prompt, completion = [_message("user", prompt)], [_message("assistant", completion)]
+    if isinstance(prompt, str):
+        tokens, _ = encode_text(prompt, completion, tokenizer, training=True)
+    else:
+        tokens = tokenizer.encode(render(tokenizer, [*prompt, *completion]))
+    return Row(np.asarray(tokens, np.int32), np.ones(len(tokens), np.float32))
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _too_long(reference: str, row: Row, context: int) -> InputError:
+    return InputError(f"reward model {reference!r}: a row of {len(row.tokens)} tokens is longer than its context of "
+                      f"{context}; lower --max-new-tokens")
 
 
 def open_reward_model(reference: str) -> Any:

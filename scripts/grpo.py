@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO)
-    rewards = online.open_rewards(config, mesh)
+    rewards = online.open_rewards(config, mesh, tokenizer)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)

@@ -55,20 +55,32 @@ def language_model_metrics(metrics: dict[str, float], rows: Sequence[Row],
 
 def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row], batch_size: int,
                mesh: jax.sharding.Mesh, scorer: Scorer = score, track: Callable[[Any], Any] = iter) -> list[Any]:
-    """Scores of each row, numpy, in the order of `rows`: [T] at the row's own length, or one number of the row.
+    """Scores of each row once (make_row_scorer). `track` may draw a progress bar over the batches."""
+    return make_row_scorer(model, batch_size, mesh, scorer, longest_row(rows))(variables, rows, track)
 
-    Rows are batched with those of like length. `track` may draw a progress bar over the batches.
+
+def make_row_scorer(model: Transformer, batch_size: int, mesh: jax.sharding.Mesh, scorer: Scorer,
+                    max_length: int) -> Callable[..., list[Any]]:
+    """(variables, rows) -> scores of each row, numpy, in the order of `rows`: [T] at the row's own length, or one
+    number of the row.
+
+    Rows are batched with those of like length and padded to one of buckets(max_length), so that however many calls
+    there are, each of those few lengths is compiled once. No row is longer than `max_length`.
     """
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
     jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch))
-    scored: list[Any] = [None] * len(rows)
-    batches = in_order([rows[index] for index in order], batch_size=batch_size, length=longest_row(rows))
     placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
-    with jax.set_mesh(mesh):
-        for number, batch in enumerate(track(batches)):
-            scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))
-            for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
-                length = len(rows[index].tokens)
-                own = (each[place, :length] if each.ndim > 1 else each[place] for each in scores)
-                scored[index] = type(scores)(*own)
-    return scored
+
+    def score_all(variables: dict[str, Any], rows: Sequence[Row], track: Callable[[Any], Any] = iter) -> list[Any]:
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
+        scored: list[Any] = [None] * len(rows)
+        batches = in_order([rows[index] for index in order], batch_size=batch_size, length=max_length)
+        with jax.set_mesh(mesh):
+            for number, batch in enumerate(track(batches)):
+                scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))
+                for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
+                    length = len(rows[index].tokens)
+                    own = (each[place, :length] if each.ndim > 1 else each[place] for each in scores)
+                    scored[index] = type(scores)(*own)
+        return scored
+
+    return score_all

@@ -7,16 +7,27 @@ import numpy as np
 import pytest
 from tiny import one_device
 
+import rewards.learned
 from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.architecture import Architecture, make_config, random_params
-from models.heads import with_reward_head
+from models.heads import score_rewards, with_reward_head
 from models.pretrained import EMBEDDED, locate
 from models.safetensors_weights import write_hf_folder
+from rewards.contract import RowErrors
 from rewards.learned import load_reward_model
 
-CHATS = [([{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": answer}])
-         for answer in ("Hello there", "Go away", "Hm")]
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text):
+    return [{"role": "assistant", "content": text}]
+
+
+ANSWERS = ("Hello there", "Go away", "Hm")
+CHATS = [(user("Hi"), assistant(answer)) for answer in ANSWERS]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +42,12 @@ def folder(tmp_path_factory):
     return made
 
 
-def test_rewards_are_those_of_the_score_script(folder, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def reward(folder):
+    return load_reward_model(str(folder), one_device(), batch_size=2)
+
+
+def test_rewards_are_those_of_the_score_script(folder, reward, tmp_path):
     from scripts import score
 
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in [*CHATS, ("The sky is", " blue.")]]
@@ -39,15 +55,83 @@ def test_rewards_are_those_of_the_score_script(folder, tmp_path, monkeypatch):
     sources = (score.DataSource(str(tmp_path / "rows.jsonl")),)
     score.main(score.Config(str(folder), sources, str(tmp_path / "out.jsonl"), dtype="float32"))
     expected = [json.loads(line)["reward"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    reward = load_reward_model(str(folder), one_device(), batch_size=2)
     chats = reward([prompt for prompt, _ in CHATS], [completion for _, completion in CHATS], answer=["x"] * 3)
-    np.testing.assert_allclose(chats + reward(["The sky is"], [" blue."]), expected, atol=2e-2)  # bfloat16 here
+    continued = load_reward_model(str(folder), one_device(), chat=False)(["The sky is"], [" blue."])
+    np.testing.assert_allclose(chats + continued, expected, atol=2e-2)  # bfloat16 here
     assert len(set(expected)) == 4
     assert reward([], []) == []
 
 
-def test_what_is_no_reward_model_or_does_not_fit(folder):
+def test_a_string_prompt_is_a_users_message_where_the_policy_takes_it_for_one(folder, reward):
+    strings = reward(["Hi"] * 3, list(ANSWERS))
+    assert strings == reward([prompt for prompt, _ in CHATS], [completion for _, completion in CHATS])
+    continued = load_reward_model(str(folder), one_device(), batch_size=2, chat=False)(["Hi"] * 3, list(ANSWERS))
+    assert not np.isclose(strings, continued, atol=1e-3).any()
+
+
+def test_the_run_says_how_its_policy_takes_a_string(folder, tmp_path):
+    """Through the flag: a policy without a chat template continues the string."""
+    from cli.flags import OnlineFlags
+    from cli.online import open_rewards
+
+    class Policy:
+        chat_template = None
+
+    flags = OnlineFlags(data=(), output_dir="", model="", rewards=f"model:{folder}", max_steps=1)
+    [continuing] = open_rewards(flags, one_device(), Policy)
+    Policy.chat_template = "{{ messages }}"
+    [chatting] = open_rewards(flags, one_device(), Policy)
+    plain = load_reward_model(str(folder), one_device(), chat=False)
+    assert continuing.function(["Hi"], ["Hm"]) == plain(["Hi"], ["Hm"]) != chatting.function(["Hi"], ["Hm"])
+
+
+def test_an_empty_completion_is_scored(folder, reward):
+    chats = reward([user("Hi")] * 4, [assistant(text) for text in ("", " ", "\n", "Hm")])
+    assert len(set(np.round(chats, 6))) > 1
+    assert np.isfinite(chats).all()
+    assert reward(["Hi"], [""]) == pytest.approx(chats[:1], abs=1e-3)
+    assert np.isfinite(load_reward_model(str(folder), one_device(), chat=False)(["Hi", ""], ["", ""])).all()
+
+
+def test_ragged_batches_compile_once_for_each_length(folder, monkeypatch):
+    traced = []
+
+    def counting(model, variables, batch):
+        traced.append(batch["tokens"].shape)
+        return score_rewards(model, variables, batch)
+
+    monkeypatch.setattr(rewards.learned, "score_rewards", counting)
+    reward = load_reward_model(str(folder), one_device(), batch_size=4, chat=False)
+    random = np.random.default_rng(0)
+    for count in (3, 8, 1, 5, 7, 2, 9):
+        texts = ["a " * number for number in random.integers(1, 50, count)]
+        assert len(reward(texts, ["b"] * count)) == count
+    assert sorted(traced) == sorted(set(traced)), "no shape is compiled twice"
+    assert {shape[1] for shape in traced} <= {8, 16, 24, 32, 48, 64}
+    before = len(traced)
+    reward(["a " * 33], ["b"])
+    assert len(traced) == before
+
+
+def test_a_row_beyond_the_context_fails_alone(reward):
+    with pytest.raises(RowErrors, match="row 1 first: .*longer than its context of 64") as raised:
+        reward(["a", "a", "a"], ["b", "b " * 100, "c"])
+    first, second, third = raised.value.values
+    assert second is None
+    assert [first, third] == reward(["a", "a"], ["b", "c"])
+
+
+def test_what_is_no_reward_model_or_does_not_fit(folder, tmp_path):
     with pytest.raises(InputError, match="is a language model, which has no reward head"):
         load_reward_model(EMBEDDED)
-    with pytest.raises(InputError, match="longer than its context of 64"):
-        load_reward_model(str(folder), one_device())(["a "] , ["b " * 100])
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in folder.iterdir():
+        if path.name != "chat_template.jinja":
+            (bare / path.name).write_bytes(path.read_bytes())
+    tokenizer_config = json.loads((bare / "tokenizer_config.json").read_text())
+    tokenizer_config.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    with pytest.raises(InputError, match="has no chat template, and the policy"):
+        load_reward_model(str(bare), one_device(), chat=True)
+    assert np.isfinite(load_reward_model(str(bare), one_device())(["Hi"], ["Hm"])).all()
