@@ -22,11 +22,13 @@ COUNT = "count/"
 
 class Row(NamedTuple):
     """`tokens` int32 [T]; `loss_mask` float32 [T], 1 on targets. The first token is no target. `extra` are further
-    columns for an objective: a number for the row (label, margin), or float32 [T] (ref_logps)."""
+    columns for an objective: a number for the row (label, margin), or float32 [T] (ref_logps). `events` are what
+    happened to it on the way from its record, counted by name (data.reading.COUNTS)."""
 
     tokens: np.ndarray
     loss_mask: np.ndarray
     extra: Mapping[str, Any] = MappingProxyType({})
+    events: Mapping[str, int] = MappingProxyType({})
 
     def columns(self) -> dict[str, np.ndarray]:
         """All of it by name: [T] or, for the row's numbers, []."""
@@ -36,7 +38,7 @@ class Row(NamedTuple):
     def cut(self, length: int) -> "Row":
         """The row's first `length` tokens."""
         extra = {name: value[:length] if np.ndim(value) else value for name, value in self.extra.items()}
-        return Row(self.tokens[:length], self.loss_mask[:length], extra)
+        return Row(self.tokens[:length], self.loss_mask[:length], extra, self.events)
 
 
 def longest_row(rows: Sequence[Row]) -> int:

@@ -58,7 +58,7 @@ class Rows(NamedTuple):
     """what config.yaml holds"""
 
 
-def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: str = "row") -> Rows:
+def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: str = "turns") -> Rows:
     """The rows for an opened model. Raises InputError for bad ones, or where --output-dir holds another experiment."""
     from data.reading import read_all
 
@@ -81,7 +81,7 @@ def replace_sources(rows: Rows, replace: Callable[[Any, Any, str], list[Any]]) -
 
 
 def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, vocab_size: int, context: int,
-                 form: str = "row") -> Any:
+                 form: str = "turns") -> Any:
     """How records become rows; `context` is the model's, in tokens."""
     from data.reading import Encoder
 
@@ -91,14 +91,16 @@ def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, voc
 
 def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:
     """The training rows as streams. A small data set is read through first, a large one's first rows."""
-    from data.reading import check_rows
+    from data.reading import check_rows, explain
     from data.streams import Streams
     from training.progress import track
 
     length = max_row_length(flags.max_length, context)
     measured = packing == "none" or (packing == "first-fit" and flags.max_length is None)
-    max_length = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
-                         functools.partial(track, what="checking rows"))
+    max_length, counts = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
+                                    functools.partial(track, what="checking rows"))
+    for line in explain(counts):
+        print_once(f"note: {line}")
     weights = tuple(each.weight for each in flags.data)
     return Streams(tuple(sources), weights, encoder, flags.batch_size, max_length or length if measured else length,
                    packing, flags.seed)

@@ -1,193 +1,287 @@
-"""Chat messages to text, tokens and loss mask, by the tokenizer's own chat template.
+"""Conversations to tokens and loss masks, by the tokenizer's own chat template.
 
-A conversation is rendered once and its text encoded once, so the tokens are those a model sees when the
-same conversation is sent to it. The loss mask is read off the text: an assistant turn begins where the prompt
-for it ends and goes up to and including its end token.
+What is trained is what the model will see: each assistant turn follows the prompt that the template writes when it is
+asked for that turn. Mostly the prompts of later turns begin with earlier ones and their answers, and the conversation
+is one row. Where a template renders what came before anew (it drops earlier thoughts, it moves the system message),
+they do not, and such turns are rows of their own.
 """
 
 import bisect
-import functools
-import json
-from collections.abc import Sequence
-from typing import Any
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from data.messages import Message, read_messages, read_spoken, read_template_kwargs, read_tools, text_of
+from data.templates import ChatTemplate
 from data.tokenizer import Tokenizer
 from errors import InputError
 
-Message = dict[str, Any]  # at least {"role": str, "content": str}
+PROBE = "\ue000"
+"""what an assistant says where it is asked what a template writes around it; no data hold this character"""
+
+PLAIN_ROLES = frozenset({"system", "user", "assistant", "tool"})
+"""roles that a template either knows or fails on; others, some leave out without a word"""
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-    """The conversation as the chat template writes it; on request with the next assistant turn's header.
+class Encoded(NamedTuple):
+    """A row: tokens [T]; loss mask [T], 1 on targets (or the turn's weight), 0 on all else; and what happened to it on
+    the way, by names of data.reading.COUNTS."""
 
-    Templates come with model files and are not trusted: they run in jinja2's sandbox. `strftime_now`, which
-    transformers offers them, is left undefined on purpose: a prompt must not change with the date. Templates
-    that test for it use their own fixed date.
-    """
-    return _render(tokenizer, _check(messages), add_generation_prompt)
+    tokens: list[int]
+    loss_mask: list[float]
+    events: Mapping[str, int] = MappingProxyType({})
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+class Target(NamedTuple):
+    """An assistant turn in a rendered text: its characters, end token included."""
+
+    message: int
+    start: int
+    end: int
+    weight: float
+
+
+class Rendered(NamedTuple):
+    """A row as text."""
+
+    text: str
+    targets: list[Target]
+    events: Counter[str]
+
+
+def open_template(tokenizer: Tokenizer, record: Mapping[str, Any] = MappingProxyType({})) -> ChatTemplate:
+    """The tokenizer's template with a record's `tools` and `chat_template_kwargs`."""
+    return ChatTemplate(tokenizer, read_tools(record.get("tools")),
+                        read_template_kwargs(record.get("chat_template_kwargs")))
+
+
+def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False,
+           **columns: Any) -> str:
+    """The conversation as the chat template writes it; on request with the next assistant turn's header. `columns` are
+    open_template's."""
+    return open_template(tokenizer, columns).render(_read(tokenizer, messages), add_generation_prompt)
+
+
+def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], **columns: Any) -> list[int]:
     """Tokens of the conversation and of the header of the next assistant turn; nothing is added to them."""
-    return tokenizer.encode(render(tokenizer, messages, add_generation_prompt=True))
+    messages = _read(tokenizer, messages)
+    text = open_template(tokenizer, columns).render(messages, add_generation_prompt=True)
+    _refuse_left_out(messages, text)
+    return tokenizer.encode(text)
 
 
-def encode_chat(
-    tokenizer: Tokenizer, messages: Sequence[Message], first_target: int = 0
-) -> tuple[list[int], list[int]]:
-    """Tokens [T] of the whole conversation, and loss mask [T] of 0 and 1.
+def encode_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_target: int = 0,
+                 **columns: Any) -> list[Encoded]:
+    """The rows in which every assistant turn is a target once, after the prompt that the model sees at that turn.
 
-    1 on what the assistant says and on the token that ends its turn; 0 on all else: other roles, headers, the
-    newline after the end token. A token that straddles the beginning of a turn is context: when the model is
-    sampled, the prompt ends inside it. A header that the template does not write for `add_generation_prompt`
-    is the assistant's to say, since in sampling, too, nobody else writes it. Assistant turns before message
-    `first_target` are context as well.
+    Targets are what the assistant says and the token that ends its turn; other roles, headers, and the newline after
+    the end token are not. A token that straddles the beginning of a turn is context: when the model is sampled, the
+    prompt ends inside it. A header that the template does not write for `add_generation_prompt` is the assistant's to
+    say, since in sampling, too, nobody else writes it. Assistant turns before message `first_target`, and those whose
+    `weight` is 0 or whose `train` is false, are context as well.
     """
-    messages = _check(messages)
-    turns = _assistant_turns(messages, first_target)
-    text = _render(tokenizer, messages)
-    tokens, offsets = tokenizer.encode_with_offsets(text)
-    starts = [_turn_start(tokenizer, messages, i, text) for i in turns]
-    mask = [0] * len(tokens)
-    for i, start, next_start in zip(turns, starts, [*starts[1:], len(text)], strict=True):
-        limit = _turn_limit(messages, i, text, start, next_start)
-        first, last = _turn_tokens(tokenizer, tokens, offsets, start, limit, i)
-        mask[first : last + 1] = [1] * (last + 1 - first)
-    return tokens, mask
+    rows = _render_turns(tokenizer, messages, first_target, columns)
+    rows[0].events["rows_added"] += len(rows) - 1
+    return [_encode(tokenizer, row) for row in rows]
 
 
-def _assistant_turns(messages: list[Message], first_target: int) -> list[int]:
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= first_target]
-    if not turns:
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], first_target: int = 0, **columns: Any) -> Encoded:
+    """The row of the last turn, with whatever turns before it encode_turns puts into the same row."""
+    rows = _render_turns(tokenizer, messages, first_target, columns)
+    rows[-1].events["turns_dropped"] += sum(len(row.targets) for row in rows[:-1])
+    return _encode(tokenizer, rows[-1])
+
+
+# ------------------------------------------------------------------------------------------------ turns as text
+
+def _render_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_target: int,
+                  columns: Mapping[str, Any]) -> list[Rendered]:
+    messages, template = _read(tokenizer, messages), open_template(tokenizer, columns)
+    rows, events = [], Counter()
+    for i, weight in _choose_targets(messages, first_target):
+        turn = _render_turn(template, messages, i, weight)
+        if isinstance(turn, str):
+            events[turn] += 1
+        elif rows and turn.text.startswith(rows[-1].text[: rows[-1].targets[-1].end]):
+            rows[-1] = Rendered(turn.text, rows[-1].targets + turn.targets, rows[-1].events + turn.events)
+        else:
+            rows.append(turn)
+    if not rows:
+        raise InputError("the chat template writes nothing of what the assistant says, so there is nothing to train "
+                         "on; drop the row, or give a template that does")
+    rows[-1] = _with_what_follows(template, messages, rows[-1])
+    _refuse_left_out(messages, "".join(row.text for row in rows))
+    events["tools_dropped"] += bool(template.tools) and not template.reads("tools")
+    rows[-1].events.update(events)
+    return rows
+
+
+def _with_what_follows(template: ChatTemplate, messages: list[Message], row: Rendered) -> Rendered:
+    """What is said after the last target is context, too, where it leaves the row as it is."""
+    if row.targets[-1].message + 1 == len(messages):
+        return row
+    text = template.render(messages)
+    return row._replace(text=text) if text.startswith(row.text[: row.targets[-1].end]) else row
+
+
+def _choose_targets(messages: list[Message], first_target: int) -> list[tuple[int, float]]:
+    """The numbers of the assistant turns to be trained on, with their weights."""
+    turns = [(i, _weight(i, message)) for i, message in enumerate(messages)
+             if message["role"] == "assistant" and i >= first_target]
+    if not any(weight for _, weight in turns):
         where = f" from message {first_target} on" if first_target else ""
-        raise InputError(f"no assistant turn in the conversation{where}, nothing to train on; drop the row")
-    for i in turns:
-        if not messages[i]["content"].strip():
+        which = "whose weight is above 0 " if turns else ""
+        raise InputError(f"no assistant turn {which}in the conversation{where}, nothing to train on; drop the row")
+    for i, weight in turns:
+        if weight and not text_of(messages[i]["content"]).strip() and not _says_otherwise(messages[i]):
             raise InputError(f"message {i}: the assistant's content is empty; fill it or drop the row")
-    return turns
+    return [(i, weight) for i, weight in turns if weight]
 
 
-def _turn_start(tokenizer: Tokenizer, messages: list[Message], i: int, text: str) -> int:
-    """The character of `text` where what the assistant says in message i begins.
+def _says_otherwise(message: Message) -> bool:
+    return bool(message.get("tool_calls") or read_spoken(message).thought)
 
-    Only what comes before message i is rendered for this: Qwen3-like templates render a turn differently
-    when it is the last one, so a conversation cut off after it need not be a prefix of the whole.
+
+def _weight(i: int, message: Message) -> float:
+    """`weight`, a number, times `train`, true or false; 1 without either."""
+    weight, train = message.get("weight", 1), message.get("train", True)
+    if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise InputError(f"message {i}: weight is {weight!r}, not a number from 0 on")
+    if train not in (True, False):
+        raise InputError(f"message {i}: train is {train!r}, not true or false")
+    return float(weight) * train
+
+
+def _render_turn(template: ChatTemplate, messages: list[Message], i: int, weight: float) -> Rendered | str:
+    """The conversation up to assistant turn i as the model is asked for it and should answer; or, where that cannot
+    be, which of data.reading.COUNTS it counts for."""
+    message = messages[i]
+    prompt = template.render(messages[:i], True) if i else _opening_prompt(template, message)
+    if prompt is None:
+        return "turns_dropped"
+    answer = _answer(template, messages, i, prompt)
+    calls_lost = _loses_calls(message, answer)
+    if calls_lost and not text_of(message["content"]).strip():
+        return "tools_dropped"
+    end = _find_end(template, message, answer, i)
+    thought_lost = read_spoken(message).thought not in answer
+    events = Counter(tools_dropped=int(calls_lost), reasoning_dropped=int(thought_lost))
+    return Rendered(prompt + answer, [Target(i, len(prompt), len(prompt) + end, weight)], events)
+
+
+def _answer(template: ChatTemplate, messages: list[Message], i: int, prompt: str) -> str:
+    """What follows the prompt of turn i where the assistant says message i, up to the end of the text.
+
+    Where the template writes the prompt of a turn differently once it is answered, it may be that what it rewrites
+    lies before the last question (Mistral's system message): then it answers a plain question as it answers this one.
+    Else it is the beginning of the answer that it rewrites (R1-Distill's prompt ends in <think>, which its answers do
+    not have): then the answer is what it writes from where the content begins, after the thought that was opened.
     """
-    prompt = _render(tokenizer, messages[:i], add_generation_prompt=True)
-    if not text.startswith(prompt):
+    whole = template.render(messages[: i + 1])
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    plain_prompt, plain = template.render([QUESTION], True), template.render([QUESTION, messages[i]])
+    if plain.startswith(plain_prompt):
+        return plain[len(plain_prompt) :]
+    said = plain[_common_prefix(plain, template.render([QUESTION, _with_answer(messages[i], PROBE)])) :]
+    return f"{read_spoken(messages[i]).thought}\n</think>\n\n{said}" if prompt.rstrip().endswith("<think>") else said
+
+
+QUESTION: Message = {"role": "user", "content": "What?"}
+
+
+def _with_answer(message: Message, answer: str) -> Message:
+    """The message with another answer after its thought."""
+    content = text_of(message["content"])
+    spoken = read_spoken(message).answer.lstrip()
+    return message | {"content": content[: len(content) - len(spoken)] + answer}
+
+
+def _opening_prompt(template: ChatTemplate, message: Message) -> str | None:
+    """The prompt of an assistant turn that opens the conversation, of which templates render none: what is written
+    before any content, where that ends as a prompt does. None where it does not."""
+    opened = template.render([message])
+    opened = opened[: _common_prefix(opened, template.render([_with_answer(message, PROBE)]))]
+    asked, prompt = template.render([QUESTION]), template.render([QUESTION], True)
+    if prompt.startswith(asked) and opened.endswith(prompt[len(asked) :]):
+        return opened
+    return None
+
+
+def _loses_calls(message: Message, answer: str) -> bool:
+    """Whether the template leaves out a tool call."""
+    functions = [call.get("function", call) for call in message.get("tool_calls", ())]
+    return not all(str(function.get("name", "")) in answer for function in functions)
+
+
+def _find_end(template: ChatTemplate, message: Message, answer: str, i: int) -> int:
+    """The character after the end token that the template writes after message i; the message may hold others."""
+    ends = sorted(at for text in end_texts(template.tokenizer) for at in _occurrences(text, answer))
+    if not ends:
         raise InputError(
-            f"message {i}: the chat template renders the prompt of this assistant turn differently from the "
-            "same part of the whole conversation; keep only the messages up to its first assistant turn, or "
-            "mend the template"
-        )
-    return len(prompt)
+            f"message {i}: the chat template writes no end token (ids {list(template.tokenizer.eos_ids)}) after this "
+            "assistant turn; mend the template, or name its end token in generation_config.json's eos_token_id")
+    if len(ends) > 1:
+        probe = template.render([QUESTION, {"role": "assistant", "content": PROBE}])
+        tail = len(answer) - _common_prefix(answer[::-1], probe[::-1])
+        ends = [end for end in ends if end > tail] or ends[-1:]
+    return ends[0]
 
 
-def _turn_limit(messages: list[Message], i: int, text: str, start: int, next_start: int) -> int:
-    """The character before which assistant turn i must have ended: where the user's next content begins.
-
-    It holds off templates that write an end token only after the whole conversation: without it the mask
-    would cover what the user says.
-    """
-    if i + 1 == len(messages) or messages[i + 1]["role"] != "user":
-        return next_start
-    content_at = text.rfind(messages[i + 1]["content"].strip(), start, next_start)
-    return next_start if content_at < 0 else content_at
+def _occurrences(text: str, where: str) -> Iterator[int]:
+    """The ends of all places where a text stands."""
+    at = where.find(text)
+    while at >= 0:
+        yield at + len(text)
+        at = where.find(text, at + len(text))
 
 
-def _turn_tokens(tokenizer, tokens, offsets, start: int, limit: int, i: int) -> tuple[int, int]:
-    """First and last token of a turn: from the first that begins at or after `start` to the end token."""
-    first = bisect.bisect_left(offsets, start, key=lambda offset: offset[0])
-    for last in range(first, len(tokens)):
-        if offsets[last][0] >= limit:
-            break
-        if tokens[last] in tokenizer.eos_ids:
-            return first, last
-    raise InputError(
-        f"message {i}: the chat template writes no end token (ids {list(tokenizer.eos_ids)}) after this "
-        "assistant turn; mend the template, or name its end token in generation_config.json's eos_token_id"
-    )
+def _common_prefix(*texts: str) -> int:
+    return len(os.path.commonprefix(texts))
 
 
-def _check(messages: Sequence[Message]) -> list[Message]:
-    """The messages, checked, as plain JSON values: a template gets no objects whose methods it could call."""
-    if not isinstance(messages, list | tuple):
-        raise InputError(f"messages are a {type(messages).__name__}, not a list of {{'role', 'content'}}")
-    if not messages:
-        raise InputError("messages are an empty list; give at least one message or drop the row")
+def _refuse_left_out(messages: list[Message], text: str) -> None:
+    """Raises InputError for a message of a role that the template passes over."""
     for i, message in enumerate(messages):
-        _check_message(i, message)
-    try:
-        return json.loads(json.dumps(messages))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"messages hold what is not JSON ({error}); remove it") from error
+        if message["role"] not in PLAIN_ROLES and text_of(message["content"]).strip() not in text:
+            raise InputError(f"message {i}: the chat template leaves out what the role {message['role']!r} says; give "
+                             f"it a role that the template has, such as system")
 
 
-def _check_message(i: int, message: Any) -> None:
-    if not isinstance(message, dict):
-        raise InputError(f"message {i} is a {type(message).__name__}, not a dict of 'role' and 'content'")
-    for key in ("role", "content"):
-        if key not in message:
-            raise InputError(f"message {i} has no {key!r}; every message needs 'role' and 'content'")
-        if not isinstance(message[key], str):
-            raise InputError(f"message {i}: {key!r} is a {type(message[key]).__name__}, not a string")
+# --------------------------------------------------------------------------------------------------- text as tokens
+
+def _read(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Message]:
+    """read_messages; an answer that brings its end token has it from the template alone, once."""
+    return [_without_end(tokenizer, message) for message in read_messages(messages)]
 
 
-def _render(tokenizer: Tokenizer, messages: list[Message], add_generation_prompt: bool = False) -> str:
-    if not tokenizer.chat_template:
-        raise InputError("the tokenizer has no chat template; put a chat_template.jinja into its folder")
-    try:
-        return _compile(tokenizer.chat_template).render(
-            messages=messages,
-            tools=None,  # templates ask whether these are none, not only whether they are defined
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            bos_token=tokenizer.bos_token,
-            eos_token=tokenizer.eos_token,
-        )
-    except Exception as error:  # whatever is raised in there is raised by the template
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"chat template fails on the messages ({reason}); mend one of them") from error
+def _without_end(tokenizer: Tokenizer, message: Message) -> Message:
+    text, ends = text_of(message["content"]), end_texts(tokenizer)
+    if message["role"] != "assistant" or not text.rstrip().endswith(ends):
+        return message
+    while text.rstrip().endswith(ends):
+        text = text.rstrip()[: -max(len(end) for end in ends if text.rstrip().endswith(end))]
+    return message | {"content": text}
 
 
-@functools.lru_cache(maxsize=32)
-def _compile(template: str):
-    return _environment().from_string(template)
+def end_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The tokenizer's end tokens as text."""
+    texts = [tokenizer.decode([each], skip_special_tokens=False) for each in tokenizer.eos_ids]
+    return tuple(text for text in texts if text)
 
 
-@functools.lru_cache(maxsize=1)
-def _environment():
-    """The environment that templates are written for: transformers' own, but without the date."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    extensions = ["jinja2.ext.loopcontrols", _generation_tag()]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    return environment
-
-
-def _generation_tag():
-    """Lets `{% generation %}...{% endgeneration %}` through; our mask does not need it."""
-    from jinja2 import ext, nodes
-
-    class GenerationTag(ext.Extension):
-        tags = {"generation"}
-
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    return GenerationTag
-
-
-def _to_json(value, ensure_ascii=False, **options) -> str:
-    """jinja2's own filter escapes <, > and & for HTML, which is nothing a model should read."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-
-def _raise_exception(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+def _encode(tokenizer: Tokenizer, row: Rendered) -> Encoded:
+    """The text is encoded once as a whole, so the tokens are those that a model sees when it is sent this text."""
+    tokens, offsets = tokenizer.encode_with_offsets(row.text)
+    mask = [0.0] * len(tokens)
+    for target in row.targets:
+        first, end = (bisect.bisect_left(offsets, at, key=lambda offset: offset[0])
+                      for at in (target.start, target.end))
+        if first == end or tokens[end - 1] not in tokenizer.eos_ids:
+            raise InputError(f"message {target.message}: the end token that the chat template writes is not one token "
+                             f"of ids {list(tokenizer.eos_ids)}; make it a special token of the tokenizer")
+        mask[first:end] = [target.weight] * (end - first)
+    return Encoded(tokens, mask, row.events)

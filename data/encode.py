@@ -1,46 +1,77 @@
 """One record to one row: token ids and the loss mask, index t always speaking of token t."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from batch import Row
-from data.chat import encode_chat, encode_prompt
+from data.chat import Encoded, encode_chat, encode_prompt, encode_turns, end_texts
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from errors import InputError
+
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+"""what a record gives the chat template besides its messages"""
 
 
 def encode_record(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int, training: bool) -> Row:
     """Row of a record with `tokens`, `messages` (or ShareGPT's `conversations`), `prompt` and `completion`, or `text`.
 
     Pretokenised rows pass through untouched. `training` ends texts and completions given as strings with the end token
-    and asks for a target; scoring takes a row as it is. The end of a chat turn is the template's affair.
+    and asks for a target; scoring takes a row as it is. The end of a chat turn is the template's affair; where turns
+    must be rows of their own (encode_rows), this is the last one's.
     Raises InputError for a record of no known shape, or without any target.
     """
+    return encode_rows(record, tokenizer, vocab_size=vocab_size, training=training, chat=_last_turn)[0]
+
+
+def encode_rows(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int, training: bool,
+                chat: Callable[..., list[Encoded]] = encode_turns) -> list[Row]:
+    """encode_record, but every assistant turn of a conversation is a target: mostly in one row, else in several."""
     if "tokens" in record:
-        row = pretokenised(record, vocab_size)
+        rows = [pretokenised(record, vocab_size)]
     elif tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
     else:
-        row = _encode(normalise(record), tokenizer, training)
-    return finish_row(*row, training)
+        rows = _encode(normalise(record), tokenizer, training, chat)
+        for row in rows:
+            check_ids(row.tokens, tokenizer, vocab_size)
+    return [finish_row(row, training) for row in rows]
 
 
-def _encode(record: Record, tokenizer: Tokenizer, training: bool) -> tuple[list[int], list[float]]:
+def _last_turn(*arguments: Any, **columns: Any) -> list[Encoded]:
+    return [encode_chat(*arguments, **columns)]
+
+
+def _encode(record: Record, tokenizer: Tokenizer, training: bool, chat: Callable[..., list[Encoded]]) -> list[Encoded]:
     if "messages" in record:
-        return encode_chat(tokenizer, record["messages"])
+        return chat(tokenizer, record["messages"], **template_columns(record))
     if "prompt" in record and "completion" in record:
-        return _prompt_completion(record["prompt"], record["completion"], tokenizer, training)
+        return _prompt_completion(record, tokenizer, training, chat)
     if "text" in record:
-        return encode_text("", record["text"], tokenizer, training)
+        return [encode_text("", record["text"], tokenizer, training)]
     raise InputError(f"no known columns among {sorted(record)}; a row has messages, prompt and completion, text, or "
                      f"tokens")
 
 
-def finish_row(tokens: list[int], mask: list[float], training: bool) -> Row:
+def template_columns(record: Record) -> dict[str, Any]:
+    """What a record gives the chat template besides its messages."""
+    return {name: record[name] for name in TEMPLATE_COLUMNS if name in record}
+
+
+def check_ids(tokens: Sequence[int], tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises InputError for a token that the model has no embedding for."""
+    highest = max(tokens, default=0)
+    if highest >= vocab_size:
+        text = tokenizer.decode([highest], skip_special_tokens=False)
+        raise InputError(f"token {highest} ({text!r}) is beyond the model's embedding, which has ids from 0 to "
+                         f"{vocab_size - 1}; take a tokenizer that fits the model, or drop what has the token")
+
+
+def finish_row(encoded: Encoded, training: bool) -> Row:
     """The row as arrays, its first token no target. Raises InputError for an empty one, or one without a target."""
-    row = Row(np.asarray(tokens, np.int32), np.asarray(mask, np.float32))
+    row = Row(np.asarray(encoded.tokens, np.int32), np.asarray(encoded.loss_mask, np.float32), events=encoded.events)
     row.loss_mask[:1] = 0.0
     if not len(row.tokens):
         raise InputError("the row has no tokens")
@@ -50,39 +81,45 @@ def finish_row(tokens: list[int], mask: list[float], training: bool) -> Row:
     return row
 
 
-def pretokenised(record: Record, vocab_size: int) -> tuple[list[int], list[float]]:
+def pretokenised(record: Record, vocab_size: int) -> Encoded:
     """`tokens` and `loss_mask` (1 everywhere unless given) as they are, once they are known to be sound."""
     tokens, mask = record["tokens"], record.get("loss_mask")
-    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
-        raise InputError(f"tokens must be a list of ids from 0 to {vocab_size - 1}")
+    wrong = [token for token in tokens if not (type(token) is int and 0 <= token < vocab_size)] \
+        if isinstance(tokens, list) else [tokens]
+    if wrong:
+        raise InputError(f"tokens must be a list of ids from 0 to {vocab_size - 1}, those of the model's embedding, "
+                         f"and hold {str(wrong[0])[:40]}")
     if mask is None:
         mask = [1.0] * len(tokens)
     numbers = isinstance(mask, list) and all(type(value) in (int, float, bool) and 0 <= value < 1e6 for value in mask)
     if not numbers or len(mask) != len(tokens):
         raise InputError(f"loss_mask must hold one number from 0 on for each of the {len(tokens)} tokens")
-    return tokens, mask
+    return Encoded(tokens, mask)
 
 
-def _prompt_completion(prompt: Any, completion: Any, tokenizer: Tokenizer,
-                       training: bool) -> tuple[list[int], list[float]]:
+def _prompt_completion(record: Record, tokenizer: Tokenizer, training: bool,
+                       chat: Callable[..., list[Encoded]]) -> list[Encoded]:
+    prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
-        return encode_text(prompt, completion, tokenizer, training)
+        return [encode_text(prompt, completion, tokenizer, training)]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return encode_chat(tokenizer, prompt + completion, first_target=len(prompt))
+        return chat(tokenizer, prompt + completion, first_target=len(prompt), **template_columns(record))
     raise InputError("prompt and completion must both be strings or both be lists of messages")
 
 
-def encode_text(prompt: str, text: str, tokenizer: Tokenizer, training: bool) -> tuple[list[int], list[float]]:
-    """Tokens and loss mask of prompt + text, with the BOS that the tokenizer adds, and an end token for training.
+def encode_text(prompt: str, text: str, tokenizer: Tokenizer, training: bool) -> Encoded:
+    """Tokens and loss mask of prompt + text, with the BOS that the tokenizer adds, and an end token for training;
+    neither where the text brings it.
 
     The whole is encoded at once; a token that straddles the border belongs to the prompt.
     """
     if not isinstance(text, str):
         raise InputError(f"text must be a string, not {type(text).__name__}")
     tokens, mask = _encode_whole(prompt, text, tokenizer)
-    bos = start_tokens(tokenizer)
+    bos = missing_start(prompt + text, tokenizer)
     tokens, mask = bos + tokens, [0.0] * len(bos) + mask
-    return (tokens + [tokenizer.eos_id], mask + [1.0]) if training else (tokens, mask)
+    ended = not training or text.rstrip().endswith(end_texts(tokenizer))
+    return Encoded(tokens, mask) if ended else Encoded([*tokens, tokenizer.eos_id], [*mask, 1.0])
 
 
 def _encode_whole(prompt: str, text: str, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
@@ -99,12 +136,18 @@ def start_tokens(tokenizer: Tokenizer) -> list[int]:
     return first if first == [tokenizer.bos_id] else []
 
 
+def missing_start(text: str, tokenizer: Tokenizer) -> list[int]:
+    """start_tokens, but [] for a text that brings its BOS."""
+    brings = tokenizer.bos_token and text.lstrip().startswith(tokenizer.bos_token)
+    return [] if brings else start_tokens(tokenizer)
+
+
 def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
                    max_length: int) -> list[list[int]]:
     """Token ids of prompts to be answered: of `tokens`, `messages`, or `prompt` (a string or messages).
 
-    A string is a user's message where the tokenizer has a chat template, and is continued as it is otherwise, or where
-    the row has a completion beside it (such rows are trained on as plain text).
+    A string is a user's message where the tokenizer has a chat template. It is continued as it is otherwise, and where
+    it begins with a special token, as texts do that a template has been applied to already.
     Messages that end with the assistant's are cut before it. Raises InputError, naming file and line, for a bad row.
     """
     prompts = []
@@ -122,18 +165,30 @@ def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
 
 def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
     if "tokens" in record:
-        return pretokenised(record, vocab_size)[0]
+        return pretokenised(record, vocab_size).tokens
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
-    record = normalise(record)
+    tokens = _encode_unread(normalise(record), tokenizer)
+    check_ids(tokens, tokenizer, vocab_size)
+    return tokens
+
+
+def _encode_unread(record: Record, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a normalised record's prompt."""
     prompt = read_prompt(record)
-    if isinstance(prompt, str) and tokenizer.chat_template and "completion" not in record:
-        prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
-        return start_tokens(tokenizer) + tokenizer.encode(prompt)
+        tokens = tokenizer.encode(prompt)
+        if not tokenizer.chat_template or _begins_special(tokens, tokenizer):
+            return missing_start(prompt, tokenizer) + tokens
+        prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list):
         raise InputError(f"no known columns among {sorted(record)}; a row has prompt, messages or tokens")
-    return encode_prompt(tokenizer, prompt)
+    return encode_prompt(tokenizer, prompt, **template_columns(record))
+
+
+def _begins_special(tokens: list[int], tokenizer: Tokenizer) -> bool:
+    """Whether the first token is one that stands for no text."""
+    return bool(tokens) and not tokenizer.decode(tokens[:1]) and bool(tokenizer.decode(tokens[:1], False))
 
 
 def read_prompt(record: Record) -> Any:

@@ -1,5 +1,6 @@
 """Preferences: pairs, one record to two rows, chosen and rejected; and answers with a label."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,14 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from batch import Row
-from data.chat import encode_chat
-from data.encode import encode_record, encode_text, finish_row, pretokenised
+from data.chat import Encoded, encode_chat
+from data.encode import check_ids, encode_record, encode_text, finish_row, pretokenised, template_columns
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from errors import InputError
-
-Encoded = tuple[list[int], list[float]]  # tokens and loss mask
-
 
 DIFFERENT_PROMPTS = "chosen and rejected answer different prompts, so they cannot be compared; mend or drop the row"
 
@@ -47,7 +45,10 @@ def encode_pair(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int)
     if "chosen" not in record or "rejected" not in record:
         raise InputError(f"no known columns among {sorted(record)}; a pair has chosen and rejected, with a prompt or "
                          f"without, or chosen_tokens and rejected_tokens")
-    return _finish(*_encode_answers(normalise(record), tokenizer), extra)
+    pair = _encode_answers(normalise(record), tokenizer)
+    for side, answer in zip(Pair._fields, pair):
+        _named(side, check_ids, answer.tokens, tokenizer, vocab_size)
+    return _finish(*pair, extra)
 
 
 def _pretokenised_pair(record: Record, vocab_size: int, extra: Mapping[str, Any]) -> Pair:
@@ -68,8 +69,8 @@ def _margin(record: Record) -> dict[str, float]:
 
 
 def _finish(chosen: Encoded, rejected: Encoded, extra: Mapping[str, Any]) -> Pair:
-    _refuse_equal(chosen, rejected)
-    return Pair(*(_named(side, finish_row, *encoded, True)._replace(extra=extra)
+    _refuse_equal(chosen[:2], rejected[:2])
+    return Pair(*(_named(side, finish_row, encoded, True)._replace(extra=extra)
                   for side, encoded in zip(Pair._fields, (chosen, rejected))))
 
 
@@ -93,7 +94,8 @@ def _refuse_different_prompts(record: Record, chosen: Encoded, rejected: Encoded
     """Where masks say what the prompts are."""
     if record.get("chosen_loss_mask") is None or record.get("rejected_loss_mask") is None:
         return
-    prompts = [tokens[: next((i for i, target in enumerate(mask) if target), 0)] for tokens, mask in (chosen, rejected)]
+    prompts = [tokens[: next((i for i, target in enumerate(mask) if target), 0)]
+               for tokens, mask, _ in (chosen, rejected)]
     if prompts[0] != prompts[1]:
         raise InputError(f"{DIFFERENT_PROMPTS} (the tokens before the first target)")
 
@@ -116,7 +118,9 @@ def _encode_answers(record: Record, tokenizer: Tokenizer) -> list[Encoded]:
             raise InputError(f"{side}: the answer is empty; fill it or drop the row")
     if all(isinstance(answer, list) for answer in answers) and isinstance(prompt, str | list | None):
         chats = _chats(prompt, *answers)
-        return [_named(side, encode_chat, tokenizer, *chat) for side, chat in zip(Pair._fields, chats)]
+        columns = template_columns(record)
+        return [_named(side, functools.partial(encode_chat, **columns), tokenizer, *chat)
+                for side, chat in zip(Pair._fields, chats)]
     if all(isinstance(answer, str) for answer in answers) and isinstance(prompt, str | None):
         pair = [encode_text(prompt or "", answer, tokenizer, True) for answer in answers]
         return _mask_common(*pair) if prompt is None else pair
@@ -129,7 +133,7 @@ def _mask_common(chosen: Encoded, rejected: Encoded) -> list[Encoded]:
     common = min(_count_common(chosen[0], rejected[0]), len(chosen[0]) - 1, len(rejected[0]) - 1)
     if not common:
         raise InputError(f"{DIFFERENT_PROMPTS} (no token is common at their beginning, and there is no column prompt)")
-    return [(tokens, [0.0] * common + mask[common:]) for tokens, mask in (chosen, rejected)]
+    return [Encoded(tokens, [0.0] * common + mask[common:]) for tokens, mask, _ in (chosen, rejected)]
 
 
 def _count_common(one: list, other: list) -> int:

@@ -6,21 +6,32 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from batch import COUNT, Row, longest_row
-from data.encode import encode_record, start_tokens
+from data.encode import encode_record, encode_rows, missing_start
 from data.pairs import encode_labelled, encode_pair, mismatch
 from data.sources import Source
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import InputError
 
-COUNTS = ("rows_truncated", "rows_dropped", "rows_skipped")
+COUNTS = ("rows_truncated", "rows_dropped", "rows_skipped", "rows_added", "turns_dropped", "reasoning_dropped",
+          "tools_dropped")
 """what happened to rows that could not be taken as they are; counted with the row that is read next"""
+
+EXPLAINED = {
+    "rows_added": "the chat template writes earlier turns anew once a conversation goes on, so turns became rows of "
+                  "their own, each after the prompt that the model will see",
+    "turns_dropped": "turns are context alone, since the chat template writes them anew in the prompt of a later one, "
+                     "or has no prompt for them",
+    "reasoning_dropped": "the chat template leaves out what the assistant thought, so it is not trained on",
+    "tools_dropped": "the chat template leaves out tools or tool calls"}
+"""of COUNTS, what chat templates cause, and why"""
 
 SAMPLED = 1000
 """rows, evenly spaced, that a data set is known again by"""
@@ -38,14 +49,10 @@ class Encoder:
     bad_rows: Literal["error", "skip"] = "error"
     training: bool = True
     """end texts with the end token and ask for a target; scoring takes a row as it is"""
-    form: Literal["row", "pair", "labelled"] = "row"
-    """what a record is: a row; two answers, chosen and rejected; or an answer with a label, which becomes two rows, the
-    second of them another record's answer to this one's prompt"""
-
-    @property
-    def group(self) -> int:
-        """Rows that a record becomes."""
-        return 1 if self.form == "row" else 2
+    form: Literal["row", "turns", "pair", "labelled"] = "row"
+    """what a record is: a row; a row, or several where the turns of a conversation must be apart (data.chat); two
+    answers, chosen and rejected; or an answer with a label, which becomes two rows, the second of them another record's
+    answer to this one's prompt"""
 
     def open_tokenizer(self) -> Tokenizer | None:
         return self.tokenizer and _open_tokenizer(self.tokenizer)
@@ -54,8 +61,8 @@ class Encoder:
 _open_tokenizer = functools.cache(open_tokenizer)
 
 
-def read_record(index: int, source: Source, encoder: Encoder) -> tuple[tuple[Row, ...] | None, str | None]:
-    """The encoder.group rows of a record, or None where it is left out; and which of COUNTS it counts for, if any.
+def read_record(index: int, source: Source, encoder: Encoder) -> tuple[tuple[Row, ...], Counter[str]]:
+    """The rows of a record, none where it is left out; and what happened to them, by COUNTS.
 
     Raises InputError, naming file and row, for a bad record or one that is too long, unless the encoder says otherwise.
     """
@@ -63,11 +70,15 @@ def read_record(index: int, source: Source, encoder: Encoder) -> tuple[tuple[Row
         rows = _encode(index, source, encoder)
     except InputError as error:
         if encoder.bad_rows == "skip":
-            return None, "rows_skipped"
+            return (), Counter(rows_skipped=1)
         raise InputError(str(error)) from None
-    if encoder.max_length is None or longest_row(rows) <= encoder.max_length:
-        return rows, None
-    return _too_long(rows, encoder, source.place(index))
+    events = sum((Counter(row.events) for row in rows), Counter())
+    apart = [(row,) for row in rows] if encoder.form == "turns" else [rows]
+    kept: tuple[Row, ...] = ()
+    for each in apart:
+        fitting, event = _fit(each, encoder, source.place(index))
+        kept, events[event] = kept + fitting, events[event] + 1
+    return kept, +Counter({name: events[name] for name in COUNTS})
 
 
 def _encode(index: int, source: Source, encoder: Encoder) -> tuple[Row, ...]:
@@ -76,13 +87,18 @@ def _encode(index: int, source: Source, encoder: Encoder) -> tuple[Row, ...]:
     with _placed(source, index):
         if encoder.form == "pair":
             return encode_pair(source[index], tokenizer, vocab_size=vocab_size)
-        if encoder.form == "row":
-            return (encode_record(source[index], tokenizer, vocab_size=vocab_size, training=encoder.training),)
+        if encoder.form in ("row", "turns"):
+            encode = encode_rows if encoder.form == "turns" else _encode_one
+            return tuple(encode(source[index], tokenizer, vocab_size=vocab_size, training=encoder.training))
         own = encode_labelled(source[index], tokenizer, vocab_size=vocab_size)
     other = other_record(index, len(source))
     with _placed(source, other):
         answer = encode_labelled(source[other], tokenizer, vocab_size=vocab_size)
     return own, mismatch(own, answer).cut(encoder.max_length or sys.maxsize)
+
+
+def _encode_one(*arguments: Any, **options: Any) -> list[Row]:
+    return [encode_record(*arguments, **options)]
 
 
 @contextlib.contextmanager
@@ -101,13 +117,16 @@ def other_record(index: int, count: int) -> int:
     return (index + max(1, round(0.382 * count))) % count
 
 
-def _too_long(rows: tuple[Row, ...], encoder: Encoder, place: str) -> tuple[tuple[Row, ...] | None, str]:
+def _fit(rows: tuple[Row, ...], encoder: Encoder, place: str) -> tuple[tuple[Row, ...], str]:
+    """Rows that belong together within the encoder's length, or none; and which of COUNTS they count for, "" if any."""
+    if encoder.max_length is None or longest_row(rows) <= encoder.max_length:
+        return rows, ""
     if encoder.too_long == "error":
         raise InputError(f"{place}: {longest_row(rows)} tokens are longer than the {encoder.max_length} allowed; "
                          f"shorten or remove the row, raise --max-length up to the model's context, or set --too-long")
     cut = tuple(row.cut(encoder.max_length) for row in rows)
     if encoder.too_long == "drop" or (encoder.training and not all(row.loss_mask.any() for row in cut)):
-        return None, "rows_dropped"  # with no target left, nothing can be learnt from it
+        return (), "rows_dropped"  # with no target left, nothing can be learnt from it
     return cut, "rows_truncated"
 
 
@@ -119,10 +138,9 @@ def read_all(sources: Sequence[Source], encoder: Encoder,
     """
     rows, counts = [], dict.fromkeys(COUNTS, 0)
     for source, index in track([(each, index) for each in sources for index in range(len(each))]):
-        read, event = read_record(index, source, encoder)
-        rows += read or ()
-        if event is not None:
-            counts[event] += 1
+        read, events = read_record(index, source, encoder)
+        rows += read
+        counts |= {name: counts[name] + count for name, count in events.items()}
     if sources and not rows:
         raise InputError(f"{sources[0].place(0)} and those after it: no row is left ({counts}); look at --too-long, "
                          f"--bad-rows and --max-length")
@@ -130,17 +148,22 @@ def read_all(sources: Sequence[Source], encoder: Encoder,
 
 
 def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
-               track: Callable[[Any], Any] = iter) -> int | None:
+               track: Callable[[Any], Any] = iter) -> tuple[int | None, Counter[str]]:
     """Reads up to `limit` rows, the first of every source, so that what is bad there is known before the first step.
 
-    Returns the tokens of the longest row if these were all rows, else None.
+    Returns the tokens of the longest row if these were all rows, else None; and what happened to them, by COUNTS.
     """
     share = limit // len(sources)
-    max_length = 0
+    max_length, counts = 0, Counter()
     for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
-        rows, _ = read_record(index, source, encoder)
-        max_length = max(max_length, longest_row(rows or ()))
-    return max_length if max_length and all(len(source) <= share for source in sources) else None
+        rows, events = read_record(index, source, encoder)
+        max_length, counts = max(max_length, longest_row(rows)), counts + events
+    return max_length if max_length and all(len(source) <= share for source in sources) else None, counts
+
+
+def explain(counts: Mapping[str, int]) -> list[str]:
+    """A line for each thing that a chat template did to rows."""
+    return [f"{name} {counts[name]}: {why}" for name, why in EXPLAINED.items() if counts.get(name)]
 
 
 def windows(rows: Sequence[Row], length: int) -> list[Row]:
@@ -164,7 +187,7 @@ def scored_bytes(sources: Sequence[Source], encoder: Encoder) -> int | None:
         if tokenizer is None or not isinstance(record.get("text"), str):
             return None
         text = record["text"]
-        unscored = 0 if start_tokens(tokenizer) else tokenizer.encode_with_offsets(text)[1][0][1]
+        unscored = 0 if missing_start(text, tokenizer) else tokenizer.encode_with_offsets(text)[1][0][1]
         total += len(text[unscored:].encode())
     return total
 
@@ -186,15 +209,14 @@ def fingerprint(sources: Sequence[Source]) -> str:
     return digest.hexdigest()
 
 
-def join_columns(rows: tuple[Row, ...] | None, event: str | None) -> dict[str, np.ndarray]:
-    """The rows of a record end to end: tokens, loss_mask, ... [T]; counts [T, 3], which hold the event, one of
-    COUNTS, at the first token; where there are several rows, their `lengths` and other numbers of each, [rows].
-    T is 0 without rows."""
+def join_columns(rows: Sequence[Row], events: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The rows of a record end to end: tokens, loss_mask, ... [T]; counts [T, COUNTS], which hold the events at the
+    first token; where there are several rows, their `lengths` and other numbers of each, [rows]. T is 0 without rows.
+    """
     parts = [row.columns() for row in rows or [Row(np.zeros(0, np.int32), np.zeros(0, np.float32))]]
     joined = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
     counts = np.zeros((max(1, len(joined["tokens"])), len(COUNTS)), np.int32)
-    if event is not None:
-        counts[0, COUNTS.index(event)] = 1
+    counts[0] = [events.get(name, 0) for name in COUNTS]
     lengths = {"lengths": np.asarray([len(part["tokens"]) for part in parts])} if len(parts) > 1 else {}
     return joined | {"counts": counts} | lengths
 
@@ -214,5 +236,5 @@ def part_columns(joined: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 def count_columns(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The sums of counts [T, 3] as numbers count/NAME."""
+    """The sums of counts [T, COUNTS] as numbers count/NAME."""
     return {COUNT + name: np.asarray(count, np.int32) for name, count in zip(COUNTS, counts.sum(0), strict=True)}

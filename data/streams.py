@@ -50,8 +50,13 @@ class Streams:
     seed: int
 
 
-def _read(index: int, source: Source, encoder: Encoder) -> dict[str, np.ndarray]:
-    return join_columns(*read_record(index, source, encoder))
+def _read(index: int, source: Source, encoder: Encoder) -> tuple[dict[str, np.ndarray], ...]:
+    """What a record becomes: one row, or the rows of its turns, one after the other; several rows that belong together
+    are one here. Without any, one of no tokens, for its counts."""
+    rows, events = read_record(index, source, encoder)
+    if encoder.form != "turns" or len(rows) < 2:
+        return (join_columns(rows, events),)
+    return tuple(join_columns([row], {} if place else events) for place, row in enumerate(rows))
 
 
 def make_stream(streams: Streams, number: int) -> grain.IterDataset:
@@ -73,8 +78,9 @@ def make_stream(streams: Streams, number: int) -> grain.IterDataset:
 
 
 class _Kept(grain.IterDataset):
-    """Passes over rows that are left out; the next row kept carries their counts. `epoch_end` [T] is 1 at the last
-    token of the last row that the stream takes from an epoch of its only source."""
+    """The rows of records, one by one; passes over records that are left out, and the next row kept carries their
+    counts. `epoch_end` [T] is 1 at the last token of the last row that the stream takes from an epoch of its only
+    source."""
 
     def __init__(self, parent: grain.IterDataset, streams: Streams, number: int):
         super().__init__(parent)
@@ -91,31 +97,49 @@ def _epoch(streams: Streams) -> int:
 
 
 class _KeptIterator(grain.DatasetIterator):
+    """The state is the parent's and the number of the next record; between the rows of a record, those before it, and
+    how many of its rows were taken."""
+
     def __init__(self, parent: grain.DatasetIterator, plan: _Kept):
         super().__init__(parent)
         self._plan, self._next = plan, plan.number
+        self._rows: list[dict[str, np.ndarray]] = []
+        self._start, self._taken = None, 0
 
     def __next__(self) -> dict[str, np.ndarray]:
+        if not self._rows:
+            self._start, self._taken = self.get_state(), 0
+            self._rows = self._read()
+        self._taken += 1
+        return self._rows.pop(0)
+
+    def _read(self) -> list[dict[str, np.ndarray]]:
+        """The rows of the next record that has any."""
         counts, plan = np.zeros(len(COUNTS), np.int32), self._plan
         for _ in range(plan.limit):
-            row, number = next(self._parent), self._next
+            rows, number = next(self._parent), self._next
             self._next += plan.batch_size
-            counts += row["counts"][0]
-            if len(row["tokens"]):
-                row["counts"][0] = counts
-                row["epoch_end"] = np.zeros(len(row["tokens"]), np.int32)
-                row["epoch_end"][-1] = number // plan.epoch != self._next // plan.epoch
-                return row
+            counts += rows[0]["counts"][0]
+            if len(rows[0]["tokens"]):
+                rows[0]["counts"][0] = counts
+                for row in rows:
+                    row["epoch_end"] = np.zeros(len(row["tokens"]), np.int32)
+                rows[-1]["epoch_end"][-1] = number // plan.epoch != self._next // plan.epoch
+                return list(rows)
         raise InputError(f"none of {plan.limit} rows can be trained on: "
                          f"{', '.join(f'{name} {count}' for name, count in zip(COUNTS, counts) if count)}; "
                          f"look at --too-long, --bad-rows and --max-length")
 
     def get_state(self) -> Any:
+        if self._rows:
+            return self._start | {"taken": self._taken}
         return {"parent": self._parent.get_state(), "next": self._next}
 
     def set_state(self, state: Any) -> None:
         self._parent.set_state(state["parent"])
-        self._next = state["next"]
+        self._next, self._rows = state["next"], []
+        for _ in range(state.get("taken", 0)):
+            next(self)
 
 
 class _Windows(grain.IterDataset):

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from data import chat
-from data.chat import encode_chat, encode_prompt, render
+from data import templates
+from data.chat import encode_chat, encode_prompt, encode_turns, render
 from data.sentencepiece_tokenizer import SentencePieceTokenizer
 from data.tokenizer import FastTokenizer, load_tokenizer
 from data.tokenizer_config import TokenizerConfig
@@ -130,7 +131,7 @@ def make(backend_json):
     return make
 
 
-def learned(tokenizer, tokens, mask):
+def learned(tokenizer, tokens, mask, events=None):
     """The text of each run of tokens that is learned."""
     runs, previous = [], 0
     for token, on in zip(tokens, mask, strict=True):
@@ -151,16 +152,11 @@ def learned(tokenizer, tokens, mask):
         (CHATML, "<|im_end|>", ["Nobody, and you?<|im_end|>", "Then there's a pair of us 🙂<|im_end|>"]),
         (LLAMA2, "</s>", [" Nobody, and you? </s>", " Then there's a pair of us 🙂 </s>"]),
         (LLAMA3, "<|eot_id|>", ["Nobody, and you?<|eot_id|>", "Then there's a pair of us 🙂<|eot_id|>"]),
-        (
-            QWEN3,
-            "<|im_end|>",
-            ["Nobody, and you?<|im_end|>", "<think>\n\n</think>\n\nThen there's a pair of us 🙂<|im_end|>"],
-        ),
     ],
 )
 def test_assistant_turns_and_their_end_tokens_are_learned(make, template, eos, expected):
     tokenizer = make(template, eos)
-    tokens, mask = encode_chat(tokenizer, TALK)
+    tokens, mask, _ = encode_chat(tokenizer, TALK)
     assert tokens == tokenizer.encode(render(tokenizer, TALK))
     assert len(mask) == len(tokens)
     assert set(mask) == {0, 1}
@@ -189,21 +185,21 @@ def test_bos_is_never_doubled(make, template, eos):
 
 def test_end_tokens_of_generation_config_end_a_turn(make):
     tokenizer = make(CHATML, "</s>", end_ids=(3,))
-    tokens, mask = encode_chat(tokenizer, TALK)
+    tokens, mask, _ = encode_chat(tokenizer, TALK)
     assert learned(tokenizer, tokens, mask)[0] == "Nobody, and you?<|im_end|>"
 
 
 def test_a_token_that_straddles_the_border_is_context(make):
     tokenizer = make(COLON, "</s>")
     talk = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "yes sir"}]
-    tokens, mask = encode_chat(tokenizer, talk)
+    tokens, mask, _ = encode_chat(tokenizer, talk)
     assert " yes" in [tokenizer.decode([token]) for token in tokens]
     assert learned(tokenizer, tokens, mask) == [" sir</s>"]
 
 
 def test_turns_before_the_first_target_are_context(make):
     tokenizer = make(CHATML)
-    tokens, mask = encode_chat(tokenizer, TALK, first_target=3)
+    tokens, mask, _ = encode_chat(tokenizer, TALK, first_target=3)
     assert tokens == encode_chat(tokenizer, TALK)[0]
     assert learned(tokenizer, tokens, mask) == ["Then there's a pair of us 🙂<|im_end|>"]
     with pytest.raises(InputError, match="from message 5 on"):
@@ -222,13 +218,38 @@ def test_what_the_user_says_last_is_not_learned(make):
     assert learned(tokenizer, *encode_chat(tokenizer, TALK[:4])) == ["Nobody, and you?<|im_end|>"]
 
 
-def test_thoughts_of_earlier_turns_are_rendered_away(make):
+def shown(tokenizer, row):
+    """What stands before the first target, and what is learned."""
+    first = row.loss_mask.index(1)
+    return tokenizer.decode(row.tokens[:first], skip_special_tokens=False), learned(tokenizer, *row)
+
+
+def test_turns_whose_thoughts_a_template_drops_later_are_rows_of_their_own(make):
     tokenizer = make(QWEN3)
     talk = [dict(message) for message in TALK]
     talk[2]["content"] = "<think>\nhmm\n</think>\n\nNobody."
     talk[4]["content"] = "<think>\nwell\n</think>\n\nA pair."
-    expected = ["Nobody.<|im_end|>", "<think>\nwell\n</think>\n\nA pair.<|im_end|>"]
-    assert learned(tokenizer, *encode_chat(tokenizer, talk)) == expected
+    rows = encode_turns(tokenizer, talk)
+    assert [shown(tokenizer, row) for row in rows] == [
+        (render(tokenizer, talk[:2], True), ["<think>\nhmm\n</think>\n\nNobody.<|im_end|>"]),
+        (render(tokenizer, talk[:4], True), ["<think>\nwell\n</think>\n\nA pair.<|im_end|>"])]
+    assert "Nobody.<|im_end|>" in shown(tokenizer, rows[1])[0]
+    assert "hmm" not in shown(tokenizer, rows[1])[0]
+    assert [+Counter(row.events) for row in rows] == [{"rows_added": 1}, {}]
+    last = encode_chat(tokenizer, talk)
+    assert last[:2] == rows[1][:2]
+    assert +Counter(last.events) == {"turns_dropped": 1}
+
+
+def test_turns_that_begin_as_later_prompts_do_are_one_row(make):
+    """Between tool calls Qwen3's template keeps thoughts."""
+    tokenizer = make(QWEN3)
+    talk = [TALK[1], {"role": "assistant", "content": "<think>\na\n</think>\n\nb"}, {"role": "tool", "content": "c"},
+            {"role": "assistant", "content": "<think>\nd\n</think>\n\ne"}]
+    [row] = encode_turns(tokenizer, talk)
+    expected = ["<think>\na\n</think>\n\nb<|im_end|>", "<think>\nd\n</think>\n\ne<|im_end|>"]
+    assert learned(tokenizer, *row) == expected
+    assert not +Counter(row.events)
 
 
 def test_sentencepiece_conversations():
@@ -245,7 +266,7 @@ def test_sentencepiece_conversations():
         minloglevel=2,
     )
     tokenizer = SentencePieceTokenizer(writer.getvalue(), TokenizerConfig("test", chat_template=LLAMA2))
-    tokens, mask = encode_chat(tokenizer, TALK)
+    tokens, mask, _ = encode_chat(tokenizer, TALK)
     text = render(tokenizer, TALK)
     assert tokenizer.decode(tokens, skip_special_tokens=False) == text
     assert tokens.count(tokenizer.bos_id) == 2  # one a round: the template writes them
@@ -257,17 +278,18 @@ def test_sentencepiece_conversations():
 # ---------------------------------------------------------------------------------- templates that do not fit
 
 
-def test_a_template_that_ends_only_the_whole_conversation_is_refused_for_several_turns(make):
+def test_a_template_that_ends_only_the_whole_conversation_makes_a_row_of_every_turn(make):
     template = (
         "{% for m in messages %}{{ m.role + ':\n' + m.content + '\n' }}{% endfor %}"
         "{{ 'assistant:\n' if add_generation_prompt else eos_token }}"
     )
     tokenizer = make(template)
-    single = learned(tokenizer, *encode_chat(tokenizer, TALK[:3]))
-    assert single == ["Nobody, and you?\n<|im_end|>"]
-    for talk in (TALK, TALK[:4]):
-        with pytest.raises(InputError, match="message 2: the chat template writes no end token"):
-            encode_chat(tokenizer, talk)
+    rows = encode_turns(tokenizer, TALK)
+    assert [shown(tokenizer, row) for row in rows] == [
+        (render(tokenizer, TALK[:2], True), ["Nobody, and you?\n<|im_end|>"]),
+        (render(tokenizer, TALK[:4], True), ["Then there's a pair of us 🙂\n<|im_end|>"])]
+    [cut] = encode_turns(tokenizer, TALK[:4])  # what the user says last would make another text of it
+    assert cut.tokens == rows[0].tokens
 
 
 def test_a_template_without_end_tokens_is_refused(make):
@@ -293,18 +315,35 @@ def test_turns_with_other_roles_between_them(make):
     without = "{% set messages = messages | rejectattr('role', 'equalto', 'tool') | list %}"
     tokenizer = make(without + CHATML)
     assert learned(tokenizer, *encode_chat(tokenizer, talk)) == expected
-    late = "{% for m in messages %}{{ m.role + ':\n' + m.content + '\n' }}{% endfor %}"
-    late += "{{ 'assistant:\n' if add_generation_prompt else eos_token }}"
-    with pytest.raises(InputError, match="message 1: the chat template writes no end token"):
-        encode_chat(make(late), talk)
 
 
-def test_a_prompt_that_is_no_prefix_of_the_whole_is_refused(make):
-    template = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
-    with pytest.raises(InputError, match="message 2: the chat template renders the prompt"):
-        encode_chat(make(template), TALK)
-    with pytest.raises(InputError, match="message 0: the chat template renders the prompt"):
-        encode_chat(make(CHATML), TALK[2:3])  # the default system message comes with the first message
+THINKING = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
+"""the prompt opens a thought, which is no part of an answer"""
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    ("<think>\nhm\n</think>\n\nyes", "hm\n</think>\n\nyes<|im_end|>"),
+    ("<think>hm</think>yes", "hm\n</think>\n\nyes<|im_end|>"),
+    ("hm\n</think>\n\nyes", "hm\n</think>\n\nyes<|im_end|>"),
+    ("yes", "\n</think>\n\nyes<|im_end|>"),
+])
+def test_a_thought_that_the_prompt_opens_is_closed(make, content, expected):
+    tokenizer = make(THINKING)
+    talk = [TALK[1], {"role": "assistant", "content": content}]
+    assert learned(tokenizer, *encode_chat(tokenizer, talk)) == [expected]
+    assert encode_chat(tokenizer, talk).tokens[: len(encode_prompt(tokenizer, talk[:1]))] == encode_prompt(
+        tokenizer, talk[:1])
+
+
+def test_a_conversation_may_begin_with_the_assistant(make):
+    for template, eos in ((CHATML, "<|im_end|>"), (LLAMA3, "<|eot_id|>"), (QWEN3, "<|im_end|>")):
+        tokenizer = make(template, eos)
+        talk = [{"role": "assistant", "content": "Hello."}, *TALK[1:3]]
+        said = [text for row in encode_turns(tokenizer, talk) for text in learned(tokenizer, *row)]
+        assert [text.removeprefix("<think>\n\n</think>\n\n") for text in said] == [
+            f"Hello.{eos}", f"Nobody, and you?{eos}"]
+    with pytest.raises(InputError, match="must alternate"):
+        encode_chat(make(LLAMA2, "</s>"), talk)
 
 
 # ---------------------------------------------------------------------------------------- malformed messages
@@ -322,6 +361,7 @@ def test_a_prompt_that_is_no_prefix_of_the_whole_is_refused(make):
         ([{"content": "x"}], "message 0 has no 'role'"),
         ([TALK[1], {"role": "assistant", "content": None}], "message 1: 'content' is a NoneType"),
         ([{"role": "user", "content": [{"type": "text"}]}], "message 0: 'content' is a list"),
+        ([{"role": "user", "content": [{"type": "image", "text": "x"}]}], "message 0: 'content' is a list with a part"),
         ([{"role": 1, "content": "x"}], "message 0: 'role' is a int"),
         ([{"role": "user", "content": "x", "extra": np.zeros(2)}], "not JSON"),
         ([TALK[1]], "no assistant turn"),
@@ -369,7 +409,6 @@ def test_templates_reach_nothing_beyond_their_messages(make, attack):
         ("{% if %}", "TemplateSyntaxError"),
         ("{{ messages[0].missing.deeper }}", "UndefinedError"),
         ("{{ messages[0]['content'] + 1 }}", "TypeError"),
-        ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined"),
         ("{% include 'x' %}", "chat template fails"),
     ],
 )
@@ -401,6 +440,7 @@ def test_no_template_has_a_remedy(make, template):
         ("{{ add_generation_prompt }}", "False"),
         ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = 7 %}{% endfor %}{{ ns.n }}", "7"),
         ("{% if strftime_now is defined %}today{% else %}a fixed day{% endif %}", "a fixed day"),
+        ("{{ strftime_now('%d %B %Y') }}", "26 July 2024"),
     ],
 )
 def test_templates_find_what_they_are_written_for(make, template, expected):
@@ -415,10 +455,10 @@ def test_a_tokenizer_without_bos_gives_templates_an_empty_one(backend_json):
 
 def test_a_template_is_compiled_once(make):
     tokenizer = make(CHATML + "{# a template of its own #}")
-    misses = chat._compile.cache_info().misses
+    misses = templates._compile.cache_info().misses
     for _ in range(3):
         encode_chat(tokenizer, TALK)
-    assert chat._compile.cache_info().misses == misses + 1
+    assert templates._compile.cache_info().misses == misses + 1
 
 
 # ------------------------------------------------------------------------------------------------- SmolLM2
@@ -449,7 +489,7 @@ def test_smollm2_learns_its_replies_and_their_end(smollm2):
     chats = [entry for entry in reference_chats() if any(m["role"] == "assistant" for m in entry["messages"])]
     assert chats
     for entry in chats:
-        tokens, mask = encode_chat(smollm2, entry["messages"])
+        tokens, mask, _ = encode_chat(smollm2, entry["messages"])
         assert tokens == entry["tokens"]
         said = [m["content"] + "<|im_end|>" for m in entry["messages"] if m["role"] == "assistant"]
         assert learned(smollm2, tokens, mask) == said

@@ -142,7 +142,14 @@ def test_scoring_asks_for_no_target(encode):
     assert not encode({"tokens": [5, 6], "loss_mask": [0, 0]}, training=False).loss_mask.any()
 
 
-def test_a_prompt_beside_a_completion_is_continued_as_text(tokenizer):
-    [prompt] = encode_prompts([{"prompt": "The sky is", "completion": " blue"}], tokenizer, vocab_size=49152,
-                              max_length=64)
-    assert prompt == tokenizer.encode("The sky is")
+def test_a_completion_beside_a_prompt_changes_nothing(tokenizer):
+    prompts = [{"prompt": "The sky is"}, {"prompt": "The sky is", "completion": " blue"}]
+    one, two = encode_prompts(prompts, tokenizer, vocab_size=49152, max_length=64)
+    assert one == two
+    assert tokenizer.decode(one, skip_special_tokens=False).endswith("<|im_start|>assistant\n")
+
+
+def test_a_text_that_a_template_was_applied_to_is_continued_as_it_is(tokenizer):
+    text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    [prompt] = encode_prompts([{"prompt": text}], tokenizer, vocab_size=49152, max_length=64)
+    assert prompt == tokenizer.encode(text)

@@ -11,7 +11,7 @@ from errors import InputError
 class Characters:
     """A token a character, without a chat template."""
 
-    chat_template, bos_id = None, None
+    chat_template, bos_id, bos_token = None, None, ""
 
     def encode(self, text, add_special_tokens=False):
         return [ord(each) for each in text]

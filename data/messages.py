@@ -1,0 +1,146 @@
+"""Chat messages as rows have them: checked, and made plain JSON values in one spelling, before a template sees them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from errors import InputError
+
+Message = dict[str, Any]  # at least {"role": str, "content": str}
+
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""keys under which a message may hold what the assistant thought before it spoke; templates read the first or second"""
+
+
+def read_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages, checked, as plain JSON values: a template gets no objects whose methods it could call.
+
+    Null is absent, at any depth; so is an empty list of tool calls. Arguments of tool calls that are JSON text are
+    parsed. A turn of the assistant that only calls tools or thinks has "" for content, however it was written, and a
+    thought goes by all names that templates read, as transformers has it.
+    """
+    if not isinstance(messages, list | tuple):
+        raise InputError(f"messages are a {type(messages).__name__}, not a list of {{'role', 'content'}}")
+    if not messages:
+        raise InputError("messages are an empty list; give at least one message or drop the row")
+    for i, message in enumerate(messages):
+        _check_message(i, message)
+    try:
+        plain = json.loads(json.dumps(messages))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"messages hold what is not JSON ({error}); remove it") from error
+    return [_one_spelling(i, _without_nulls(message)) for i, message in enumerate(plain)]
+
+
+def _check_message(i: int, message: Any) -> None:
+    if not isinstance(message, dict):
+        raise InputError(f"message {i} is a {type(message).__name__}, not a dict of 'role' and 'content'")
+    if not isinstance(message.get("role"), str):
+        raise InputError(f"message {i} has no 'role'; every message needs 'role' and 'content'"
+                         if "role" not in message else
+                         f"message {i}: 'role' is a {type(message['role']).__name__}, not a string")
+    if not _speaks_otherwise(message):
+        _check_content(i, message)
+
+
+def _speaks_otherwise(message: Message) -> bool:
+    """Whether a turn without content is one of the assistant's that calls tools or thinks."""
+    other = any(message.get(key) for key in ("tool_calls", *THOUGHTS))
+    return message["role"] == "assistant" and bool(other) and message.get("content") is None
+
+
+def _check_content(i: int, message: Message) -> None:
+    if "content" not in message:
+        raise InputError(f"message {i} has no 'content'; every message needs 'role' and 'content'")
+    content = message["content"]
+    if isinstance(content, list):
+        other = next((part for part in content if not _is_text(part)), None)
+        if other is not None:
+            raise InputError(f"message {i}: 'content' is a list with a part that is no text "
+                             f"({json.dumps(other, default=str)[:60]}); leave text alone in it, or drop the row")
+    elif not isinstance(content, str):
+        raise InputError(f"message {i}: 'content' is a {type(content).__name__}, not a string")
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)
+
+
+def _one_spelling(i: int, message: Message) -> Message:
+    message = {"role": message["role"], "content": message.get("content", ""), **message}
+    thought = next((message[key] for key in THOUGHTS if key in message), None)
+    if thought is not None:
+        message = {"thinking": thought, **message, "reasoning_content": thought}
+    calls = message.pop("tool_calls", None)
+    if calls and not isinstance(calls, list):
+        raise InputError(f"message {i}: 'tool_calls' is a {type(calls).__name__}, not a list")
+    return message | ({"tool_calls": [_parsed_call(i, call) for call in calls]} if calls else {})
+
+
+def _parsed_call(i: int, call: Any) -> Any:
+    """A tool call, {"function": {"name", "arguments"}} or {"name", "arguments"}, with its arguments parsed."""
+    if not isinstance(call, dict):
+        raise InputError(f"message {i}: a tool call is a {type(call).__name__}, not a dict of 'function'")
+    if isinstance(call.get("function"), dict):
+        return call | {"function": _parsed_call(i, call["function"])}
+    if not isinstance(call.get("arguments"), str):
+        return call
+    try:
+        return call | {"arguments": json.loads(call["arguments"] or "{}")}
+    except ValueError as error:
+        raise InputError(f"message {i}: a tool call's arguments are no JSON ({error}); mend them or drop the row"
+                         ) from None
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def text_of(content: Any) -> str:
+    """A message's content as one string; of a list, its parts put together."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
+
+
+class Spoken(NamedTuple):
+    """What an assistant's turn says: its thought, "" for none, and its answer."""
+
+    thought: str
+    answer: str
+
+
+def read_spoken(message: Message) -> Spoken:
+    """The thought is a key of THOUGHTS, or what content has before </think>."""
+    before, closed, answer = text_of(message["content"]).rpartition("</think>")
+    inside = before.partition("<think>")[2] if "<think>" in before else before
+    given = message.get("reasoning_content")
+    return Spoken((inside if closed else given if isinstance(given, str) else "").strip(), answer)
+
+
+def read_tools(tools: Any) -> list[Any] | None:
+    """The column `tools`, a list or JSON text of one; None without any."""
+    tools = _parsed("tools", tools)
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise InputError(f"tools are {json.dumps(tools, default=str)[:60]}, not a list of tools, each a JSON schema")
+    return tools
+
+
+def read_template_kwargs(kwargs: Any) -> Mapping[str, Any]:
+    """The column `chat_template_kwargs`, a mapping or JSON text of one; null is absent."""
+    kwargs = _parsed("chat_template_kwargs", kwargs) or {}
+    if not isinstance(kwargs, dict):
+        raise InputError(f"chat_template_kwargs are {kwargs!r}, not a mapping such as {{\"enable_thinking\": false}}")
+    return kwargs
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """JSON text taken at its word; in anything else null is absent."""
+    try:
+        if isinstance(value, str):
+            return json.loads(value) if value.strip() else None
+        return _without_nulls(json.loads(json.dumps(value)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: no JSON ({error}); mend the column or drop the row") from None
