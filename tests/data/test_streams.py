@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from chat_model import write_model
 
 from batch import COUNT
 from data.batches import TrainingBatches
 from data.reading import COUNTS, Encoder
 from data.streams import WINDOW, StreamReader, Streams, window_size
+from data.tokenizer import open_tokenizer
 from errors import InputError
 
 PACKINGS = ["none", "first-fit", "concat-then-split"]
@@ -210,3 +212,38 @@ def test_rows_cut_from_one_text_do_not_follow_each_other():
         assert len(set(texts[:10, row])) > 4
         assert len(set(texts[:, row])) == 12, "an epoch is over before the next one begins"
     assert not np.array_equal(texts[:, 0] - texts[0, 0], texts[:, 1] - texts[0, 1])
+
+
+SHORTENING = ("{% for m in messages %}{{ m.role[0] }}"
+              "{{ '..' if m.role == 'assistant' and not loop.last else m.content }}"
+              "{{ '<end>' if m.role == 'assistant' }}{% endfor %}{{ 'a' if add_generation_prompt }}")
+"""a template that writes an answer out only while it is the last one"""
+
+
+class Talks(Rows):
+    """Conversations of one to three turns."""
+
+    def __getitem__(self, index):
+        turns = [[{"role": "user", "content": f"{index:02}?"}, {"role": "assistant", "content": f"{index:02}-{turn}"}]
+                 for turn in range(1 + index % 3)]
+        return {"messages": sum(turns, [])}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_turns_that_are_rows_of_their_own_are_all_seen_and_gone_on_from(packing, tmp_path):
+    folder = write_model(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(SHORTENING)
+    encoder = Encoder(folder, 128, None if packing == "concat-then-split" else 64, form="turns")
+    streams = Streams((Talks(12),), (1.0,), encoder, B, 64, packing, 0)
+    tokenizer = open_tokenizer(folder)
+    steps = 16 if packing == "none" else 6
+    whole, _ = read(streams, steps)
+    text = "".join(tokenizer.decode(row[ids > 0], skip_special_tokens=False)
+                   for batch in whole for row, ids in zip(batch["tokens"], batch["segment_ids"]))
+    assert {f"a{index:02}-{turn}<end>" for index in range(12) for turn in range(1 + index % 3)} <= {
+        f"a{part[-4:]}<end>" for part in text.split("<end>")}
+    assert sum(batch["count/rows_added"].sum() for batch in whole) >= 12
+    for cut in range(1, steps, 2):
+        _, position = read(streams, cut)
+        position = json.loads(json.dumps(position))
+        assert_same(read(streams, steps - cut, start=[position[str(row)] for row in range(B)])[0], whole[cut:])
