@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from errors import InputError
-from rewards.answers import completion_text
+from rewards.code_text import code_of
 from rewards.contract import Reward, time_left, values_or_raise
 from rewards.execution.sandbox import Limits, check_sandbox, read, start
 
@@ -28,8 +28,6 @@ COLUMNS = ("test_list", "tests", "test")
 _FURTHER = ("test_imports", "test_setup_code", "entry_point", "prompt")
 START_SECONDS = 60.0
 """for both processes to come up, before a completion's time begins: a busy machine is not the completion's fault"""
-
-_PYTHON_BLOCK = re.compile(r"^[ \t]*```(?:python3?|py)[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE | re.I)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +116,6 @@ def read_case(index: int, prompt: Any, columns: dict[str, Any]) -> Case | None:
 
 def _texts(value: str | Sequence[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
-
-
-def code_of(text: Any) -> str:
-    """The last ```python block of a text or of the last of its messages, open at the end or not; else the whole."""
-    content = completion_text(text)
-    blocks = _PYTHON_BLOCK.findall(content)
-    return blocks[-1] if blocks else content
 
 
 def program_of(case: Case, code: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from errors import InputError
 from rewards.contract import RowErrors
 from rewards.execution import sandbox
 from rewards.execution.seccomp import _ALLOW, _RETURN, step
-from rewards.unit_tests import code_of, make_unit_tests, unit_tests, unit_tests_share
+from rewards.unit_tests import make_unit_tests, unit_tests, unit_tests_share
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None or sandbox._missing() is not None,
                                 reason="no bubblewrap here that can make a sandbox")
@@ -448,15 +448,6 @@ def test_no_column_with_tests_is_an_error_that_names_those_there():
 def test_tests_that_cannot_run_are_an_error_whoever_answers(row, message, completion):
     with pytest.raises(InputError, match=message):
         rewards_of(completion, **row)
-
-
-@pytest.mark.parametrize(("text", "code"), [
-    ("x = 1", "x = 1"), ("a\n```python\nx\n```\nb\n```py\ny\n```\nc", "y\n"), ("```\nno\n```", "```\nno\n```"),
-    ("```python\n    return x\n```", "    return x\n"), ("Cut:\n```Python\nx = 1\ny", "x = 1\ny"),
-    ("```python\ns = '```'\nt\n```", "s = '```'\nt\n"), ("", ""),
-    ([{"role": "assistant", "content": "```python\nx\n```"}], "x\n")])
-def test_code_is_the_last_python_block_or_the_whole(text, code):
-    assert code_of(text) == code
 
 
 def test_messages_as_prompt_and_completion():
