@@ -1,22 +1,49 @@
-"""Architecture of a decoder transformer, its presets by name, and its Hugging Face spelling."""
+"""Architecture of a decoder transformer, and its presets by name."""
 
 import dataclasses
 from typing import Any, Literal
-
-from errors import InputError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Hugging Face `model_type`s that the one transformer covers by configuration"""
 
 
+SLIDING, FULL = "sliding_attention", "full_attention"
+"""kinds of layers, as transformers spells them"""
+
+
 @dataclasses.dataclass(frozen=True)
-class RopeScaling:
+class Llama3Scaling:
     """Llama 3's frequency scaling: long wavelengths are stretched by `factor`, short ones kept."""
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
     original_max_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearScaling:
+    """Position interpolation (Chen et al. 2023, arXiv:2306.15595): all wavelengths are stretched by `factor`."""
+
+    factor: float
+
+
+@dataclasses.dataclass(frozen=True)
+class YarnScaling:
+    """YaRN (Peng et al. 2023, arXiv:2309.00071): wavelengths that turn fewer than `beta_slow` times in the original
+    length are stretched by `factor`, those of more than `beta_fast` turns kept; all else is interpolated."""
+
+    factor: float
+    original_max_length: int
+    attention_factor: float
+    """cosine and sine are multiplied by this"""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    """the bounds are rounded to whole dimensions"""
+
+
+RopeScaling = Llama3Scaling | LinearScaling | YarnScaling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +64,10 @@ class ModelConfig:
     tie_embeddings: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
+    o_bias: bool = False
     sliding_window: int | None = None
+    layer_types: tuple[str, ...] | None = None
+    """SLIDING or FULL of every layer, where not all have the window; None where all are alike"""
     reward_head: bool = False
     """a reward model: a scalar head in place of the vocabulary projection (models/heads.py)"""
     family: str = "llama"
@@ -51,8 +81,12 @@ class ModelConfig:
     attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"
     """the kernel; auto picks by platform"""
 
+    def window_of(self, layer: int) -> int | None:
+        """The sliding window of one layer."""
+        return self.sliding_window if self.layer_types is None or self.layer_types[layer] == SLIDING else None
 
-_LLAMA3_SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_length=8192)
+
+_LLAMA3_SCALING = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_length=8192)
 _LLAMA32_SCALING = dataclasses.replace(_LLAMA3_SCALING, factor=32.0)
 
 
@@ -106,110 +140,6 @@ HUB_IDS: dict[str, str] = {
     "llama3.1-70b": "meta-llama/Llama-3.1-70B",
 }
 """where `--model PRESET` finds the pretrained weights of a preset"""
-
-
-def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
-    """The ModelConfig of a Hugging Face config.json, in the spelling of transformers 4 or 5.
-
-    Raises InputError, naming `where` and the key, for what the transformer does not compute.
-    """
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise InputError(f"{where}: unknown architecture {family!r}; Temper computes {', '.join(FAMILIES)}")
-    _refuse_unsupported(config, family, where)
-    try:
-        heads, embed = config["num_attention_heads"], config["hidden_size"]
-        rope = _rope_parameters(config)
-        return ModelConfig(
-            vocab_size=config["vocab_size"], embed_dim=embed, mlp_dim=config["intermediate_size"],
-            num_layers=config["num_hidden_layers"], num_heads=heads,
-            num_kv_heads=config.get("num_key_value_heads") or heads, head_dim=config.get("head_dim") or embed // heads,
-            max_length=config["max_position_embeddings"], rope_theta=rope["rope_theta"],
-            rope_scaling=_rope_scaling(rope, where), norm_eps=config.get("rms_norm_eps", 1e-6),
-            tie_embeddings=config.get("tie_word_embeddings", False), qkv_bias=family == "qwen2",
-            qk_norm=family == "qwen3", sliding_window=_sliding_window(config, family, where),
-            reward_head=_has_reward_head(config, where), family=family)
-    except TypeError as error:
-        raise InputError(f"{where}: a value has the wrong type ({error})") from None
-    except KeyError as error:
-        raise InputError(f"{where}: key {error} is missing; is it a language model's?") from None
-
-
-def _refuse_unsupported(config: dict[str, Any], family: str, where: str) -> None:
-    wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-    for key, value in wanted.items():
-        if config.get(key, value) != value:
-            raise InputError(f"{where}: {key}={config[key]!r} is not supported for {family} (only {value!r})")
-
-
-def _rope_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes `rope_parameters`, 4 wrote `rope_theta` and `rope_scaling`."""
-    legacy = {"rope_theta": config.get("rope_theta", 10_000.0)} | (config.get("rope_scaling") or {})
-    return legacy | (config.get("rope_parameters") or {})
-
-
-def _rope_scaling(rope: dict[str, Any], where: str) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise InputError(f"{where}: rope scaling {kind!r} is not supported; only 'llama3' and 'default' are")
-    return RopeScaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"],
-                       rope["original_max_position_embeddings"])
-
-
-def _sliding_window(config: dict[str, Any], family: str, where: str) -> int | None:
-    if family == "llama" or not config.get("use_sliding_window", family == "mistral"):
-        return None
-    if family != "mistral" and config.get("max_window_layers", 0) > 0:
-        raise InputError(f"{where}: a sliding window in some layers only (max_window_layers="
-                         f"{config['max_window_layers']}) is not supported; set use_sliding_window to false")
-    return config.get("sliding_window")
-
-
-def _has_reward_head(config: dict[str, Any], where: str) -> bool:
-    """True for a classifier of one label, which transformers' reward models are."""
-    if not any(name.endswith(CLASSIFIER) for name in config.get("architectures") or []):
-        return False
-    labels = len(config.get("id2label") or "01")  # transformers' default is two
-    if labels != 1:
-        raise InputError(f"{where}: a classifier of {labels} labels; a reward model has one")
-    return True
-
-
-CLASSIFIER = "ForSequenceClassification"
-
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
-                  "qwen3": "Qwen3ForCausalLM"}
-
-
-def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The config.json that transformers (4 and 5) reads back as the same architecture."""
-    written = {
-        "architectures": [_ARCHITECTURES[config.family]], "model_type": config.family, "torch_dtype": dtype,
-        "vocab_size": config.vocab_size, "hidden_size": config.embed_dim, "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_length, "rope_theta": config.rope_theta,
-        "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tie_embeddings, "hidden_act": "silu",
-        "attention_bias": False, "sliding_window": config.sliding_window,
-    }
-    if config.family in ("qwen2", "qwen3"):
-        written |= {"use_sliding_window": config.sliding_window is not None, "max_window_layers": 0}
-    if config.family == "qwen2":
-        del written["attention_bias"]  # its q, k and v always have one
-    if config.reward_head:
-        written |= {"architectures": [_ARCHITECTURES[config.family].replace("ForCausalLM", CLASSIFIER)],
-                    "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    return written | {"rope_scaling": _scaling_to_hf(config.rope_scaling)}
-
-
-def _scaling_to_hf(scaling: RopeScaling | None) -> dict[str, Any] | None:
-    if scaling is None:
-        return None
-    return {"rope_type": "llama3", "factor": scaling.factor, "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_length}
 
 
 def default_dtype() -> str:

@@ -4,6 +4,7 @@ The train step scans over stacked layers. Decoding runs them one after the other
 own: a stacked cache would be read and written whole for every token, where this one is updated in place.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -66,9 +67,10 @@ def forward(config: ModelConfig, weights: Weights, cache: Cache, tokens: Int[Arr
     x = jnp.take(weights["embedding"], tokens, axis=0).astype(config.dtype)
     x = constrain(x, "batch", "length", "features")
     rope, places = cos_sin(config, positions), Places(positions, jnp.ones_like(tokens))
-    block, updated = Block(config, None, False), []
-    for layer, slots in zip(weights["layers"], cache, strict=True):
-        (x, _), changed = block.apply({"params": layer, "cache": slots}, x, rope, places, mutable=["cache"])
+    updated = []
+    for number, (layer, slots) in enumerate(zip(weights["layers"], cache, strict=True)):
+        block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), None, False)
+        (x, _), changed = block.apply({"params": layer, "cache": slots}, x, None, rope, places, mutable=["cache"])
         updated.append(changed["cache"])
     return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
 

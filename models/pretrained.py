@@ -11,10 +11,12 @@ import jax
 
 from errors import InputError
 from models import peft
-from models.config import HUB_IDS, ModelConfig, from_hf
+from models.config import HUB_IDS, ModelConfig
 from models.gguf_weights import GGUFWeights
+from models.hf_config import from_hf
 from models.lora import LoRAConfig, merge
 from models.safetensors_weights import SafetensorsWeights, read_json
+from models.tied import settle_head
 from models.transformer import Transformer, init_variables
 from models.weights import Weights, load_params
 from sharding.rules import path_name, tree_shardings
@@ -58,7 +60,7 @@ def open_pretrained(reference: str) -> Pretrained:
     path = locate(reference)
     if path.suffix == ".gguf":
         weights = GGUFWeights(path)
-        return Pretrained(weights.config, weights, path)
+        return Pretrained(weights.config, weights, weights.first)
     if peft.is_adapter(path):
         lora_config, base_reference = peft.read_adapter_config(path)
         beside = path / base_reference
@@ -68,7 +70,7 @@ def open_pretrained(reference: str) -> Pretrained:
     if not (path / "config.json").exists():
         raise InputError(f"{path}: no config.json, adapter_config.json or .gguf file; is it a model?")
     config = from_hf(read_json(path / "config.json"), str(path / "config.json"))
-    return Pretrained(config, SafetensorsWeights(path), path)
+    return Pretrained(*settle_head(config, SafetensorsWeights(path)), path)
 
 
 def locate(reference: str) -> Path:

@@ -1,20 +1,29 @@
-"""Rotary position embeddings (Su et al. 2021, arXiv:2104.09864), half-split layout, with Llama 3's scaling."""
+"""Rotary position embeddings (Su et al. 2021, arXiv:2104.09864), half-split layout, and their scalings."""
+
+import math
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from models.config import ModelConfig, RopeScaling
+from models.config import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 
 
 def inverse_frequencies(config: ModelConfig) -> Float[np.ndarray, "half"]:
-    """theta^(-2i/H) for i in [0, H/2), stretched where Llama 3's scaling says so; float32."""
+    """theta^(-2i/H) for i in [0, H/2), stretched where a scaling says so; float32."""
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents
-    return frequencies if config.rope_scaling is None else _llama3(frequencies, config.rope_scaling)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    if isinstance(scaling, LinearScaling):
+        return (frequencies / scaling.factor).astype(np.float32)
+    if isinstance(scaling, Llama3Scaling):
+        return _llama3(frequencies, scaling)
+    return _yarn(frequencies, scaling, config)
 
 
-def _llama3(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
+def _llama3(frequencies: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
     """Wavelengths over `original / low_freq_factor` are stretched, under `original / high_freq_factor` kept, and
     in between interpolated (Llama 3 report, arXiv:2407.21783, and Meta's reference code)."""
     turns = scaling.original_max_length * frequencies / (2 * np.pi)
@@ -23,10 +32,29 @@ def _llama3(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
     return (share * frequencies + (1 - share) * frequencies / scaling.factor).astype(np.float32)
 
 
+def _yarn(frequencies: np.ndarray, scaling: YarnScaling, config: ModelConfig) -> np.ndarray:
+    """Frequency i is kept below `low`, stretched above `high`, and in between interpolated; i turns n times within the
+    original length at H ln(original / (2 pi n)) / (2 ln theta)."""
+    def index(turns: float) -> float:
+        wavelengths = scaling.original_max_length / (2 * math.pi * turns)
+        return config.head_dim * math.log(wavelengths) / (2 * math.log(config.rope_theta))
+
+    low, high = index(scaling.beta_fast), index(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.head_dim - 1)
+    high = high + 0.001 if low == high else high
+    stretched = np.clip((np.arange(len(frequencies), dtype=np.float32) - low) / (high - low), 0, 1)
+    return (frequencies / scaling.factor * stretched + frequencies * (1 - stretched)).astype(np.float32)
+
+
 def cos_sin(config: ModelConfig, positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T half"], ...]:
     """Cosine and sine of every position's angles, float32; the same for all layers, so computed once."""
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config)
-    return jnp.cos(angles), jnp.sin(angles)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    if isinstance(config.rope_scaling, YarnScaling):
+        return cos * config.rope_scaling.attention_factor, sin * config.rope_scaling.attention_factor
+    return cos, sin
 
 
 def rotate(

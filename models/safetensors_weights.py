@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from errors import InputError
-from models.config import ModelConfig, to_hf
+from models.config import ModelConfig
+from models.hf_config import to_hf
 from models.weights import Index, named_tensors
+from sharding.hosts import warn
 
-SHARD_BYTES = 4 * 2**30
+SHARD_BYTES = 5 * 10**9
+SINGLE = "model.safetensors"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -43,12 +46,11 @@ class SafetensorsWeights:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.exists():
-        names = set(read_json(index).get("weight_map", {}).values())
-        if not names:
-            raise InputError(f"{index}: has no weight_map; fetch it again")
+    names = _indexed(folder / "model.safetensors.index.json") or {SINGLE}
+    if SINGLE not in names and (folder / SINGLE).exists():
+        warn(f"{folder}: {SINGLE} is read, as transformers does, and not the {len(names)} files that "
+             f"model.safetensors.index.json lists beside it; take away the ones that are out of date")
+        names = {SINGLE}
     files = sorted(folder / name for name in names)
     missing = [file.name for file in files if not file.exists()]
     if not missing:
@@ -56,6 +58,16 @@ def _weight_files(folder: Path) -> list[Path]:
     pickles = "; its weights are pickles, which are never loaded: convert them to safetensors" if any(
         folder.glob("*.bin")) else "; is the download complete?"
     raise InputError(f"{folder}: {', '.join(missing)} is missing{pickles}")
+
+
+def _indexed(index: Path) -> set[str]:
+    """The files that an index lists; none where there is no index."""
+    if not index.exists():
+        return set()
+    weight_map = read_json(index).get("weight_map")
+    if not weight_map or not isinstance(weight_map, dict):
+        raise InputError(f"{index}: has no weight_map; fetch it again")
+    return set(weight_map.values())
 
 
 def read_json(path: Path) -> dict[str, Any]:

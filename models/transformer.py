@@ -6,15 +6,16 @@ decoding (models/decoding.py). B rows, T positions, S cache slots, D embed, N qu
 F mlp, L layers.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import Places, SharedPrompt, attend, attend_to_cache
-from models.config import ModelConfig
+from models.config import SLIDING, ModelConfig
 from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
 from sharding.rules import constrain
@@ -113,7 +114,8 @@ class Attention(nn.Module):
     training: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], rope: Any, places: Places) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], slides: Bool[Array, ""] | None, rope: Any,
+                 places: Places) -> Float[Array, "B T D"]:
         config, (batch, length, _) = self.config, x.shape
         bias = config.qkv_bias
         q = _linear(self, "q", config.num_heads * config.head_dim, ("embed", "heads"), bias)(x)
@@ -130,9 +132,21 @@ class Attention(nn.Module):
         if self.has_variable("cache", "keys"):
             out = self._through_cache(q, k, v, places)
         else:
-            out = attend(q, k, v, places, places, config.sliding_window, config.attention)
+            out = self._attend(q, k, v, places, slides)
         out = out.reshape(batch, length, config.num_heads * config.head_dim)
-        return _linear(self, "o", config.embed_dim, ("heads", "embed"))(out)
+        return _linear(self, "o", config.embed_dim, ("heads", "embed"), config.o_bias)(out)
+
+    def _attend(self, q: Array, k: Array, v: Array, places: Places, slides: Array | None = None) -> Array:
+        """`slides` tells whether this layer has the window, where layers of one scan differ."""
+        def through(window: int | None, *arrays: Any) -> Array:
+            q, k, v, places = arrays
+            return attend(q, k, v, places, places, window, self.config.attention)
+
+        window = self.config.sliding_window
+        if slides is None:
+            return through(window, q, k, v, places)
+        return jax.lax.cond(slides, functools.partial(through, window), functools.partial(through, None),
+                            q, k, v, places)
 
     def _through_cache(self, q: Array, k: Array, v: Array, places: Places) -> Array:
         """Writes k and v at slots [positions[b, 0], positions[b, 0] + T) of row b, and attends: whole prompts (T > 1,
@@ -151,7 +165,7 @@ class Attention(nn.Module):
             cached.value = jax.vmap(write)(cached.value, new, places.positions[:, 0])
             slots.append(constrain(cached.value, "batch", "kv_heads", "length", "head_dim"))
         if q.shape[1] > 1:
-            return attend(q, k, v, places, places, self.config.sliding_window, self.config.attention)
+            return self._attend(q, k, v, places)
         return attend_to_cache(q, *slots, places.positions, self.config.sliding_window)
 
 
@@ -185,9 +199,10 @@ class Block(nn.Module):
     training: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], rope: Any, places: Places) -> tuple[Float[Array, "B T D"], None]:
+    def __call__(self, x: Float[Array, "B T D"], slides: Bool[Array, ""] | None, rope: Any,
+                 places: Places) -> tuple[Float[Array, "B T D"], None]:
         parts = (self.config, self.lora, self.training)
-        x = x + Attention(*parts, name="attn")(RMSNorm(self.config, name="attn_norm")(x), rope, places)
+        x = x + Attention(*parts, name="attn")(RMSNorm(self.config, name="attn_norm")(x), slides, rope, places)
         x = x + MLP(*parts, name="mlp")(RMSNorm(self.config, name="mlp_norm")(x))
         return constrain(x, "batch", "length", "features"), None
 
@@ -213,7 +228,8 @@ class Transformer(nn.Module):
         x = jnp.take(embedding, tokens, axis=0).astype(config.dtype)
         x = constrain(x, "batch", "length", "features")
         layers = _stacked_blocks(config)(config, self.lora, self.training, name="layers")
-        x, _ = layers(x, cos_sin(config, positions), Places(positions, segment_ids, shared))
+        slides = None if config.layer_types is None else jnp.array([kind == SLIDING for kind in config.layer_types])
+        x, _ = layers(x, slides, cos_sin(config, positions), Places(positions, segment_ids, shared))
         if config.reward_head:
             self._reward_head()
         elif not config.tie_embeddings:
@@ -236,7 +252,8 @@ def _stacked_blocks(config: ModelConfig) -> Any:
         block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[config.remat])
     return nn.scan(
         block, variable_axes={"params": 0, "lora": 0},
-        split_rngs={"params": True, "lora": True, "dropout": True}, in_axes=nn.broadcast, length=config.num_layers,
+        split_rngs={"params": True, "lora": True, "dropout": True}, length=config.num_layers,
+        in_axes=(0, nn.broadcast, nn.broadcast),  # whether a layer slides is its own
         metadata_params={nn.PARTITION_NAME: "layers"})
 
 

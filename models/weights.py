@@ -39,8 +39,9 @@ LINEAR_NAMES = {
 }
 _NORM_NAMES = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "q_norm": "self_attn.q_norm",
                "k_norm": "self_attn.k_norm"}
-_TOP_NAMES = {"embedding": "model.embed_tokens.weight", "final_norm/scale": "model.norm.weight",
-              "lm_head": "lm_head.weight", "reward_head": "score.weight"}
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_TOP_NAMES = {"embedding": EMBEDDING, "final_norm/scale": "model.norm.weight", "lm_head": HEAD,
+              "reward_head": "score.weight"}
 
 
 def hf_name(path: str) -> str:
@@ -137,7 +138,7 @@ def check_names(weights: Weights, boxed: dict[str, Any]) -> None:
 
 def _is_derived(name: str) -> bool:
     """A copy or a constant that some files carry: a tied lm_head, RoPE frequencies."""
-    return name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
+    return name == HEAD or name.endswith("rotary_emb.inv_freq")
 
 
 def named_tensors(params: dict[str, Any], dtype: Any) -> Iterator[tuple[str, np.ndarray]]:

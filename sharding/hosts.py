@@ -158,6 +158,12 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def warn(text: str) -> None:
+    """One line on standard error, once for all processes of a run."""
+    if is_main():
+        print(f"warning: {text}", file=sys.stderr)
+
+
 def barrier(name: str) -> None:
     """Waits until all processes are here, for as long as it takes; every process passes the same barriers in order."""
     import jax

@@ -13,8 +13,9 @@ import yaml
 
 from errors import InputError
 from files import write_text, writing
-from models.config import ModelConfig, from_hf, to_hf
+from models.config import ModelConfig
 from models.heads import with_reward_head
+from models.hf_config import from_hf, to_hf
 from models.lora import LoRAConfig
 from models.pretrained import Pretrained, load_merged, open_pretrained
 from models.safetensors_weights import read_json

@@ -53,8 +53,8 @@ def flops_per_token(config: ModelConfig, length: int, lora: LoRAConfig | None = 
     sizes = _kernels(config)
     weights = config.num_layers * sum(rows * columns for rows, columns in sizes.values())
     weights += config.vocab_size * config.embed_dim
-    seen = min(length, config.sliding_window or length)
-    attention = 12 * config.num_layers * config.num_heads * config.head_dim * seen
+    seen = sum(min(length, config.window_of(layer) or length) for layer in range(config.num_layers))
+    attention = 12 * config.num_heads * config.head_dim * seen
     if lora is None or lora.rank == 0:
         return 6.0 * weights + attention
     adapters = config.num_layers * lora.rank * sum(sum(sizes[name]) for name in lora.targets)

@@ -11,7 +11,8 @@ from tiny import one_device, padded, rows
 
 from errors import InputError
 from models.architecture import Architecture, make_config, num_params, random_params
-from models.config import PRESETS, from_hf, to_hf
+from models.config import PRESETS
+from models.hf_config import from_hf, to_hf
 from models.scoring import score
 from models.transformer import Transformer
 from models.weights import abstract_params

@@ -11,8 +11,8 @@ from tiny import CONFIG, LORA, one_device, padded, random_variables, rows
 
 from batch import Row
 from errors import InputError
-from models.config import from_hf, to_hf
 from models.heads import last_token, score_rewards, with_reward_head
+from models.hf_config import from_hf, to_hf
 from models.pretrained import load_merged, open_pretrained
 from models.safetensors_weights import write_hf_folder
 from models.transformer import Transformer

@@ -15,7 +15,7 @@ from data.batches import TrainingBatches
 from data.reading import Encoder
 from data.records import JsonlSource
 from data.streams import Streams
-from models.config import from_hf
+from models.hf_config import from_hf
 from models.pretrained import EMBEDDED, open_pretrained
 from models.scoring import score
 from sharding.mesh import MeshConfig, make_mesh

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 from tiny import CONFIG, LORA, one_device, random_variables
 
 from errors import InputError
-from models.config import PRESETS, from_hf, to_hf
+from models.config import PRESETS
 from models.gguf_weights import GGUFWeights
+from models.hf_config import from_hf, to_hf
 from models.lora import LoRAConfig
 from models.peft import read_adapter, read_adapter_config, write_adapter
 from models.pretrained import load_merged, open_pretrained
@@ -131,8 +132,8 @@ def test_pickles_are_never_loaded(llama):
 
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("model_type", "mamba", "unknown architecture 'mamba'"), ("hidden_act", "gelu", "hidden_act='gelu'"),
-    ("rope_parameters", {"rope_type": "yarn", "factor": 4.0}, "rope scaling 'yarn'"),
-    ("attention_bias", True, "attention_bias=True")])
+    ("rope_parameters", {"rope_type": "ntk", "factor": 4.0}, "rope scaling 'ntk'"),
+    ("attention_bias", 1, "attention_bias=1 is neither")])
 def test_unknown_architectures_are_named(llama, key, value, message):
     config = json.loads((llama / "config.json").read_text()) | {key: value}
     (llama / "config.json").write_text(json.dumps(config))
