@@ -67,10 +67,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], **columns: Any) -> list[int]:
     """Tokens of the conversation and of the header of the next assistant turn; nothing is added to them."""
-    messages = _read(tokenizer, messages)
-    text = open_template(tokenizer, columns).render(messages, add_generation_prompt=True)
-    _refuse_left_out(messages, text)
-    return tokenizer.encode(text)
+    return tokenizer.encode(render(tokenizer, messages, add_generation_prompt=True, **columns))
 
 
 def encode_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_target: int = 0,
@@ -110,10 +107,11 @@ def _render_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_targe
         else:
             rows.append(turn)
     if not rows:
-        raise InputError("the chat template writes nothing of what the assistant says, so there is nothing to train "
-                         "on; drop the row, or give a template that does")
+        raise InputError(f"the chat template writes no end token (ids {list(tokenizer.eos_ids)}) after any assistant "
+                         "turn, or no such turn; mend the template, or name its end token in generation_config.json's "
+                         "eos_token_id")
     rows[-1] = _with_what_follows(template, messages, rows[-1])
-    _refuse_left_out(messages, "".join(row.text for row in rows))
+    events["content_dropped"] += _count_left_out(messages, "".join(row.text for row in rows))
     events["tools_dropped"] += bool(template.tools) and not template.reads("tools")
     rows[-1].events.update(events)
     return rows
@@ -166,9 +164,12 @@ def _render_turn(template: ChatTemplate, messages: list[Message], i: int, weight
     calls_lost = _loses_calls(message, answer)
     if calls_lost and not text_of(message["content"]).strip():
         return "tools_dropped"
-    end = _find_end(template, message, answer, i)
-    thought_lost = read_spoken(message).thought not in answer
-    events = Counter(tools_dropped=int(calls_lost), reasoning_dropped=int(thought_lost))
+    end = _find_end(template, answer)
+    if end is None:
+        return "turns_dropped"
+    spoken = read_spoken(message)
+    events = Counter(tools_dropped=int(calls_lost), content_dropped=int(spoken.answer.strip() not in answer),
+                     reasoning_dropped=int(spoken.thought not in answer))
     return Rendered(prompt + answer, [Target(i, len(prompt), len(prompt) + end, weight)], events)
 
 
@@ -217,18 +218,15 @@ def _loses_calls(message: Message, answer: str) -> bool:
     return not all(str(function.get("name", "")) in answer for function in functions)
 
 
-def _find_end(template: ChatTemplate, message: Message, answer: str, i: int) -> int:
-    """The character after the end token that the template writes after message i; the message may hold others."""
+def _find_end(template: ChatTemplate, answer: str) -> int | None:
+    """The character after the end token that the template writes after an answer, which may hold others; None where it
+    writes none."""
     ends = sorted(at for text in end_texts(template.tokenizer) for at in _occurrences(text, answer))
-    if not ends:
-        raise InputError(
-            f"message {i}: the chat template writes no end token (ids {list(template.tokenizer.eos_ids)}) after this "
-            "assistant turn; mend the template, or name its end token in generation_config.json's eos_token_id")
     if len(ends) > 1:
         probe = template.render([QUESTION, {"role": "assistant", "content": PROBE}])
         tail = len(answer) - _common_prefix(answer[::-1], probe[::-1])
         ends = [end for end in ends if end > tail] or ends[-1:]
-    return ends[0]
+    return ends[0] if ends else None
 
 
 def _occurrences(text: str, where: str) -> Iterator[int]:
@@ -243,12 +241,10 @@ def _common_prefix(*texts: str) -> int:
     return len(os.path.commonprefix(texts))
 
 
-def _refuse_left_out(messages: list[Message], text: str) -> None:
-    """Raises InputError for a message of a role that the template passes over."""
-    for i, message in enumerate(messages):
-        if message["role"] not in PLAIN_ROLES and text_of(message["content"]).strip() not in text:
-            raise InputError(f"message {i}: the chat template leaves out what the role {message['role']!r} says; give "
-                             f"it a role that the template has, such as system")
+def _count_left_out(messages: list[Message], text: str) -> int:
+    """Messages whose role the template passes over."""
+    return sum(message["role"] not in PLAIN_ROLES and text_of(message["content"]).strip() not in text
+               for message in messages)
 
 
 # --------------------------------------------------------------------------------------------------- text as tokens

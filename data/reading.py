@@ -20,15 +20,16 @@ from data.sources import Source
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import InputError
 
-COUNTS = ("rows_truncated", "rows_dropped", "rows_skipped", "rows_added", "turns_dropped", "reasoning_dropped",
-          "tools_dropped")
+COUNTS = ("rows_truncated", "rows_dropped", "rows_skipped", "rows_added", "turns_dropped", "content_dropped",
+          "reasoning_dropped", "tools_dropped")
 """what happened to rows that could not be taken as they are; counted with the row that is read next"""
 
 EXPLAINED = {
     "rows_added": "the chat template writes earlier turns anew once a conversation goes on, so turns became rows of "
                   "their own, each after the prompt that the model will see",
     "turns_dropped": "turns are context alone, since the chat template writes them anew in the prompt of a later one, "
-                     "or has no prompt for them",
+                     "or has no prompt or no end token for them",
+    "content_dropped": "the chat template leaves out what is said: by a role that it has not, or beside a tool call",
     "reasoning_dropped": "the chat template leaves out what the assistant thought, so it is not trained on",
     "tools_dropped": "the chat template leaves out tools or tool calls"}
 """of COUNTS, what chat templates cause, and why"""

@@ -294,7 +294,7 @@ def test_a_template_that_ends_only_the_whole_conversation_makes_a_row_of_every_t
 
 def test_a_template_without_end_tokens_is_refused(make):
     template = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"
-    with pytest.raises(InputError, match=r"message 2: the chat template writes no end token \(ids \[3\]\)"):
+    with pytest.raises(InputError, match=r"the chat template writes no end token \(ids \[3\]\)"):
         encode_chat(make(template), TALK[:3])
 
 
@@ -303,7 +303,7 @@ def test_an_end_token_only_in_the_users_turn_is_not_the_assistants(make):
         "{% for m in messages %}{{ m.role + ':\n' + m.content + ('<|im_end|>' if m.role == 'user' else '') }}"
         "{% endfor %}{{ 'assistant:\n' if add_generation_prompt }}"
     )
-    with pytest.raises(InputError, match="message 2: the chat template writes no end token"):
+    with pytest.raises(InputError, match="the chat template writes no end token"):
         encode_chat(make(template), TALK)
 
 
