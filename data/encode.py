@@ -177,18 +177,18 @@ def _encode_unread(record: Record, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a normalised record's prompt."""
     prompt = read_prompt(record)
     if isinstance(prompt, str):
-        tokens = tokenizer.encode(prompt)
-        if not tokenizer.chat_template or _begins_special(tokens, tokenizer):
-            return missing_start(prompt, tokenizer) + tokens
+        if not tokenizer.chat_template or is_rendered(prompt, tokenizer):
+            return missing_start(prompt, tokenizer) + tokenizer.encode(prompt)
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list):
         raise InputError(f"no known columns among {sorted(record)}; a row has prompt, messages or tokens")
     return encode_prompt(tokenizer, prompt, **template_columns(record))
 
 
-def _begins_special(tokens: list[int], tokenizer: Tokenizer) -> bool:
-    """Whether the first token is one that stands for no text."""
-    return bool(tokens) and not tokenizer.decode(tokens[:1]) and bool(tokenizer.decode(tokens[:1], False))
+def is_rendered(prompt: str, tokenizer: Tokenizer) -> bool:
+    """Whether a text begins with a special token, as those do that a chat template has been applied to."""
+    first = tokenizer.encode(prompt)[:1]
+    return bool(first) and not tokenizer.decode(first) and bool(tokenizer.decode(first, skip_special_tokens=False))
 
 
 def read_prompt(record: Record) -> Any:

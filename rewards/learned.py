@@ -1,6 +1,6 @@
 """Learned rewards: a reward model, by id or path, as a reward function."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import numpy as np
 
 from batch import Row
 from data.chat import render
-from data.encode import encode_text
+from data.encode import encode_text, is_rendered, template_columns
 from data.tokenizer import open_tokenizer
 from errors import InputError
 from models.config import default_dtype
@@ -42,7 +42,9 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
     scorer = make_row_scorer(model, batch_size, mesh, score_rewards, context)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        rows = [_encode(*each, tokenizer, chat) for each in zip(prompts, completions, strict=True)]
+        given = [template_columns({name: values[row] for name, values in columns.items()})
+                 for row in range(len(prompts))]
+        rows = [_encode(*each, tokenizer, chat) for each in zip(prompts, completions, given, strict=True)]
         scores = iter(scorer(variables, [row for row in rows if len(row.tokens) <= context]))
         return values_or_raise([next(scores).rewards.item() if len(row.tokens) <= context else
                                 _too_long(reference, row, context) for row in rows])
@@ -50,14 +52,15 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
     return reward
 
 
-def _encode(prompt: Any, completion: Any, tokenizer: Any, chat: bool) -> Row:
-    """The row that a pair's answer would be, without a mask: what is scored needs no target."""
-    if isinstance(prompt, str) and chat:
+def _encode(prompt: Any, completion: Any, columns: Mapping[str, Any], tokenizer: Any, chat: bool) -> Row:
+    """The row that a pair's answer would be, without a mask: what is scored needs no target. `columns` are for the chat
+    template."""
+    if isinstance(prompt, str) and chat and not is_rendered(prompt, tokenizer):
         prompt, completion = [_message("user", prompt)], [_message("assistant", completion)]
     if isinstance(prompt, str):
-        tokens, _ = encode_text(prompt, completion, tokenizer, training=True)
+        tokens = encode_text(prompt, completion, tokenizer, training=True).tokens
     else:
-        tokens = tokenizer.encode(render(tokenizer, [*prompt, *completion]))
+        tokens = tokenizer.encode(render(tokenizer, [*prompt, *completion], **columns))
     return Row(np.asarray(tokens, np.int32), np.ones(len(tokens), np.float32))
 
 
