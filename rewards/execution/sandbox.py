@@ -2,16 +2,19 @@
 
 A sandboxed process has namespaces of its own (no network, no other process in sight), no capabilities, an empty
 environment, and sees the interpreter and the system's libraries, read-only; it can write to one small folder in
-memory. A seccomp filter keeps it a single process, so limits per process are limits of the whole. When it is over its
-time, or when the trainer dies however that happens, the kernel ends all that is inside.
+memory, up to a size and a number of files. A seccomp filter keeps it a single process, so limits per process are limits
+of the whole, and keeps it from calls that take memory which no limit counts (seccomp.py). It is not root's, even
+where the trainer is root, whom no limit on threads would bind (ways.py). When it is over its time, or when the
+trainer dies however that happens, the kernel ends all that is inside.
 
-What is left: the CPU's and the kernel's own bugs, and as many threads as the address space has room for.
+What is left: the CPU's and the kernel's own bugs.
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 import select
@@ -27,6 +30,7 @@ from typing import IO, Any
 
 from errors import InputError
 from rewards.execution.seccomp import no_processes_filter
+from rewards.execution.ways import Way, users, ways
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _INSIDE = "/temper"
@@ -38,6 +42,7 @@ _DEVICES = ("/dev/null", "/dev/urandom")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}
 """the order of a set of strings decides some answers: the same completion gets the same reward in every run"""
 _START = "import sys, importlib; sys.path.insert(0, sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
+logger = logging.getLogger(__name__)
 _OVERRIDE = "or run code without one, at your own risk, by --unsafe-code-without-sandbox"
 
 
@@ -51,6 +56,9 @@ class Limits:
     """address space, MiB"""
     disk_mb: int = 16
     """files in its folder, together and each, MiB of memory"""
+    files: int = 1024
+    """in its folder, with folders and links"""
+    threads: int = 256
     open_files: int = 64
     output_bytes: int = 65536
     """of standard output and error together; it is ended beyond"""
@@ -58,8 +66,8 @@ class Limits:
     def resources(self) -> dict[str, int]:
         """Names of the module `resource` -> limit."""
         cpu = {"RLIMIT_CPU": math.ceil(self.seconds) + 1} if self.seconds < math.inf else {}
-        return cpu | {"RLIMIT_AS": self.memory_mb * 2**20,
-                "RLIMIT_FSIZE": self.disk_mb * 2**20, "RLIMIT_NOFILE": self.open_files, "RLIMIT_CORE": 0}
+        return cpu | {"RLIMIT_AS": self.memory_mb * 2**20, "RLIMIT_FSIZE": self.disk_mb * 2**20,
+                      "RLIMIT_NOFILE": self.open_files, "RLIMIT_CORE": 0, "RLIMIT_SIGPENDING": 256}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,28 +118,38 @@ def start(module: str, job: dict[str, Any], limits: Limits, *, unsafe: bool = Fa
     """
     if not unsafe:
         check_sandbox()
+    job = job | {"limits": limits.resources()}
+    streams = {"stdout": stdout, "stderr": stderr}
     with contextlib.ExitStack() as stack:
-        stdin = stack.enter_context(tempfile.TemporaryFile())
-        stdin.write(json.dumps(job | {"limits": limits.resources()}).encode())
-        stdin.seek(0)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="temper-code-")) if unsafe else None
-        view = View(tuple(readable), forks)
-        process = _launch(module, limits, view, descriptors, folder, stdin=stdin, stdout=stdout, stderr=stderr)
+        if unsafe:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="temper-code-"))
+            process = _launch(_python(module, str(_REPOSITORY)), job, descriptors, cwd=folder, **streams)
+        else:
+            view = View(tuple(readable), forks)
+            process = _launch_in_sandbox(_found(), module, job, limits, view, descriptors, **streams)
         try:
             yield process
         finally:
             _end(process)
 
 
-def _launch(module: str, limits: Limits, view: View, descriptors: Sequence[int], folder: str | None,
-            **streams: Any) -> subprocess.Popen[bytes]:
-    """Starts in `folder` without a sandbox, or in a sandbox where it is None."""
-    settings = {"env": _ENVIRONMENT, "start_new_session": True} | streams
-    if folder is not None:
-        return subprocess.Popen(_python(module, str(_REPOSITORY)), cwd=folder, pass_fds=descriptors, **settings)
-    with _seccomp_file(view.forks) as seccomp:
-        command = sandbox_command(limits, seccomp, view) + _python(module, _INSIDE)
-        return subprocess.Popen(command, pass_fds=[*descriptors, seccomp], **settings)
+def _launch_in_sandbox(way: Way, module: str, job: dict[str, Any], limits: Limits, view: View,
+                       descriptors: Sequence[int], **streams: Any) -> subprocess.Popen[bytes]:
+    job = job | {"sandbox": way.job(limits.files, limits.threads)}
+    with _seccomp_file(view.forks) as seccomp, users(way) as (options, ends, map_users):
+        command = [*sandbox_command(limits, seccomp, view), *way.options(), *options, *_python(module, _INSIDE)]
+        process = _launch(command, job, [*descriptors, seccomp, *ends], **streams)
+        map_users()
+    return process
+
+
+def _launch(command: list[str], job: dict[str, Any], descriptors: Sequence[int],
+            **settings: Any) -> subprocess.Popen[bytes]:
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(json.dumps(job).encode())
+        stdin.seek(0)
+        return subprocess.Popen(command, pass_fds=descriptors, stdin=stdin, env=_ENVIRONMENT, start_new_session=True,
+                                **settings)
 
 
 def _python(module: str, root: str) -> list[str]:
@@ -219,17 +237,34 @@ def has_sandbox() -> bool:
     return _missing() is None
 
 
-@functools.cache
 def _missing() -> str | None:
-    """Why there is no sandbox; None where there is one. Tried once a process."""
+    """Why there is no sandbox; None where there is one."""
+    return None if isinstance(_found(), Way) else _found()
+
+
+@functools.cache
+def _found() -> Way | str:
+    """The best way to make a sandbox here, or why there is none. Tried once a process."""
     if shutil.which("bwrap") is None:
         return "bubblewrap is missing (no bwrap on PATH): install it (apt install bubblewrap, dnf install bubblewrap)"
-    with _seccomp_file() as seccomp:
-        tried = subprocess.run([*sandbox_command(Limits(), seccomp), _interpreter(), "-I", "-S", "-c", "pass"],
-                               pass_fds=[seccomp], capture_output=True, text=True, check=False)
-    if tried.returncode == 0:
-        return None
-    message = (tried.stderr.strip().splitlines() or [f"status {tried.returncode}"])[-1]
+    for way in ways():
+        message = _complaint(way)
+        if message is None:
+            if way.missing():
+                logger.warning("the sandbox cannot limit %s here (docs/online.md, Code)", way.missing())
+            return way
     return (f"bubblewrap cannot make one here ({message}): allow user namespaces (sysctl "
             f"kernel.unprivileged_userns_clone=1; docker run --security-opt seccomp=unconfined --security-opt "
             f"apparmor=unconfined, or --privileged)")
+
+
+def _complaint(way: Way) -> str | None:
+    """What was said where nothing could be run that way."""
+    try:
+        process = _launch_in_sandbox(way, "inside", {"program": "", "limits": {}}, Limits(), VIEW, (),
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError as error:
+        return str(error)
+    with process:
+        message = process.stderr.read().decode(errors="replace").strip()
+    return None if process.returncode == 0 else (message.splitlines() or [f"status {process.returncode}"])[-1]

@@ -1,30 +1,25 @@
 """The sandbox: what a program gets and is refused, its limits, what is left of it, and machines that have none."""
 
 import os
-import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from sandboxed import needs_sandbox
 
 from errors import InputError
 from rewards.execution import sandbox
 from rewards.execution.sandbox import Limits, Outcome, check_sandbox, run_python
-from rewards.execution.seccomp import no_processes_filter
+from rewards.execution.ways import Way, ways
 
 PROJECT = Path(__file__).resolve().parents[2]
-needs_bwrap = pytest.mark.skipif(shutil.which("bwrap") is None or sandbox._missing() is not None,
-                                 reason="no bubblewrap here that can make a sandbox")
 
 
-@pytest.fixture(params=[False, True], ids=["sandbox", "unsafe"])
+@pytest.fixture(params=[pytest.param(False, marks=needs_sandbox), True], ids=["sandbox", "unsafe"])
 def unsafe(request):
-    if not request.param and (shutil.which("bwrap") is None or sandbox._missing() is not None):
-        pytest.skip("no bubblewrap here that can make a sandbox")
     return request.param
 
 
@@ -32,9 +27,9 @@ def unsafe(request):
 def no_bwrap(monkeypatch, tmp_path):
     """A PATH without bwrap, in a process that has not looked for it yet."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    sandbox._missing.cache_clear()
+    sandbox._found.cache_clear()
     yield
-    sandbox._missing.cache_clear()
+    sandbox._found.cache_clear()
 
 
 def running(word):
@@ -91,13 +86,67 @@ def test_memory_files_and_cpu_are_limited(unsafe):
     assert Limits(seconds=1.5).resources()["RLIMIT_CPU"] == 3
 
 
-@needs_bwrap
+@needs_sandbox
 def test_files_are_limited_together():
     program = "for i in range(3): open(str(i), 'wb').write(bytes(700_000))"
     assert "No space left" in run_python(program, Limits(disk_mb=1)).output
 
 
-@needs_bwrap
+GAVE_UP = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+print(os.getuid(), 0 in os.getresuid(), os.getresgid())
+for name, *arguments in (
+        ("setresuid", os.geteuid(), -1, -1), ("setuid", os.geteuid()), ("setresuid", 0, 0, 0),
+        ("setresuid", 65534, 0, 0), ("setgid", 0), ("setgroups", 1, (ctypes.c_int * 1)(0)),
+        ("mount", b"tmpfs", b"/tmp", None, 38, b"nr_inodes=9999"), ("prctl", 41, 0, 0, 0, 0)):
+    print(name, getattr(libc, name)(*arguments))
+header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*[1 << 21 | 3 << 6] * 3)
+print("capset", libc.capset(header, sets))
+"""
+
+
+@needs_sandbox
+@pytest.mark.parametrize("way", ways())
+def test_nobody_is_inside_and_rights_are_given_up(way, monkeypatch):
+    monkeypatch.setattr(sandbox, "_found", lambda: way)
+    first, *tried = run_python(GAVE_UP).output.splitlines()
+    assert first == "65534 False (65534, 65534, 65534)"
+    assert len(tried) == 9
+    assert {answer.split()[1] for answer in tried if way.user or "setresuid" not in answer} == {"-1"}
+
+
+COUNTS = """
+import itertools, os, sys, threading, time
+threading.stack_size(32768)
+def count(make):
+    for i in itertools.count():
+        try: make(i)
+        except (OSError, RuntimeError): return i
+        if i > 5000: return "no end"
+print(count(lambda i: threading.Thread(target=time.sleep, args=(99,), daemon=True).start()))
+print(count(lambda i: open(str(i), "w").close()), count(lambda i: os.mkdir(f"d{i}")))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@needs_sandbox
+def test_threads_and_files_are_counted():
+    way = sandbox._found()
+    threads, files = run_python(COUNTS, Limits(seconds=20.0, memory_mb=1024, files=50, threads=20)).output.splitlines()
+    assert not way.user or threads == "19"  # and the first thread
+    assert not way.files or files == "49 0"  # and the folder
+
+
+def test_the_best_way_that_works_is_taken_and_what_does_not_hold_is_told(monkeypatch, no_bwrap, tmp_path, caplog):
+    (tmp_path / "bwrap").write_text("#!/bin/sh\ncase $* in *CAP_SYS_ADMIN*) echo No caps >&2; exit 1;; esac\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    assert sandbox._found() == Way(files=False, user=False)
+    assert "cannot limit the number of files" in caplog.text
+
+
+@needs_sandbox
 def test_only_the_interpreter_and_its_libraries_are_there():
     program = "import os\nfor folder, _, files in os.walk('/'):\n    for file in files: print(folder + '/' + file)"
     listed = run_python(program, Limits(seconds=30.0, output_bytes=1 << 26)).output.splitlines()
@@ -106,7 +155,7 @@ def test_only_the_interpreter_and_its_libraries_are_there():
     assert [path for path in listed if not path.replace("//", "/").startswith(known)] == []
 
 
-@needs_bwrap
+@needs_sandbox
 def test_environment_is_that_of_no_one(monkeypatch):
     monkeypatch.setenv("API_TOKEN", "hush")
     program = "import os, socket\nprint(dict(os.environ), os.getuid(), os.getcwd(), socket.gethostname(), os.getpid())"
@@ -144,7 +193,7 @@ print("up", flush=True)
 """
 
 
-@needs_bwrap
+@needs_sandbox
 def test_all_ends_with_a_trainer_that_is_killed():
     before = set(running("rewards.execution.inside"))
     trainer = subprocess.Popen([sys.executable, "-c", TRAINER.format(project=str(PROJECT))], stdout=subprocess.PIPE)
@@ -172,42 +221,7 @@ def test_a_bubblewrap_that_does_not_work_is_refused_with_what_it_said(no_bwrap, 
     for _ in range(2):
         with pytest.raises(InputError, match="No permissions to.*user namespaces.*--unsafe-code-without-sandbox"):
             check_sandbox()
-    assert sandbox._missing.cache_info().misses == 1
-
-
-def test_filters_exist_for_known_machines_alone():
-    assert {len(no_processes_filter(machine)) % 8 for machine in ("x86_64", "aarch64")} == {0}
-    assert len(no_processes_filter()) < 4096  # of a pipe that nobody reads yet
-    with pytest.raises(InputError, match="riscv64.*--unsafe-code-without-sandbox"):
-        no_processes_filter("riscv64")
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_filter_answers_by_number_and_flags(machine):
-    arch, clone, ptrace, read = {"x86_64": (0xC000003E, 56, 101, 0), "aarch64": (0xC00000B7, 220, 117, 63)}[machine]
-
-    def ran(number, flags=0, arch=arch):
-        return verdict(no_processes_filter(machine), number, arch, flags)
-
-    assert ran(read) == ran(clone, 0x3D0F00) == "allow"
-    assert ran(clone, signal.SIGCHLD) == ran(ptrace) == "error 1"
-    assert ran(435) == "error 38"
-    assert ran(read | 0x40000000) == ran(read, arch=0x40000003) == "kill"
-
-
-def verdict(code, number, arch, flags):
-    """What the kernel would make of a call: a BPF machine of the five instructions that filters here use."""
-    data, at, word = struct.pack("=IIQQ", number, arch, 0, flags), 0, 0
-    while True:
-        op, if_true, if_false, k = struct.unpack_from("=HBBI", code, 8 * at)
-        at += 1
-        if op == 0x06:
-            return {0x7FFF0000: "allow", 0x80000000: "kill"}.get(k) or f"error {k & 0xFFFF}"
-        if op == 0x20:
-            word = struct.unpack_from("=I", data, k)[0]
-        else:
-            holds = {0x15: word == k, 0x35: word >= k, 0x45: bool(word & k)}[op]
-            at += if_true if holds else if_false
+    assert sandbox._found.cache_info().misses == 1
 
 
 def test_this_process_has_no_files_left_open(unsafe):

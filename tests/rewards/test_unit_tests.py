@@ -7,7 +7,6 @@ a reward of 1.0. That they do work where a protection is taken away is tested to
 import os
 import platform
 import re
-import shutil
 import socket
 import sys
 import threading
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sandboxed import needs_sandbox
 
 from errors import InputError
 from rewards.contract import RowErrors
@@ -22,8 +22,7 @@ from rewards.execution import sandbox
 from rewards.execution.seccomp import _ALLOW, _RETURN, step
 from rewards.unit_tests import make_unit_tests, unit_tests, unit_tests_share
 
-pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None or sandbox._missing() is not None,
-                                reason="no bubblewrap here that can make a sandbox")
+pytestmark = needs_sandbox
 
 PROJECT, TIMEOUT = Path(__file__).resolve().parents[2], 0.7
 TESTS = ["assert f(2) == 4", "assert f(42) == 1764"]
@@ -285,7 +284,7 @@ NO_FILTER, SEES_ALL = {"--seccomp NUMBER": ""}, {"--unshare-all": "--unshare-use
     *[(name, NO_FILTER) for name in ("fork", "forks by clone", "forks by clone3", "daemon", "subprocess",
                                      "posix_spawn", "multiprocessing", "ptrace", "memory in files",
                                      "shared memory", "unshare", "keys")],
-    *[(name, SEES_ALL) for name in ("localhost", "abstract socket", "sees the trainer")],
+    *[(name, SEES_ALL | NO_FILTER) for name in ("localhost", "abstract socket")], ("sees the trainer", SEES_ALL),
     ("fills other folders", {"--remount-ro /": ""}), ("fills the disk", {"--size NUMBER": ""}),
     ("reads the project", {"--remount-ro": f"--ro-bind\n{PROJECT}\n{PROJECT}\n--remount-ro\n"}),
     ("reads of the trainer", SEES_ALL | {"--remount-ro": "--ro-bind\n/proc\n/proc\n--remount-ro\n"}),

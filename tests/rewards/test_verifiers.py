@@ -24,9 +24,9 @@ LENIENT, STRICT, FORMAT = make_math(timeout=10.0), make_math_strict(timeout=10.0
 def no_bwrap(monkeypatch, tmp_path):
     """A PATH without bwrap, in a process that has not looked for it yet."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    sandbox._missing.cache_clear()
+    sandbox._found.cache_clear()
     yield
-    sandbox._missing.cache_clear()
+    sandbox._found.cache_clear()
 
 
 @pytest.mark.parametrize(("text", "strict", "marked"), [

@@ -1,0 +1,12 @@
+"""Tests that need the sandbox are skipped where it cannot be had, or fail there: TEMPER_REQUIRE_SANDBOX=1 says so."""
+
+import os
+
+import pytest
+
+from rewards.execution.sandbox import _missing
+
+MISSING = _missing()
+if MISSING and os.environ.get("TEMPER_REQUIRE_SANDBOX") == "1":
+    raise RuntimeError(f"the tests of the sandbox are required (TEMPER_REQUIRE_SANDBOX=1), and {MISSING}")
+needs_sandbox = pytest.mark.skipif(MISSING is not None, reason=f"no sandbox here: {MISSING}")
