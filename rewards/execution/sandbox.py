@@ -5,7 +5,8 @@ environment, and sees the interpreter and the system's libraries, read-only; it 
 memory, up to a size and a number of files. A seccomp filter keeps it a single process, so limits per process are limits
 of the whole, and keeps it from calls that take memory which no limit counts (seccomp.py). It is not root's, even
 where the trainer is root, whom no limit on threads would bind (ways.py). When it is over its time, or when the
-trainer dies however that happens, the kernel ends all that is inside.
+trainer dies however that happens, the kernel ends all that is inside. Where there are control groups to be had, one for
+each sandbox counts its memory, the kernel's too, and its threads (cgroups.py).
 
 What is left: the CPU's and the kernel's own bugs.
 """
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from errors import InputError
+from rewards.execution import cgroups
 from rewards.execution.seccomp import no_processes_filter
 from rewards.execution.ways import Way, users, ways
 
@@ -42,6 +44,7 @@ _DEVICES = ("/dev/null", "/dev/urandom")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}
 """the order of a set of strings decides some answers: the same completion gets the same reward in every run"""
 _START = "import sys, importlib; sys.path.insert(0, sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
+_BWRAP_PROCESSES = 4
 logger = logging.getLogger(__name__)
 _OVERRIDE = "or run code without one, at your own risk, by --unsafe-code-without-sandbox"
 
@@ -126,7 +129,10 @@ def start(module: str, job: dict[str, Any], limits: Limits, *, unsafe: bool = Fa
             process = _launch(_python(module, str(_REPOSITORY)), job, descriptors, cwd=folder, **streams)
         else:
             view = View(tuple(readable), forks)
-            process = _launch_in_sandbox(_found(), module, job, limits, view, descriptors, **streams)
+            limited, variables = stack.enter_context(cgroups.group(
+                (limits.memory_mb + limits.disk_mb) * 2**20, limits.threads + _BWRAP_PROCESSES))
+            process = _launch_in_sandbox(_found(), module, job, limits, view, descriptors, limited,
+                                         env=_ENVIRONMENT | variables, **streams)
         try:
             yield process
         finally:
@@ -134,11 +140,14 @@ def start(module: str, job: dict[str, Any], limits: Limits, *, unsafe: bool = Fa
 
 
 def _launch_in_sandbox(way: Way, module: str, job: dict[str, Any], limits: Limits, view: View,
-                       descriptors: Sequence[int], **streams: Any) -> subprocess.Popen[bytes]:
+                       descriptors: Sequence[int], limited: Sequence[str] = (),
+                       **settings: Any) -> subprocess.Popen[bytes]:
+    """`limited` is what stands before the command to run it in a control group."""
     job = job | {"sandbox": way.job(limits.files, limits.threads)}
     with _seccomp_file(view.forks) as seccomp, users(way) as (options, ends, map_users):
-        command = [*sandbox_command(limits, seccomp, view), *way.options(), *options, *_python(module, _INSIDE)]
-        process = _launch(command, job, [*descriptors, seccomp, *ends], **streams)
+        command = [*limited, *sandbox_command(limits, seccomp, view), *way.options(), *options,
+                   *_python(module, _INSIDE)]
+        process = _launch(command, job, [*descriptors, seccomp, *ends], **settings)
         map_users()
     return process
 
@@ -148,8 +157,8 @@ def _launch(command: list[str], job: dict[str, Any], descriptors: Sequence[int],
     with tempfile.TemporaryFile() as stdin:
         stdin.write(json.dumps(job).encode())
         stdin.seek(0)
-        return subprocess.Popen(command, pass_fds=descriptors, stdin=stdin, env=_ENVIRONMENT, start_new_session=True,
-                                **settings)
+        return subprocess.Popen(command, pass_fds=descriptors, stdin=stdin, start_new_session=True,
+                                **{"env": _ENVIRONMENT} | settings)
 
 
 def _python(module: str, root: str) -> list[str]:
@@ -250,7 +259,7 @@ def _found() -> Way | str:
     for way in ways():
         message = _complaint(way)
         if message is None:
-            if way.missing():
+            if way.missing() and cgroups.found() is None:
                 logger.warning("the sandbox cannot limit %s here (docs/online.md, Code)", way.missing())
             return way
     return (f"bubblewrap cannot make one here ({message}): allow user namespaces (sysctl "
