@@ -11,3 +11,14 @@ class InputError(Exception):  # noqa: N818 - what a user sees says "error"
 
 class Stopped(Exception):  # noqa: N818 - no error
     """The run was asked to stop (SIGTERM) and has saved itself. Scripts print the message and exit with status 0."""
+
+
+def shown(value: object) -> str:
+    """A setting as people write it, never as Python does: `none`, `true`, `q v`, `rank 4 alpha 8`."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return " ".join(f"{name} {shown(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, list | tuple | set | frozenset):
+        return " ".join(map(shown, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

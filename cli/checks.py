@@ -22,6 +22,14 @@ def check_not_negative(config: Any, *names: str, prefix: str = "") -> None:
             raise InputError(f"{_flag(prefix, name)} must be 0 or more and finite, not {getattr(config, name)}")
 
 
+def check_temperature(temperature: float) -> None:
+    """Raises InputError for a temperature that is 0, or counts as 0, where one is divided by it."""
+    from rollouts.sampling import effective_temperature
+
+    if not 0 < effective_temperature(temperature) < math.inf:
+        raise InputError(f"--temperature must be above 0 and finite, not {temperature}; below 1e-30 it counts as 0")
+
+
 def _flag(prefix: str, name: str) -> str:
     return f"--{prefix}{name.replace('_', '-')}"
 

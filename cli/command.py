@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cli.parsing import parse
+from cli.values import check_values
 from errors import InputError, Stopped
 from sharding.hosts import lost_peers
 
@@ -22,6 +23,7 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
     set_malloc()
     try:
         config = parse(config_type, sys.argv[1:], description, renamed)
+        check_values(config)
         with lost_peers():
             main(config)
     except InputError as error:

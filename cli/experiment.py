@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from cli.checks import max_row_length, resolve_dtype
 from cli.command import print_once
 from cli.flags import MAY_DIFFER, RunFlags, TrainingFlags, check_flags
+from errors import InputError
 
 Flags = TypeVar("Flags", bound=RunFlags)
 
@@ -41,9 +42,9 @@ def resolve(flags: Flags) -> Flags:
 
 def open_sources(flags: RunFlags) -> tuple[list[Any], list[Any]]:
     """(sources of --data, sources of --eval-data), none of their rows read yet."""
-    from data.sources import open_source
+    from data.sources import open_in_order, open_mixture
 
-    return [open_source(each) for each in flags.data], [open_source(each) for each in flags.eval_data]
+    return open_mixture(flags.data), open_in_order(flags.eval_data)
 
 
 class Rows(NamedTuple):
@@ -153,8 +154,11 @@ def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
     from training.loop import LoopConfig
     from training.trackers import parse_steps
 
+    profile = parse_steps(flags.profile) if flags.profile else None
+    if profile and profile[0] > flags.max_steps:
+        raise InputError(f"--profile {flags.profile}: the run ends at step {flags.max_steps}; give earlier steps")
     return LoopConfig(flags.max_steps, flags.save_every, flags.eval_every, getattr(flags, "keep_best", False),
-                      flags.trackers, parse_steps(flags.profile) if flags.profile else None, flops_per_token)
+                      flags.trackers, profile, flops_per_token)
 
 
 def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], model: Any, tokenizer: Any,

@@ -3,12 +3,22 @@
 import dataclasses
 from typing import Any, Literal
 
-from cli.checks import check_not_negative, check_positive, check_seed
+from cli.checks import check_not_negative, check_positive, check_seed, check_temperature
 from data.sources import DataSource
 from models.lora import LoRAConfig
 from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 from training.optimizer import OptimizerConfig
+
+
+def seed_field() -> Any:
+    """0; random generators take seeds of 32 bits."""
+    return dataclasses.field(default=0, metadata={"largest": 2**32 - 1})
+
+
+def temperature_field() -> Any:
+    """1; one that float32 does not hold counts as 0."""
+    return dataclasses.field(default=1.0, metadata={"counts_as_0": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +38,7 @@ class RunFlags:
     """A step's rows are split into this many parts to save memory; the loss and gradient stay the same."""
     learning_rate: float = 1e-4
     """The learning rate rises to this peak and falls as --optimizer.schedule says."""
-    seed: int = 0
+    seed: int = seed_field()
     """The seed decides what is initialised, the order of rows, dropout, and what is sampled."""
     eval_data: tuple[DataSource, ...] = ()
     """The rows of these sources are not trained on; the model is evaluated on them before the first step and after the
@@ -51,6 +61,17 @@ class RunFlags:
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
 
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads beside the others -> where (cli.values)."""
+        without_adamw = self.optimizer.name == "muon" and hasattr(self, "lora") and self.lora.rank
+        return without_eval_data(self, "eval_every") | (dict.fromkeys(
+            ("optimizer.b1", "optimizer.b2"), "where muon trains LoRA's matrices alone") if without_adamw else {})
+
+
+def without_eval_data(flags: "RunFlags", *names: str) -> dict[str, str]:
+    """What nothing reads where there are no eval rows."""
+    return {} if flags.eval_data else dict.fromkeys(names, "without --eval-data")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingFlags(RunFlags):
@@ -67,6 +88,11 @@ class TrainingFlags(RunFlags):
     """This many processes read and tokenise ahead on every host; with 0 the training process does so itself."""
     keep_best: bool = False
     """The checkpoint with the least eval loss is kept, too, besides the newest two (--model RUN@best)."""
+
+    def unread(self) -> dict[str, str]:
+        cut_anyway = getattr(self, "packing", None) == "concat-then-split"
+        return super().unread() | without_eval_data(self, "keep_best") | (
+            {"too_long": "with --packing concat-then-split, which cuts rows where it must"} if cut_anyway else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +170,7 @@ class OnlineFlags(RunFlags):
     """A prompt is answered this many times."""
     max_new_tokens: int = 256
     """A completion has this many tokens at the most."""
-    temperature: float = 1.0
+    temperature: float = temperature_field()
     """Completions are drawn at this temperature, and the policy is trained at it."""
     reward_timeout: float = 60.0
     """Each reward has this many seconds for the completions of a step."""
@@ -152,6 +178,9 @@ class OnlineFlags(RunFlags):
     """The completions' code runs where this machine cannot isolate it: it may do whatever you may do."""
     sampling: SamplingFlags = SamplingFlags()
     rollouts: RolloutFlags = RolloutFlags()
+
+    def unread(self) -> dict[str, str]:
+        return super().unread() | without_eval_data(self, "rollouts.num_eval_samples")
 
 
 MAY_DIFFER = frozenset({
@@ -175,7 +204,8 @@ def check_flags(flags: RunFlags) -> None:
 def check_online_flags(flags: OnlineFlags) -> None:
     """Raises InputError for numbers that make no sense."""
     check_flags(flags)
-    check_positive(flags, "group_size", "max_new_tokens", "temperature", "reward_timeout")
+    check_positive(flags, "group_size", "max_new_tokens", "reward_timeout")
+    check_temperature(flags.temperature)
     check_positive(flags.rollouts, "num_slots", "num_eval_samples", prefix="rollouts.")
     check_not_negative(flags.rollouts, "log_completions_every", prefix="rollouts.")
     flags.sampling.controls(flags.temperature)

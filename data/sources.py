@@ -50,6 +50,11 @@ class DataSource:
         if not all(isinstance(name, str) for name in names):
             raise InputError(f"data {self.source}: columns are {self.columns!r}; give our name: their name, as strings")
 
+    def __str__(self) -> str:
+        weight = "" if self.weight == 1 else f"@{self.weight:g}"
+        columns = ", ".join(f"{ours} from {theirs}" for ours, theirs in self.columns.items())
+        return f"{self.source}{weight}{f' ({columns})' if columns else ''}"
+
 
 def parse_source(text: str) -> DataSource:
     """SOURCE or SOURCE@WEIGHT, or a DataSource's fields in YAML, {source: ..., columns: {prompt: question}}. An "@"
@@ -89,6 +94,20 @@ def open_source(data: DataSource) -> Source:
     if not len(source):
         raise InputError(f"data {data.source}: holds no rows; give a data set with some")
     return Renamed(source, data.columns) if data.columns else source
+
+
+def open_in_order(entries: Sequence[DataSource]) -> list[Source]:
+    """Sources that are read one after the other. Raises InputError for a weight, which is a mixture's."""
+    for each in entries:
+        if each.weight != 1:
+            raise InputError(f"data {each}: a weight mixes several sources of training data, and means nothing here; "
+                             f"leave it out")
+    return [open_source(each) for each in entries]
+
+
+def open_mixture(entries: Sequence[DataSource]) -> list[Source]:
+    """Sources that are mixed by their weights. Raises InputError for the weight of the only one."""
+    return open_in_order(entries) if len(entries) == 1 else [open_source(each) for each in entries]
 
 
 def _open(text: str) -> Source:

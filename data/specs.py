@@ -36,7 +36,16 @@ def load_function(path: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, TypeError, *UNREADABLE) as error:
         raise InputError(f"{path!r} names no function ({error}); the form is package.module:name, or "
                          f"package.module:name(key=value)") from None
-    return functools.update_wrapper(functools.partial(function, **keywords), function) if keywords else function
+    return bind(function, path, **keywords) if keywords else function
+
+
+def bind(function: Callable[..., Any], flag: str, **settings: Any) -> Callable[..., Any]:
+    """The function with these settings bound. Raises InputError for one that takes none of such a name."""
+    try:
+        inspect.signature(function).bind_partial(**settings)
+    except TypeError as error:
+        raise InputError(f"{flag}: {error}; it must take {', '.join(settings)}") from None
+    return functools.update_wrapper(functools.partial(function, **settings), function)
 
 
 def _import(module: str) -> Any:

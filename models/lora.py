@@ -25,12 +25,18 @@ class LoRAConfig:
     targets: tuple[str, ...] = LINEAR_LAYERS
     """These linear layers get an adapter."""
 
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads beside the others -> where (cli.values)."""
+        return {} if self.rank else dict.fromkeys(("alpha", "dropout", "targets"), "at lora.rank 0")
+
     def __post_init__(self) -> None:
         unknown = [name for name in self.targets if name not in LINEAR_LAYERS]
         if unknown or not self.targets:
             raise InputError(f"lora.targets {list(self.targets)}: choose from {', '.join(LINEAR_LAYERS)}")
         if self.rank < 0 or not 0 <= self.dropout < 1:
             raise InputError(f"lora.rank {self.rank} must be 0 or more, lora.dropout {self.dropout} in [0, 1)")
+        if not self.alpha > 0:
+            raise InputError(f"lora.alpha {self.alpha} must be above 0; the adapter would do nothing, or the opposite")
 
     @property
     def scale(self) -> float:

@@ -1,6 +1,7 @@
 """Preference optimisation against a reference policy: the DPO family, one short function a loss."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -219,6 +220,9 @@ COUPLED = frozenset({"aot", "aot_unpaired"})
 REVERSE_KL_ONLY = frozenset({"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"})
 """losses of D alone: under another divergence, the unknown normaliser of the reward cancels only in s_w - s_l"""
 
+SCORES = frozenset({"x", "s_w", "s_l"})
+"""what a loss reads of a divergence"""
+
 
 def alpha_score(D: Float[Array, "*shape"], alpha: float) -> Float[Array, "*shape"]:
     """(u^(alpha-1) - 1)/(alpha-1), u = exp(D); log u at alpha 1."""
@@ -322,6 +326,16 @@ def check(losses: Sequence[tuple[str, float]], beta: float = 0.1, label_smoothin
     problems = [message for wrong, message in found if wrong]
     if problems:
         raise ValueError(problems[0])
+
+
+def unread(losses: Sequence[tuple[str, float]], divergence: str) -> dict[str, str]:
+    """Settings that none of these losses reads -> where. A loss reads what its function names of the Pairs."""
+    named = {name for loss, _ in losses for name in inspect.unwrap(LOSSES[loss]).__code__.co_names}
+    readers = {"label_smoothing": {"label_smoothing"}, "divergence": SCORES, "alpha": SCORES,
+               "ld_alpha": SCORES | {"D_w", "D_l", "logps_w", "logps_l"}}
+    where = f"in the loss {', '.join(name for name, _ in losses)}"
+    found = {setting: where for setting, reads in readers.items() if not reads & named}
+    return found if divergence == "alpha_divergence" else {"alpha": f"with the divergence {divergence}"} | found
 
 
 def configure(**settings: Any) -> Callable[[Any, dict[str, ArrayLike]], Loss]:

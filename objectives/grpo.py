@@ -5,6 +5,7 @@ Rollouts, rewards and advantages (objectives.advantages) come before the update 
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -94,14 +95,23 @@ class Settings(Algorithm, PolicyLoss):
         )
 
     def _unread(self) -> tuple[tuple[bool, str], ...]:
+        """A function of a table reads the settings that its code names; all that were changed must be read by one."""
+        bounds = {name: entry and entry[1] for name, entry in CORRECTIONS.items()}
+        tables = {"loss": LOSSES, "loss_aggregation": AGGREGATIONS, "importance_sampling_correction": bounds}
+        changed = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        readers = [(kind, name, [choice for choice, function in table.items() if _reads(function, name)])
+                   for kind, table in tables.items() for name in changed]
         return (
-            (self.delta is not None and self.loss != "clip", f"delta is of the loss clip, not of {self.loss}"),
-            (self.constant_length is not None and self.loss_aggregation != "constant",
-             f"constant_length is of the aggregation constant, not of {self.loss_aggregation}"),
-            (self.kl_weighted and self.beta == 0, "kl_weighted says nothing while beta is 0"),
-            (self.importance_sampling_floor > 0 and self.importance_sampling_correction == "none",
-             f"importance_sampling_floor is of a correction: {', '.join(list(CORRECTIONS)[1:])}"),
+            *((bool(choices) and getattr(self, kind) not in choices,
+               f"{name} is of the {kind.rpartition('_')[2]} {', '.join(choices)}, not of {getattr(self, kind)}")
+              for kind, name, choices in readers),
+            *((self.beta == 0 and name in changed, f"{name} says nothing while beta is 0")
+              for name in ("kl", "kl_weighted")),
         )
+
+
+def _reads(function: Callable[..., Any] | None, setting: str) -> bool:
+    return function is not None and setting in inspect.unwrap(function).__code__.co_names
 
 
 # --------------------------------------------------------------------------------------------- ratios to the old policy

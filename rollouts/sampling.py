@@ -14,6 +14,10 @@ BLOCK = 128
 """tokens whose masses are added up first, so that a draw does not run through the whole vocabulary"""
 
 
+SMALLEST_TEMPERATURE = 1e-30
+"""what is smaller counts as 0: logits divided by it would leave float32, and only the likeliest token is ever drawn"""
+
+
 class Controls(NamedTuple):
     """How tokens are drawn. Arrays to the compiler: a change of them compiles nothing anew."""
 
@@ -28,15 +32,23 @@ class Controls(NamedTuple):
 
 
 def make_controls(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Controls:
-    """Raises InputError for values that leave no distribution."""
+    """Raises InputError for values that leave no distribution, or that their types do not hold."""
+    largest = np.iinfo(np.int32).max
     found = [(not 0 <= temperature < np.inf, f"temperature must be 0 or more, not {temperature}"),
              (top_k < 0, f"top-k must be 0 (all tokens) or more, not {top_k}"),
-             (not 0 < top_p <= 1, f"top-p must be above 0 and at most 1 (all tokens), not {top_p}"),
+             (top_k > largest, f"top-k must be {largest} at the most, not {top_k}"),
+             (not 0 < np.float32(top_p) <= 1, f"top-p must be above 0 and at most 1 (all tokens), not {top_p}"),
              (not 0 <= min_p <= 1, f"min-p must be from 0 (all tokens) to 1, not {min_p}")]
     problems = [message for wrong, message in found if wrong]
     if problems:
         raise InputError(problems[0])
-    return Controls(np.float32(temperature), np.int32(top_k), np.float32(top_p), np.float32(min_p))
+    return Controls(np.float32(effective_temperature(temperature)), np.int32(top_k), np.float32(top_p),
+                    np.float32(min_p))
+
+
+def effective_temperature(temperature: float) -> float:
+    """The temperature, or 0 where it is too small for float32 to divide by."""
+    return 0.0 if abs(temperature) < SMALLEST_TEMPERATURE else temperature
 
 
 def sample(logits: Float[Array, "B V"], keys: Key[Array, "B"],

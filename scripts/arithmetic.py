@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import command
+from cli.flags import seed_field
 from cli.parsing import parse_recipe
 from scripts import grpo
 
@@ -23,7 +24,7 @@ class Config:
     """The run directory is made here; by default where the recipe says."""
     max_steps: int | None = None
     """The run takes this many steps; the recipe's by default."""
-    seed: int = 0
+    seed: int = seed_field()
     """The seed decides the adapter, the order of the problems, and what is sampled."""
 
 

@@ -44,6 +44,19 @@ class Config(ReferenceFlags, ModelFlags):
     package.module:name(key=value, ...), in place of --loss and its settings."""
 
 
+    def unread(self) -> dict[str, str]:
+        from objectives.dpo import LOSSES, unread
+
+        if self.objective:
+            return super().unread() | dict.fromkeys(("loss", *SETTINGS), "beside --objective, which takes its place")
+        losses = [each for each in parse_losses(self.loss) if each[0] in LOSSES]
+        return super().unread() | unread(losses, self.divergence)
+
+
+SETTINGS = ("beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "wpo")
+"""of --loss"""
+
+
 def main(config: Config) -> None:
     import jax
 
@@ -68,6 +81,7 @@ def main(config: Config) -> None:
 
     config = begin(config, check)
     objective = make_objective(config)
+    check_reference(config, objective)
     check_split(objective, config.num_microbatches)
     optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
@@ -102,8 +116,16 @@ def check(config: Config) -> None:
     if config.sync.every and (config.reference or config.keep_reference):
         raise InputError("--sync.every: a reference that follows the model begins as it and changes; leave out "
                          "--reference and --keep-reference")
-    if config.objective and config.loss != Config.loss:
-        raise InputError("--objective takes the place of --loss; leave one of them out")
+
+
+def check_reference(config: Config, objective: Any) -> None:
+    """Raises InputError for flags of a reference that the objective does not look at."""
+    from training.reference import needs_reference
+
+    given = [name for name, value in (("reference", config.reference), ("keep-reference", config.keep_reference),
+                                      ("sync.every", config.sync.every)) if value]
+    if given and not needs_reference(objective):
+        raise InputError(f"--{given[0]}: nothing reads it, for the objective reads no ref_logps; leave it out")
 
 
 def make_objective(config: Config) -> Any:
@@ -113,9 +135,8 @@ def make_objective(config: Config) -> Any:
 
     if config.objective:
         return load_function(config.objective)
-    names = ("beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "wpo")
     try:
-        return configure(losses=parse_losses(config.loss), **{name: getattr(config, name) for name in names})
+        return configure(losses=parse_losses(config.loss), **{name: getattr(config, name) for name in SETTINGS})
     except ValueError as error:
         raise InputError(str(error)) from None
 

@@ -32,6 +32,10 @@ class Config:
     """What LoRA learned is multiplied by this: 1 is the run, 0 its base model. Between them a model keeps more of what
     it knew and most of what it learned (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903)."""
 
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads beside the others -> where (cli.values)."""
+        return {"dtype": "with --format adapter"} if self.format == "adapter" else {}
+
 
 def main(config: Config) -> None:
     from files import whole_folder

@@ -8,7 +8,7 @@ import tyro
 
 from cli import command
 from cli.checks import check_file, check_positive, check_seed, resolve_dtype
-from cli.flags import SamplingFlags
+from cli.flags import SamplingFlags, seed_field, temperature_field
 from cli.renamed import GENERATE
 from data.sources import DataSource
 from errors import InputError
@@ -36,18 +36,26 @@ class Config:
     """The rows are written to this .jsonl file; without it, completions are printed only."""
     max_new_tokens: int = 128
     """A completion has this many tokens at the most."""
-    temperature: float = 1.0
+    temperature: float = temperature_field()
     """Tokens are drawn from softmax(logits / temperature); 0 takes the likeliest one."""
     sampling: Annotated[SamplingFlags, tyro.conf.arg(name="")] = SamplingFlags()
     num_samples: int = 1
     """A prompt is completed this many times."""
-    seed: int = 0
+    seed: int = seed_field()
     """The same seed gives the same completions."""
     num_slots: int = 16
     """This many completions are decoded at a time; one that ends makes room for the next."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Matmuls are computed in this type; auto is what is fastest here."""
     mesh: MeshConfig = MeshConfig()
+
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads beside the others -> where (cli.values)."""
+        from rollouts.sampling import effective_temperature
+
+        greedy = effective_temperature(self.temperature) == 0
+        return dict.fromkeys(("sampling.top_k", "sampling.top_p", "sampling.min_p"),
+                             "at --temperature 0") if greedy else {}
 
 
 def main(config: Config) -> None:
@@ -66,7 +74,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
     import jax
 
     from data.encode import encode_prompts
-    from data.sources import Concatenated, open_source
+    from data.sources import Concatenated, open_in_order
     from data.tokenizer import open_tokenizer
     from rollouts.sampler import Ends, generate, make_ends
     from sharding.mesh import make_mesh
@@ -78,7 +86,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
     mesh = make_mesh(config.mesh)
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
-    source = Concatenated([open_source(each) for each in config.data]) if config.data else [{"prompt": config.prompt}]
+    source = Concatenated(open_in_order(config.data)) if config.data else [{"prompt": config.prompt}]
     prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size,
                              max_length=opened.config.max_length - config.max_new_tokens)
     dtype = resolve_dtype(config.dtype)

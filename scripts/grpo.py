@@ -1,6 +1,7 @@
 """Online reinforcement learning: GRPO and its relatives, with verifiable or learned rewards; full or LoRA."""
 
 import dataclasses
+import operator
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,9 @@ Stopped, by whatever, it goes on where it was when the same command is given aga
 class AlgorithmFlags(Algorithm):
     """What is changed rarely."""
 
+    kl: str | None = None
+    """The KL is estimated by k1, k2 or k3; by default by k3 in the loss, and by k1 in the reward, where only k1 has the
+    gradient of the KL."""
     kl_in: Literal["loss", "reward"] = "loss"
     """The KL of --beta counts in the loss or in the reward."""
     advantages: Literal["group", "mean", "batch", "leave_one_out"] = "group"
@@ -55,6 +59,10 @@ class Config(PolicyLoss, OnlineFlags):
     algorithm: AlgorithmFlags = AlgorithmFlags()
     lora: LoRAConfig = LoRAConfig()
 
+    def unread(self) -> dict[str, str]:
+        replaced = [name for name in loss_settings(self) if self.objective and name != "beta"]
+        return super().unread() | dict.fromkeys(replaced, "beside --objective, which takes its place")
+
 
 def main(config: Config) -> None:
     import jax
@@ -75,9 +83,12 @@ def main(config: Config) -> None:
     from training.state import init_state
     from training.step import make_train_step, make_updates
 
-    config = online.begin(config, check)
+    config = with_kl(online.begin(config, check))
     objective = make_objective(config)
     num_updates = config.num_minibatches * config.num_iterations
+    if num_updates == 1 and (config.epsilon_low, config.epsilon_high) != (Config.epsilon_low, Config.epsilon_high):
+        command.print_once("note: with one update a batch the policy is the old one, all ratios are 1, and "
+                           "--epsilon-low and --epsilon-high clip none; --num-minibatches makes more")
     optimizer, schedule = open_optimizer(config, num_updates)
     mesh, run = make_mesh(config.mesh), Path(config.output_dir)
     policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -161,15 +172,28 @@ def main(config: Config) -> None:
     print_done(run)
 
 
+def with_kl(config: Config) -> Config:
+    """The flags with --algorithm.kl's default made concrete."""
+    kl = config.algorithm.kl or {"loss": "k3", "reward": "k1"}[config.algorithm.kl_in]
+    return dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, kl=kl))
+
+
+def loss_settings(config: Config) -> dict[str, Any]:
+    """The settings of objectives.grpo by their flags, algorithm.NAME or NAME; not those of a KL that is in the reward.
+    """
+    groups = {field.name: "algorithm." for field in dataclasses.fields(Algorithm)}
+    elsewhere = ("beta", "kl") if config.algorithm.kl_in == "reward" else ()
+    flags = [groups.get(field.name, "") + field.name for field in dataclasses.fields(Settings)
+             if field.name not in elsewhere]
+    return {flag: operator.attrgetter(flag)(config) for flag in flags}
+
+
 def make_objective(config: Config) -> Any:
     """The objective that the flags describe. Raises InputError where they describe none."""
     from data.specs import load_function
     from objectives.grpo import configure
 
-    given = {name: value for part in (config, config.algorithm) for name, value in vars(part).items()}
-    settings = {field.name: given[field.name] for field in dataclasses.fields(Settings)}
-    if config.algorithm.kl_in == "reward":
-        settings["beta"] = 0.0
+    settings = {flag.rpartition(".")[2]: value for flag, value in loss_settings(with_kl(config)).items()}
     try:
         objective = configure(**settings)
     except ValueError as error:

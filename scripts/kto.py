@@ -1,7 +1,6 @@
 """KTO: answers that are good or bad by themselves, without pairs; full or LoRA."""
 
 import dataclasses
-import functools
 
 from cli import command
 from cli.checks import check_positive
@@ -34,7 +33,7 @@ def main(config: Config) -> None:
     import jax
 
     from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows
-    from data.specs import load_function
+    from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
@@ -45,9 +44,8 @@ def main(config: Config) -> None:
     from training.step import make_train_step
 
     config = begin(config, check)
-    objective = functools.partial(load_function(config.objective), beta=config.beta,
-                                  desirable_weight=config.desirable_weight,
-                                  undesirable_weight=config.undesirable_weight)
+    objective = bind(load_function(config.objective), f"--objective {config.objective}", beta=config.beta,
+                     desirable_weight=config.desirable_weight, undesirable_weight=config.undesirable_weight)
     optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 

@@ -1,13 +1,13 @@
 """Pre-training: next-token prediction over text, from random weights or going on from a model."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Literal
 
 from cli import command
 from cli.checks import check_not_negative, check_positive
 from cli.flags import TrainingFlags
+from cli.values import check_values
 from errors import InputError
 from models.architecture import Architecture
 
@@ -33,7 +33,7 @@ class Config(TrainingFlags):
     model's own."""
     max_steps: int | None = None
     """The run takes this many optimiser steps; or give --max-tokens."""
-    max_tokens: int | None = None
+    max_tokens: int | None = dataclasses.field(default=None, metadata={"largest": 2**63 - 1})
     """The run takes as many steps of batch_size * max_length tokens as fit into this many; or give --max-steps."""
     objective: str = "objectives.next_token:next_token"
     """The loss is this function (scores, batch, z_loss) -> Loss, as package.module:name."""
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
         train_on_rows,
     )
     from data.reading import read_all, scored_bytes, windows
-    from data.specs import load_function
+    from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.architecture import make_config, num_params, random_params
     from models.pretrained import load_merged
@@ -90,6 +90,7 @@ def main(config: Config) -> None:
     streams = make_streams(config, config.packing, sources, encoder, context)
     tokens = config.batch_size * streams.length
     config = dataclasses.replace(config, max_steps=config.max_steps or max(1, config.max_tokens // tokens))
+    check_values(config)
     optimizer, schedule = open_optimizer(config)
     eval_encoder = dataclasses.replace(encoder, max_length=None)
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
@@ -108,7 +109,8 @@ def main(config: Config) -> None:
     model = Transformer(model_config)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     objective = load_function(config.objective)
-    objective = functools.partial(objective, z_loss=config.z_loss) if config.z_loss else objective
+    if config.z_loss:
+        objective = bind(objective, f"--objective {config.objective} with --z-loss", z_loss=config.z_loss)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     size = num_params(model_config) / 1e6
     command.print_once(f"{size:.1f} M parameters, {config.max_steps} steps of {tokens:,} tokens")

@@ -7,6 +7,8 @@ from typing import Any
 
 from cli import command
 from cli.parsing import parse_recipe
+from data.sources import DataSource
+from errors import shown
 from scripts import export, generate, sft
 
 DESCRIPTION = """Fine-tune the embedded SmolLM2-135M-Instruct on conversations about Temper and compare its answers.
@@ -34,7 +36,7 @@ def main(config: Config) -> None:
     print(f"1/4  {recipe.model} answers the eval questions, not fine-tuned yet", flush=True)
     before = answers(recipe.model, recipe.eval_data)
     print(f"2/4  fine-tuning with LoRA rank {recipe.lora.rank}: {recipe.max_steps} steps of {recipe.batch_size} "
-          f"conversations from {recipe.data}", flush=True)
+          f"conversations from {shown(recipe.data)}", flush=True)
     sft.main(recipe)
     print("3/4  the fine-tuned model answers the same questions", flush=True)
     after = answers(str(run), recipe.eval_data)
@@ -48,7 +50,7 @@ def main(config: Config) -> None:
           f"\n      (with {Path('.venv/bin/python')} where no environment is active)")
 
 
-def answers(model: str, questions: str) -> list[dict[str, Any]]:
+def answers(model: str, questions: tuple[DataSource, ...]) -> list[dict[str, Any]]:
     """Greedy answers to the eval questions."""
     return generate.complete(generate.Config(model=model, data=questions, max_new_tokens=40, temperature=0.0,
                                              num_slots=24))

@@ -1,7 +1,6 @@
 """Reward models: a scalar head on a language model, trained on pairs by Bradley-Terry; full or LoRA."""
 
 import dataclasses
-import functools
 
 from cli import command
 from cli.checks import check_not_negative
@@ -27,12 +26,16 @@ class Config(ModelFlags):
     objective: str = "objectives.reward_model:reward_model"
     """The loss is this function (scores, batch) -> Loss, as package.module:name, scores.rewards being [B]."""
 
+    def unread(self) -> dict[str, str]:
+        adamw = ("optimizer.b1", "optimizer.b2")  # of the head, which is no matrix of a layer
+        return {name: reason for name, reason in super().unread().items() if name not in adamw}
+
 
 def main(config: Config) -> None:
     import jax
 
     from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
-    from data.specs import load_function
+    from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.heads import score_rewards, with_reward_head
     from sharding.mesh import make_mesh
@@ -44,7 +47,8 @@ def main(config: Config) -> None:
 
     config = begin(config, check)
     objective = load_function(config.objective)
-    objective = functools.partial(objective, centering=config.centering) if config.centering else objective
+    if config.centering:
+        objective = bind(objective, f"--objective {config.objective} with --centering", centering=config.centering)
     check_split(objective, config.num_microbatches)
     optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cli import command
-from cli.checks import check_file, check_positive, resolve_dtype
+from cli.checks import check_file, check_positive, check_temperature, resolve_dtype
+from cli.flags import temperature_field
 from data.sources import DataSource
 from errors import InputError
 from sharding.mesh import MeshConfig
@@ -35,7 +36,7 @@ class Config:
     """The scores are written to this .jsonl file, a row for each row of the data, in its order."""
     batch_size: int = 8
     """This many rows are scored at a time, over all devices."""
-    temperature: float = 1.0
+    temperature: float = temperature_field()
     """Scores are under softmax(logits / temperature)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Matmuls are computed in this type; auto is what is fastest here."""
@@ -44,20 +45,21 @@ class Config:
 
 def main(config: Config) -> None:
     from data.reading import Encoder, read_all
-    from data.sources import open_source
+    from data.sources import open_in_order
     from files import whole_lines
     from sharding.mesh import make_mesh
     from training.evaluation import score_rows
     from training.progress import track
     from training.runs import open_model
 
-    check_positive(config, "batch_size", "temperature")
+    check_positive(config, "batch_size")
+    check_temperature(config.temperature)
     check_file(config.output)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
     encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length,
                       training=opened.config.reward_head)
-    rows, _ = read_all([open_source(each) for each in config.data], encoder, functools.partial(track, what="reading"))
+    rows, _ = read_all(open_in_order(config.data), encoder, functools.partial(track, what="reading"))
     dtype = resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
     scorer = make_scorer(opened, config.temperature)
@@ -76,7 +78,7 @@ def make_scorer(opened: Any, temperature: float) -> Any:
 
     if not opened.config.reward_head:
         return functools.partial(score, temperature=temperature)
-    if temperature != Config.temperature:
+    if temperature != 1:
         raise InputError("--temperature has no meaning for a reward model; leave it out")
     return score_rewards
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cli import command
 from cli.checks import check_folder, check_positive, check_seed
+from cli.flags import seed_field
 from data.sources import DataSource
 
 DESCRIPTION = """Train a SentencePiece tokenizer.
@@ -32,14 +33,14 @@ class Config:
     """It has this many pieces, special tokens and the 256 bytes among them."""
     model_type: Literal["bpe", "unigram"] = "bpe"
     """Pieces are chosen by merging the most frequent pairs (bpe), or by the likelihood of the text (unigram)."""
-    max_bytes: int = 100_000_000
+    max_bytes: int = dataclasses.field(default=100_000_000, metadata={"largest": 2**63 - 1})
     """It is trained on this many bytes of text: rows are drawn at random until there is as much."""
-    seed: int = 0
+    seed: int = seed_field()
     """The seed decides which rows are drawn."""
 
 
 def main(config: Config) -> None:
-    from data.sources import Concatenated, open_source
+    from data.sources import Concatenated, open_in_order
     from data.tokenizer_training import bytes_per_token, sample_texts, train_tokenizer
     from files import whole_folder
     from training.progress import track
@@ -47,7 +48,7 @@ def main(config: Config) -> None:
     check_positive(config, "vocab_size", "max_bytes")
     check_seed(config.seed)
     check_folder(config.output)
-    source = Concatenated([open_source(each) for each in config.data])
+    source = Concatenated(open_in_order(config.data))
     texts = sample_texts(source, config.max_bytes, config.seed, functools.partial(track, what="reading"))
     print(f"training on {sum(map(len, texts)):,} characters", flush=True)
     tokenizer = train_tokenizer(texts, config.vocab_size, config.model_type)

@@ -20,6 +20,10 @@ class SyncConfig:
     alpha: float = 0.6
     """The policy has this share in the new reference; 1 takes it over."""
 
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads beside the others -> where (cli.values)."""
+        return {} if self.every else {"alpha": "without --sync.every"}
+
     def __post_init__(self) -> None:
         if self.every < 0 or not 0 < self.alpha <= 1:
             raise InputError(f"sync.every {self.every} must be 0 or more, sync.alpha {self.alpha} above 0, at most 1")

@@ -176,7 +176,8 @@ def test_a_policy_that_is_the_old_one_has_ratios_of_1(batch):
     rounded = jnp.nextafter(scores.logps, -jnp.inf)
     first = {name: column for name, column in batch.items() if name != "old_logps"}
     for settings in ({}, GSPO, RLOO, {"loss": "cispo"}):
-        objective = configure(**settings | {"epsilon_low": 0.0, "epsilon_high": 0.0})
+        bounds = {"epsilon_high": 0.0} | ({} if settings.get("loss") == "cispo" else {"epsilon_low": 0.0})
+        objective = configure(**settings | bounds)
         loss, gradient = evaluate(objective, scores, batch | {"old_logps": rounded})
         same((loss, gradient), evaluate(objective, scores, first), "old_logps", 1e-6)
         found = {name: float(total / weight) for name, (total, weight) in loss.metrics.items()}
@@ -467,8 +468,10 @@ def test_advantages_without_any_reward_are_0(kind):
     ({"delta": 3.0, "loss": "cispo"}, "delta is of the loss clip"),
     ({"loss_aggregation": "constant"}, "needs a constant_length above 0, not None"),
     ({"constant_length": 5.0}, "constant_length is of the aggregation constant"),
-    ({"kl_weighted": True}, "while beta is 0"),
-    ({"importance_sampling_floor": 0.5}, "importance_sampling_floor is of a correction: token_truncate"),
+    ({"kl_weighted": True}, "while beta is 0"), ({"kl": "k2"}, "kl says nothing while beta is 0"),
+    ({"epsilon_low": 0.1, "loss": "cispo"}, "epsilon_low is of the loss clip, not of cispo"),
+    ({"importance_sampling_floor": 0.5}, "importance_sampling_floor is of the correction token_truncate, token_mask"),
+    ({"importance_sampling_cap": 2.0}, "importance_sampling_cap is of the correction token_truncate, token_mask"),
     ({"importance_sampling_correction": "token_mask", "importance_sampling_cap": 0.5,
       "importance_sampling_floor": 0.5}, "must be above importance_sampling_floor")])
 def test_settings_that_make_no_loss(settings, message):

@@ -104,3 +104,29 @@ def test_temperature_0_takes_no_notice_of_cuts_and_scores_the_whole_distribution
 def test_bad_controls_are_one_line(flags, line):
     with pytest.raises(InputError, match=line):
         make_controls(**flags)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-45, 1e-40, 1.2e-38, 1e-31])
+def test_a_temperature_that_float32_cannot_divide_by_is_0(temperature):
+    logits, keys = jnp.asarray([[1.0, 3.0, 2.0]]), jax.random.split(jax.random.key(0), 1)
+    controls = make_controls(temperature)
+    assert controls.temperature == 0
+    tokens, logps = sample(logits, keys, controls)
+    assert tokens.item() == 1
+    np.testing.assert_allclose(logps, jax.nn.log_softmax(logits)[:, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-20])
+def test_the_smallest_temperature_is_finite(temperature):
+    logits, keys = jnp.asarray([[100.0, 300.0, 200.0]]), jax.random.split(jax.random.key(0), 1)
+    tokens, logps = sample(logits, keys, make_controls(temperature))
+    assert (tokens.item(), logps.item()) == (1, 0.0)
+
+
+@pytest.mark.parametrize(("controls", "words"), [
+    ({"top_k": 3_000_000_000}, "top-k must be 2147483647 at the most, not 3000000000"),
+    ({"top_p": 1e-50}, "top-p must be above 0"), ({"temperature": -1e-320}, "temperature must be 0 or more"),
+    ({"min_p": float("nan")}, "min-p must be from 0")])
+def test_controls_that_leave_no_distribution(controls, words):
+    with pytest.raises(InputError, match=words):
+        make_controls(**controls)

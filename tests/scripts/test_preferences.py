@@ -168,14 +168,24 @@ def refused(run_script, tiny_model, tmp_path):
     (("--loss", "exo_pair"), "infinite without label smoothing"),
     (("--label-smoothing", 0.6), "label smoothing is 0.6"),
     (("--divergence", "hellinger"), "no divergence is called hellinger"),
-    (("--objective", "objectives.simpo:simpo", "--loss", "ipo"), "--objective takes the place of --loss"),
+    (("--objective", "objectives.simpo:simpo", "--loss", "ipo"), "--loss ipo: nothing reads it beside --objective"),
     (("--objective", "objectives.simpo:simpo(delta=1)"), "names no function"),
     (("--objective", "objectives.simpo:simpo(open('x'))"), "names no function"),
     (("--sync.every", 2, "--keep-reference"), "--sync.every"),
+    (("--objective", "objectives.simpo:simpo", "--reference", "nowhere"), "--reference: nothing reads it"),
+    (("--objective", "objectives.simpo:simpo", "--keep-reference"), "--keep-reference: nothing reads it"),
+    (("--eval-data", "pairs.jsonl@2"), "a weight mixes several sources"), (("--profile", "5:6"), "ends at step 4"),
     (("--reference", "nowhere"), "model 'nowhere': no such file or folder"),
 ], ids=str)
 def test_bad_settings(refused, pairs, flags, words):
     assert words in refused("dpo", pairs, *flags)
+
+
+@pytest.mark.parametrize(("script", "flags", "words"), [
+    ("kto", ("--objective", "objectives.sft:sft"), "--objective objectives.sft:sft: got an unexpected"),
+    ("reward", ("--objective", "objectives.sft:sft", "--centering", 0.1), "--centering: got an unexpected")])
+def test_an_objective_that_takes_no_such_setting(refused, pairs, script, flags, words):
+    assert words in refused(script, pairs, *flags)
 
 
 @pytest.mark.parametrize(("script", "row", "words"), [
