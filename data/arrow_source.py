@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data.records import Record
+from data.records import Record, without_null
 from errors import InputError
 
 
@@ -28,19 +28,13 @@ class ArrowSource:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
-        return _without_none(self._dataset[range(len(self))[index]])
+        return without_null(self._dataset[range(len(self))[index]])
 
     def place(self, index: int) -> str:
         """`name row i`, i from 0 in the file or data set of that name."""
         index = range(len(self))[index]
         part = bisect.bisect_right(self._ends, index)
         return f"{self._names[part]} row {index - (self._ends[part - 1] if part else 0)}"
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 def open_parquet(paths: Sequence[str]) -> ArrowSource:

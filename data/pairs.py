@@ -165,19 +165,27 @@ def _whole(prompt: list, answer: list) -> tuple[list, int]:
 
 
 def encode_labelled(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int) -> Row:
-    """Row of a record that encode_record takes, with its `label`: true for a desirable answer, false for another.
+    """Row of a record that encode_record takes, with its `label`: true for a desirable answer, false for another (or 1
+    and 0, or either as a word).
 
     Raises InputError for a label that is missing or neither, and for an empty answer.
     """
     if "label" not in record:
         raise InputError(f"no column label among {sorted(record)}; a row has prompt and completion, messages or "
                          f"tokens, and a label, true or false")
-    if not isinstance(record["label"], bool | np.bool_):
-        raise InputError(f"label is {record['label']!r} but must be true or false")
+    label = _read_label(record["label"])
     if isinstance(record.get("completion"), str) and not record["completion"].strip():
         raise InputError("the completion is empty; fill it or drop the row")
     row = encode_record(record, tokenizer, vocab_size=vocab_size, training=True)
-    return row._replace(extra={"label": float(record["label"])})
+    return row._replace(extra={"label": label})
+
+
+def _read_label(label: Any) -> float:
+    word = label.strip().lower() if isinstance(label, str) else label
+    for number, spellings in ((1.0, (True, "true", "1")), (0.0, (False, "false", "0"))):
+        if isinstance(word, str | int | float | np.generic) and word in spellings:
+            return number
+    raise InputError(f"label is {label!r} but must be true or false, or 1 or 0")
 
 
 def mismatch(own: Row, other: Row) -> Row:

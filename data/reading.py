@@ -173,7 +173,7 @@ def windows(rows: Sequence[Row], length: int) -> list[Row]:
     That token is context there and no target, so every target is scored exactly once.
     """
     pieces = []
-    for tokens, mask, _ in rows:
+    for tokens, mask, *_ in rows:
         for start in range(0, max(1, len(tokens) - 1), length - 1):
             piece = Row(tokens[start : start + length], mask[start : start + length].copy())
             piece.loss_mask[0] = 0.0

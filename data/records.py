@@ -18,6 +18,8 @@ Record = dict[str, Any]
 CHAT_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
                   "tool": "tool"}
+VERBATIM = ("tools",)
+"""columns of JSON in which null is a value (a schema's default)"""
 SCAN_BYTES = 1 << 24  # of the file at a time while its lines are being found
 
 
@@ -32,6 +34,7 @@ class JsonlSource:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._data = _open_bytes(self.path)
+        _check_encoding(self.path, self._data)
         self._starts, self._rows_before_blanks = _find_lines(self._data)
         if not len(self._starts):
             raise InputError(f"data {self.path}: holds no rows; give a file with some")
@@ -49,7 +52,8 @@ class JsonlSource:
             raise InputError(f"{self.place(index)}: malformed JSON ({error}); mend or remove the line") from None
         if not isinstance(record, dict):
             raise InputError(f"{self.place(index)}: a JSON object was expected, not {type(record).__name__}")
-        return record
+        return {name: value if name in VERBATIM else without_null(value)
+                for name, value in record.items() if value is not None}
 
     def place(self, index: int) -> str:
         """`file:line` of a row, for messages."""
@@ -82,6 +86,15 @@ def _open_bytes(path: Path) -> bytes | mmap.mmap:
         raise InputError(f"data {path}: cannot be read ({error.strerror}); give a .jsonl file") from None
 
 
+def _check_encoding(path: Path, data: bytes | mmap.mmap) -> None:
+    """Raises InputError for UTF-16 and UTF-32, which begin with a byte order mark or have zeros among their bytes."""
+    encoding = json.detect_encoding(data[:4]).upper()
+    if not encoding.startswith("UTF-8"):
+        name = encoding.replace("-LE", "LE").replace("-BE", "BE")
+        raise InputError(f"data {path}: is written in {name}, and rows are read in UTF-8; convert it: iconv -f {name} "
+                         f"-t UTF-8 {path} > utf8.jsonl")
+
+
 def _find_lines(data: bytes | mmap.mmap) -> tuple[np.ndarray, np.ndarray]:
     """Where each line that is not blank begins, int64 [rows]; how many such lines precede each blank one."""
     view = np.frombuffer(data, np.uint8)
@@ -101,6 +114,13 @@ def _find_lines(data: bytes | mmap.mmap) -> tuple[np.ndarray, np.ndarray]:
 def _line(data: bytes | mmap.mmap, start: int) -> bytes:
     end = data.find(b"\n", int(start))
     return data[int(start) : end if end >= 0 else len(data)]
+
+
+def without_null(value: Any) -> Any:
+    """The value without keys of null, at any depth: they are absent, and Arrow gives every row every key."""
+    if isinstance(value, dict):
+        return {key: without_null(item) for key, item in value.items() if item is not None}
+    return [without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def normalise(record: Record) -> Record:

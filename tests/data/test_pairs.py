@@ -202,18 +202,22 @@ def test_margins_and_reference_scores_travel_with_the_rows(encode):
     assert pair.rejected.cut(2).extra["ref_logps"].tolist() == [0, -2]
 
 
-@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize("label", [True, False, 1, 0, 1.0, 0.0, "true", "false", "True", " FALSE ", "1", "0",
+                                   np.True_, np.float32(0)])
 def test_answers_with_a_label(label, tokenizer):
     row = encode_labelled({"prompt": [HI], "completion": [GOOD], "label": label}, tokenizer, vocab_size=49152)
     same = encode_record({"messages": CHOSEN}, tokenizer, vocab_size=49152, training=True)
     assert row.tokens.tolist() == same.tokens.tolist()
-    assert row.extra["label"] == label
+    assert row.extra["label"] == (str(label).strip().lower() in ("true", "1", "1.0"))
 
 
 @pytest.mark.parametrize(("record", "message"), [
     ({"prompt": "a", "completion": "b"}, r"no column label among \['completion', 'prompt'\]"),
     ({"prompt": "a", "completion": "b", "label": "yes"}, "label is 'yes' but must be true or false"),
-    ({"prompt": "a", "completion": "b", "label": 1}, "label is 1 but must be true or false"),
+    ({"prompt": "a", "completion": "b", "label": 2}, "label is 2 but must be true or false, or 1 or 0"),
+    ({"prompt": "a", "completion": "b", "label": -1}, "label is -1 but must be true or false"),
+    ({"prompt": "a", "completion": "b", "label": float("nan")}, "label is nan but must be true or false"),
+    ({"prompt": "a", "completion": "b", "label": [1]}, r"label is \[1\] but must be true or false"),
     ({"prompt": "a", "completion": " ", "label": True}, "the completion is empty"),
 ])
 def test_bad_labels(record, message, tokenizer):

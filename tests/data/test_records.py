@@ -75,6 +75,38 @@ def test_no_utf8_is_malformed(write):
         JsonlSource(write(b'{"t": "\xff\xfe"}'))[0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_other_encodings_are_named(write, encoding, name):
+    where = encoding.replace("-le", "le").replace("-be", "be").upper()
+    with pytest.raises(InputError, match=rf"rows\.jsonl\S*: is written in {where}, .* iconv -f {where} -t UTF-8"):
+        JsonlSource(write('{"text": "x"}\r\n{"text": "y"}\r\n'.encode(encoding), name))
+
+
+def test_a_byte_order_mark_of_utf8_is_no_part_of_the_row(write):
+    assert JsonlSource(write('{"text": "x"}\n'.encode("utf-8-sig")))[0] == {"text": "x"}
+
+
+def test_null_is_absent(write, tmp_path):
+    """As in Parquet, where every row has every key; but a schema's null is a value."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from data.arrow_source import open_parquet
+
+    message = {"role": "user", "content": "x", "name": None, "tool_calls": None}
+    rows = [{"text": None, "messages": [message], "label": None, "more": {"a": [{"b": None, "c": 1}]}},
+            {"text": "y", "messages": None, "label": False, "more": None}]
+    absent = [{"messages": [{"role": "user", "content": "x"}], "more": {"a": [{"c": 1}]}},
+              {"text": "y", "label": False}]
+    assert list(JsonlSource(write("".join(json.dumps(row) + "\n" for row in rows)))) == absent
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert list(open_parquet([tmp_path / "rows.parquet"])) == absent
+    tools = [{"function": {"name": "f", "parameters": {"unit": {"default": None}}}}]
+    assert JsonlSource(write(json.dumps({"tools": tools, "text": "x"})))[0] == {"tools": tools, "text": "x"}
+    assert JsonlSource(write(json.dumps({"tools": None, "text": "x"})))[0] == {"text": "x"}
+
+
 def test_a_row_costs_eight_bytes(write):
     source = JsonlSource(write('{"i": 0}\n' * 1000))
     assert source._starts.nbytes == 8 * len(source)
