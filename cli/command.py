@@ -48,6 +48,16 @@ def set_malloc() -> None:
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": MALLOC})
 
 
+def tell_dropped(kept: int, total: int, max_length: int) -> None:
+    """A line where prompts were left out. Raises InputError where none is left."""
+    if not kept:
+        raise InputError(f"all {total} prompts are longer than the {max_length} tokens that fit beside "
+                         f"--max-new-tokens; lower it, or give shorter prompts")
+    if kept < total:
+        print_once(f"note: {total - kept} of {total} prompts are longer than the {max_length} tokens that fit, and are "
+                   f"left out")
+
+
 def print_once(text: str) -> None:
     """Prints a line, once for all processes of a run."""
     import jax

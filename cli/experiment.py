@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from cli.checks import max_row_length, resolve_dtype
 from cli.command import print_once
 from cli.flags import MAY_DIFFER, RunFlags, TrainingFlags, check_flags
+from cli.values import defaults
 from errors import InputError
 
 Flags = TypeVar("Flags", bound=RunFlags)
@@ -115,7 +116,7 @@ def check_output_dir(flags: RunFlags, *sources: list[Any],
     from training.runs import check_free
 
     config = dataclasses.asdict(flags) | {"sha256": [fingerprint(each) for each in sources]}
-    check_free(Path(flags.output_dir), config, MAY_DIFFER, renamed)
+    check_free(Path(flags.output_dir), config, MAY_DIFFER, renamed, defaults(flags))
     return config
 
 

@@ -172,6 +172,9 @@ class OnlineFlags(RunFlags):
     """A completion has this many tokens at the most."""
     temperature: float = temperature_field()
     """Completions are drawn at this temperature, and the policy is trained at it."""
+    too_long: Literal["error", "drop"] = "error"
+    """Prompts that leave no room for --max-new-tokens in the model's context end the run, or are left out, which
+    metrics count."""
     reward_timeout: float = 60.0
     """Each reward has this many seconds for the completions of a step."""
     unsafe_code_without_sandbox: bool = False

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.command import print_once
+from cli.command import print_once, tell_dropped
 from cli.experiment import Flags, check_output_dir, open_sources, resolve
 from cli.flags import OnlineFlags, check_online_flags
 from errors import InputError
@@ -36,6 +36,8 @@ class Prompts(NamedTuple):
     eval_prompts: list[Any]
     max_prompt_length: int
     """tokens of the longest prompt, rounded up"""
+    num_dropped: int
+    """training prompts that were left out as too long"""
     config: dict[str, Any]
     """what config.yaml holds"""
 
@@ -55,12 +57,15 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
                          f"of {opened.config.max_length}; lower it")
     max_length = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what the longest is rounded up to
     prompts, eval_prompts = (
-        [read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length) for source in each]
-        for each in (sources, eval_sources))
+        [read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length,
+                      drop_long=flags.too_long == "drop") for source in each] for each in (sources, eval_sources))
+    for read, source in zip((*prompts, *eval_prompts), (*sources, *eval_sources)):
+        tell_dropped(len(read), len(source), max_length)
+    num_dropped = sum(map(len, sources)) - sum(map(len, prompts))
     eval_prompts = [prompt for source in eval_prompts for prompt in source]
     prompts = without_eval_prompts(prompts, eval_prompts)
     longest_prompt = max(len(prompt.tokens) for source in (*prompts, eval_prompts) for prompt in source)
-    return Prompts(prompts, eval_prompts, buckets(longest_prompt)[-1], config)
+    return Prompts(prompts, eval_prompts, buckets(longest_prompt)[-1], num_dropped, config)
 
 
 def without_eval_prompts(sources: list[list[Any]], eval_prompts: list[Any]) -> list[list[Any]]:

@@ -82,6 +82,12 @@ def _check_read(config: Any, prefix: str = "") -> None:
             _check_read(getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}.")
 
 
+def defaults(config: Any) -> dict[str, Any]:
+    """`lora.rank` -> 0, of all flags that have a default."""
+    found = {path: default(flag.field) for path, flag in walk(config).items()}
+    return {path: value for path, value in found.items() if value is not dataclasses.MISSING}
+
+
 def default(field: Any) -> Any:
     """The value that a field has where none is given."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

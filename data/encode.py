@@ -142,21 +142,25 @@ def missing_start(text: str, tokenizer: Tokenizer) -> list[int]:
     return [] if brings else start_tokens(tokenizer)
 
 
-def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
-                   max_length: int) -> list[list[int]]:
+def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int, max_length: int,
+                   drop_long: bool = False) -> list[list[int] | None]:
     """Token ids of prompts to be answered: of `tokens`, `messages`, or `prompt` (a string or messages).
 
     A string is a user's message where the tokenizer has a chat template. It is continued as it is otherwise, and where
     it begins with a special token, as texts do that a template has been applied to already.
-    Messages that end with the assistant's are cut before it. Raises InputError, naming file and line, for a bad row.
+    Messages that end with the assistant's are cut before it. A prompt that is longer than max_length is None if
+    `drop_long`. Raises InputError, naming file and line, for it otherwise, and for a bad row.
     """
     prompts = []
     for index in range(len(source)):
         try:
-            prompts.append(_encode_prompt(source[index], tokenizer, vocab_size))
-            if not 0 < len(prompts[-1]) <= max_length:
-                raise InputError(f"a prompt of {len(prompts[-1])} tokens, where 1 to {max_length} fit the model's "
-                                 f"context beside the new ones; change the prompt or lower --max-new-tokens")
+            tokens = _encode_prompt(source[index], tokenizer, vocab_size)
+            too_long = len(tokens) > max_length
+            if not tokens or (too_long and not drop_long):
+                raise InputError(f"a prompt of {len(tokens)} tokens, where 1 to {max_length} fit the model's "
+                                 f"context beside the new ones; change the prompt or lower --max-new-tokens"
+                                 f"{', or set --too-long drop' if too_long else ''}")
+            prompts.append(None if too_long else tokens)
         except InputError as error:
             where = source.place(index) if hasattr(source, "place") else "--prompt"
             raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None

@@ -22,10 +22,12 @@ class Prompt(NamedTuple):
     """the row's other columns, for rewards"""
 
 
-def read_prompts(source: Source, tokenizer: Tokenizer | None, *, vocab_size: int, max_length: int) -> list[Prompt]:
-    """All prompts of a source. Raises InputError, naming file and row, for a bad or too long one (data.encode)."""
-    tokens = encode_prompts(source, tokenizer, vocab_size=vocab_size, max_length=max_length)
-    return [_prompt(normalise(source[index]), each) for index, each in enumerate(tokens)]
+def read_prompts(source: Source, tokenizer: Tokenizer | None, *, vocab_size: int, max_length: int,
+                 drop_long: bool = False) -> list[Prompt]:
+    """All prompts of a source, without those that are too long if `drop_long`. Raises InputError, naming file and row,
+    for a bad or too long one (data.encode)."""
+    tokens = encode_prompts(source, tokenizer, vocab_size=vocab_size, max_length=max_length, drop_long=drop_long)
+    return [_prompt(normalise(source[index]), each) for index, each in enumerate(tokens) if each is not None]
 
 
 def _prompt(record: dict[str, Any], tokens: list[int]) -> Prompt:

@@ -39,6 +39,8 @@ class Config:
     temperature: float = temperature_field()
     """Tokens are drawn from softmax(logits / temperature); 0 takes the likeliest one."""
     sampling: Annotated[SamplingFlags, tyro.conf.arg(name="")] = SamplingFlags()
+    too_long: Literal["error", "drop"] = "error"
+    """Prompts of --data that leave no room for --max-new-tokens in the model's context end the run, or are left out."""
     num_samples: int = 1
     """A prompt is completed this many times."""
     seed: int = seed_field()
@@ -54,8 +56,9 @@ class Config:
         from rollouts.sampling import effective_temperature
 
         greedy = effective_temperature(self.temperature) == 0
-        return dict.fromkeys(("sampling.top_k", "sampling.top_p", "sampling.min_p"),
-                             "at --temperature 0") if greedy else {}
+        cut = ("sampling.top_k", "sampling.top_p", "sampling.min_p")
+        return (dict.fromkeys(cut, "at --temperature 0") if greedy else {}) | (
+            {} if self.data else {"too_long": "without --data"})
 
 
 def main(config: Config) -> None:
@@ -87,8 +90,12 @@ def complete(config: Config) -> list[dict[str, Any]]:
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
     source = Concatenated(open_in_order(config.data)) if config.data else [{"prompt": config.prompt}]
-    prompts = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size,
-                             max_length=opened.config.max_length - config.max_new_tokens)
+    max_length = opened.config.max_length - config.max_new_tokens
+    encoded = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length,
+                             drop_long=config.too_long == "drop")
+    rows = [index for index, tokens in enumerate(encoded) if tokens is not None]
+    prompts = [encoded[index] for index in rows]
+    command.tell_dropped(len(rows), len(encoded), max_length)
     dtype = resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
 
@@ -102,7 +109,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
                                group_size=config.num_samples, slots=config.num_slots, advance=advance)
     columns = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
              "completion_logps": each.logps, "finish_reason": each.finish_reason} for each in completions]
-    return [source[number // config.num_samples] | row for number, row in enumerate(columns)]
+    return [source[rows[number // config.num_samples]] | row for number, row in enumerate(columns)]
 
 
 def check(config: Config) -> None:

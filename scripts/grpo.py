@@ -162,7 +162,7 @@ def main(config: Config) -> None:
         with jax.transfer_guard("disallow"):
             state, metrics = jax.block_until_ready(update(state, batch))
         seconds = rollouts.seconds | {"scoring": scored - scoring, "update": time.perf_counter() - updating}
-        host_metrics = rollout_metrics(rollouts) | time_shares(seconds)
+        host_metrics = rollout_metrics(rollouts) | time_shares(seconds) | {"rows_dropped": prompts.num_dropped}
         return state, metrics | {name: np.float64(value) for name, value in host_metrics.items()}
 
     evaluate = online.make_evaluation(config, rollout, prompts.eval_prompts, eval_key)

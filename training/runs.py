@@ -38,10 +38,12 @@ def is_run(path: Path) -> bool:
 
 
 def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str],
-               renamed: Mapping[str, str] = MappingProxyType({})) -> None:
+               renamed: Mapping[str, str] = MappingProxyType({}),
+               defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Raises InputError unless `run` is free, or this very experiment's already (then it is resumed).
 
-    `may_differ` are flags, or groups of them; `renamed` gives the new names of flags that an older run wrote down.
+    `may_differ` are flags, or groups of them; `renamed` gives the new names of flags that an older run wrote down, and
+    `defaults` what it had of flags that did not exist yet.
     """
     if not is_run(run):
         # a run killed while it was being made leaves these
@@ -49,10 +51,10 @@ def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str],
         if run.exists() and (not run.is_dir() or any(path.name not in leftovers for path in run.iterdir())):
             raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
         return
-    stored = {_python_name(renamed.get(name.replace("_", "-"), name)): value
+    stored = yaml.safe_load(_dump(dict(defaults))) | {_python_name(renamed.get(name.replace("_", "-"), name)): value
              for name, value in flatten(read_config(run)).items()}
     current = flatten(yaml.safe_load(_dump(config)))
-    for name in [*current, *stored]:
+    for name in [*current, *(name for name in stored if name not in defaults)]:
         if not {name, name.partition(".")[0]} & may_differ and stored.get(name) != current.get(name):
             raise InputError(f"output directory {run} holds another experiment ({name}: {stored.get(name)} there, "
                              f"{current.get(name)} now); choose another --output-dir, or resume it with its own flags")

@@ -64,6 +64,7 @@ UNREAD = [
     ("grpo", "--rollouts.num-eval-samples 4", "without --eval-data", EVAL),
     ("generate", "--top-k 5 --temperature 0", "at --temperature 0", ["--temperature", "1e-29"]),
     ("generate", "--min-p 0.1 --temperature 1e-40", "at --temperature 0", ["--temperature", "1"]),
+    ("generate", "--too-long drop", "without --data", ["--data", "d.jsonl"]),
     ("export", "--dtype bfloat16 --format adapter", "with --format adapter", ["--format", "merged"])]
 
 

@@ -43,6 +43,16 @@ def test_a_bad_row_is_named(row, line):
         read(row)
 
 
+def test_what_is_too_long_is_left_out_where_it_may_be():
+    rows = Rows([{"prompt": "x" * count, "n": count} for count in (3, 11, 10, 400)])
+    kept = read_prompts(rows, Characters(), vocab_size=256, max_length=10, drop_long=True)
+    assert [prompt.columns["n"] for prompt in kept] == [3, 10]
+    with pytest.raises(InputError, match="rows.jsonl:1: a prompt of 0 tokens"):
+        read_prompts(Rows([{"prompt": ""}]), Characters(), vocab_size=256, max_length=10, drop_long=True)
+    with pytest.raises(InputError, match="rows.jsonl:1: a prompt of 11 tokens, .* or set --too-long drop"):
+        read({"prompt": "x" * 11})
+
+
 def batches(start=None, weights=(1.0,), sizes=(7,), seed=0):
     sources = [[Prompt([place, index], "", {}) for index in range(size)] for place, size in enumerate(sizes)]
     return PromptBatches(sources, weights, 3, seed, start)

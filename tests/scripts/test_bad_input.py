@@ -113,6 +113,16 @@ def test_prompts_that_do_not_fit_are_named_first(refused, tiny_model, write_rows
     assert "prompts.jsonl:2: a prompt of 120 tokens, where 1 to 119 fit" in err
 
 
+def test_prompts_that_do_not_fit_are_left_out_of_what_is_generated(run_script, tiny_model, write_rows, tmp_path):
+    data = write_rows("prompts.jsonl", [{"tokens": [1] * 120, "id": 0}, {"tokens": [1], "id": 1}])
+    status, out, err = run_script("generate", "--model", tiny_model, "--data", data, "--max-new-tokens", 9,
+                                  "--num-samples", 2, "--too-long", "drop", "--output", tmp_path / "out.jsonl")
+    assert status == 0, err
+    assert "1 of 2 prompts are longer than the 119 tokens that fit" in out
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [1, 1]
+
+
 @pytest.mark.parametrize("flag", ["max_steps", "batch_size", "num_microbatches", "learning_rate"])
 def test_numbers_that_must_be_positive(sft, flag):
     assert f"--{flag.replace('_', '-')} must be above 0" in sft(**{flag: 0})

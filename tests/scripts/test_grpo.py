@@ -303,6 +303,23 @@ def test_what_is_held_out_is_not_trained_on(train, write_rows, tmp_path):
     assert asked == {"1 + 2 =", "Hello", "x", "yz"}
 
 
+def test_prompts_that_do_not_fit_are_left_out_and_counted(train, write_rows, tmp_path):
+    rows = write_rows("long.jsonl", [{"prompt": "abc"}, {"prompt": "x" * 200}, {"prompt": "de"}])
+    status, _, err, _ = train(data=rows)
+    assert status == 1
+    assert "long.jsonl:2: a prompt of " in err
+    assert "or set --too-long drop" in err
+    status, out, err, lines = train("--too-long", "drop", "--eval-data", write_rows("eval.jsonl", [
+        {"prompt": "y" * 200}, {"prompt": "q"}]), data=rows, max_steps=1)
+    assert status == 0, err
+    assert "1 of 3 prompts are longer than the 120 tokens that fit, and are left out" in out
+    assert "1 of 2 prompts are longer than" in out
+    assert [line["rows_dropped"] for line in lines if "loss" in line] == [1]
+    none = write_rows("none.jsonl", [{"prompt": "x" * 200}])
+    status, _, err, _ = train("--too-long", "drop", data=none, name="none")
+    assert (status, "all 1 prompts are longer than the 120 tokens" in err) == (1, True)
+
+
 def test_nothing_left_to_train_on(train, prompts):
     status, _, err, _ = train("--eval-data", prompts)
     assert status == 1
