@@ -115,6 +115,8 @@ def read_config(reader: Any, tensors: list[Any], where: str) -> ModelConfig:
     if family not in ("llama", "qwen2", "qwen3"):
         raise InputError(f"{where}: unknown architecture {family!r}; Temper reads GGUF files of llama, qwen2, qwen3")
 
+    _check_keys(reader, family, where)
+
     def get(key: str, default: Any = None) -> Any:
         return _field(reader, f"{family}.{key}", where, default)
 
@@ -122,7 +124,6 @@ def read_config(reader: Any, tensors: list[Any], where: str) -> ModelConfig:
     if scaling != "none":
         raise InputError(f"{where}: rope scaling {scaling!r} is not supported; only Llama 3's is")
     heads, embed = get("attention.head_count"), get("embedding_length")
-    _check_keys(reader, family, where)
     names = {tensor.name for tensor in tensors}
     vocab = next((int(t.shape[1]) for t in tensors if t.name == "token_embd.weight"), 0)
     config = ModelConfig(

@@ -1,10 +1,12 @@
 """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685): W x becomes W x + (alpha / rank) B A x."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from errors import InputError
 
@@ -41,6 +43,36 @@ class LoRAConfig:
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+
+def nested(lora: dict[str, Any], name: str) -> dict[str, Any]:
+    """The `a` and `b` of a linear layer in a `lora` collection; made, empty, where there are none."""
+    part = "attn" if name in ("q", "k", "v", "o") else "mlp"
+    return lora["layers"].setdefault(part, {}).setdefault(name, {})
+
+
+def concatenate(adapters: Sequence[tuple[LoRAConfig, dict[str, Any]]]) -> tuple[LoRAConfig, dict[str, Any]]:
+    """One adapter, of the summed rank and in numpy, that adds what all of them add together."""
+    if len(adapters) == 1:
+        return adapters[0]
+    rank = sum(config.rank for config, _ in adapters)
+    targets = tuple(name for name in LINEAR_LAYERS if any(name in config.targets for config, _ in adapters))
+    joined: dict[str, Any] = {"layers": {}}
+    for name in targets:
+        parts = [(config, nested(lora, name) if name in config.targets else None) for config, lora in adapters]
+        nested(joined, name).update(a=_join(parts, "a", axis=2), b=_join(parts, "b", axis=1))
+    return LoRAConfig(rank, float(rank), 0.0, targets), joined
+
+
+def _join(parts: list[tuple[LoRAConfig, dict[str, Any] | None]], kind: str, axis: int) -> np.ndarray:
+    """All of a linear layer's A (or B, with its scale) side by side; zeros for an adapter that is not on it."""
+    shape = next(np.shape(lora[kind]) for _, lora in parts if lora is not None)
+    pieces = []
+    for config, lora in parts:
+        size = (*shape[:axis], config.rank, *shape[axis + 1:])
+        piece = np.zeros(size, np.float32) if lora is None else np.asarray(lora[kind], np.float32)
+        pieces.append(piece * np.float32(config.scale if kind == "b" else 1))
+    return np.concatenate(pieces, axis=axis)
 
 
 def merge(params: Any, lora: Any, scale: float | jax.Array) -> Any:

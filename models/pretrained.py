@@ -14,7 +14,7 @@ from models import peft
 from models.config import HUB_IDS, ModelConfig
 from models.gguf_weights import GGUFWeights
 from models.hf_config import from_hf
-from models.lora import LoRAConfig, merge
+from models.lora import LoRAConfig, concatenate, merge
 from models.safetensors_weights import SafetensorsWeights, read_json
 from models.tied import settle_head
 from models.transformer import Transformer, init_variables
@@ -62,15 +62,20 @@ def open_pretrained(reference: str) -> Pretrained:
         weights = GGUFWeights(path)
         return Pretrained(weights.config, weights, weights.first)
     if peft.is_adapter(path):
-        lora_config, base_reference = peft.read_adapter_config(path)
-        beside = path / base_reference
-        base = open_pretrained(str(beside) if beside.exists() else base_reference)
-        lora = peft.read_adapter(path, lora_config, base.config)
-        return dataclasses.replace(base, adapter=(lora_config, lora))
+        return _open_adapter(path)
     if not (path / "config.json").exists():
         raise InputError(f"{path}: no config.json, adapter_config.json or .gguf file; is it a model?")
     config = from_hf(read_json(path / "config.json"), str(path / "config.json"))
     return Pretrained(*settle_head(config, SafetensorsWeights(path)), path)
+
+
+def _open_adapter(path: Path) -> Pretrained:
+    """A PEFT adapter on its base; on a base that has an adapter itself, one that adds what both add."""
+    settings = peft.read_settings(path)
+    beside = path / settings["base_model_name_or_path"]
+    base = open_pretrained(str(beside) if beside.exists() else settings["base_model_name_or_path"])
+    own = peft.read_adapter(path, settings, base.config)
+    return dataclasses.replace(base, adapter=concatenate([own] if base.adapter is None else [base.adapter, own]))
 
 
 def locate(reference: str) -> Path:

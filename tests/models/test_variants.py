@@ -21,11 +21,12 @@ from models.scoring import score
 from models.transformer import Transformer
 from tests.fixtures.variants import cases
 
-EXPECTED = np.load(Path(cases.__file__).with_name("models.npz"))
+EXPECTED = np.load(Path(cases.__file__).with_name("variants.npz"))
 QUICK = {"llama, attention_bias", "llama, linear", "llama, llama3, original length in both places",
          "mistral, layer_types", "qwen2, max_window_layers left out", "qwen2, max_window_layers 2 of 4",
          "qwen2, yarn, of transformers 4", "qwen3, head_dim left out", "qwen3, yarn and layer_types",
-         "qwen2, tied in config, a head of its own", "qwen2, tied, lm_head alone"}
+         "qwen2, tied in config, a head of its own", "qwen2, tied, lm_head alone",
+         "adapter, all-linear, as peft saves it", "adapter, use_rslora and both patterns", "adapter, on an adapter"}
 MIXED = from_hf(cases.CONFIGS["qwen3, layer_types"], "here")
 
 
@@ -53,9 +54,9 @@ def logps(folder):
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-                                  for name in cases.CONFIGS])
-def test_scores_equal_transformers(name, folder):
-    np.testing.assert_allclose(logps(folder(name)), EXPECTED[name], atol=2e-5)
+                                  for name in EXPECTED])
+def test_scores_equal_transformers_and_peft(name, tmp_path):
+    np.testing.assert_allclose(logps(cases.write(tmp_path / "model", name)), EXPECTED[name], atol=2e-5)
 
 
 @pytest.mark.parametrize("name", cases.CONFIGS)

@@ -16,7 +16,7 @@ from models.config import PRESETS
 from models.gguf_weights import GGUFWeights
 from models.hf_config import from_hf, to_hf
 from models.lora import LoRAConfig
-from models.peft import read_adapter, read_adapter_config, write_adapter
+from models.peft import read_adapter, read_settings, write_adapter
 from models.pretrained import load_merged, open_pretrained
 from models.safetensors_weights import write_hf_folder
 
@@ -60,26 +60,18 @@ def test_export_reads_back_bit_for_bit(family, shard_bytes, tmp_path):
 def test_an_adapter_reads_back_bit_for_bit(tmp_path):
     lora = random_variables(LORA)["lora"]
     write_adapter(tmp_path, lora, LORA, "base")
-    config, base = read_adapter_config(tmp_path)
-    assert (config, base) == (LORA, "base")
-    jax.tree.map(np.testing.assert_array_equal, lora, read_adapter(tmp_path, config, CONFIG))
+    settings = read_settings(tmp_path)
+    config, again = read_adapter(tmp_path, settings, CONFIG)
+    assert (config, settings["base_model_name_or_path"]) == (LORA, "base")
+    jax.tree.map(np.testing.assert_array_equal, lora, again)
 
 
 def test_rslora_becomes_a_plain_scale(tmp_path):
     write_adapter(tmp_path, random_variables(LORA)["lora"], LORA, "base")
     settings = json.loads((tmp_path / "adapter_config.json").read_text()) | {"use_rslora": True}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-    assert read_adapter_config(tmp_path)[0].scale == pytest.approx(LORA.alpha / LORA.rank**0.5)
-
-
-@pytest.mark.parametrize(("key", "value"), [("use_dora", True), ("bias", "all"), ("peft_type", "IA3"),
-                                            ("target_modules", ["embed_tokens"]), ("target_modules", "all-linear")])
-def test_adapters_of_other_kinds_are_refused(key, value, tmp_path):
-    write_adapter(tmp_path, random_variables(LORA)["lora"], LORA, "base")
-    settings = json.loads((tmp_path / "adapter_config.json").read_text()) | {key: value}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="not supported"):
-        read_adapter_config(tmp_path)
+    config, _ = read_adapter(tmp_path, read_settings(tmp_path), CONFIG)
+    assert config.scale == pytest.approx(LORA.alpha / LORA.rank**0.5)
 
 
 def test_an_adapter_on_the_wrong_base_is_refused(tmp_path, llama):
@@ -186,7 +178,7 @@ def test_damaged_gguf(tmp_path):
 def test_lora_config_of_an_adapter_keeps_its_targets(tmp_path):
     few = LoRAConfig(rank=2, alpha=4.0, targets=("q", "down"))
     write_adapter(tmp_path, random_variables(few)["lora"], few, "base")
-    assert read_adapter_config(tmp_path)[0] == few
+    assert read_adapter(tmp_path, read_settings(tmp_path), CONFIG)[0] == few
 
 
 def test_llama3_scaling_is_recognised_in_gguf_factors():
@@ -199,3 +191,63 @@ def test_llama3_scaling_is_recognised_in_gguf_factors():
     assert _with_scaling(plain, factors, "file") == scaled
     with pytest.raises(InputError, match=r"file: its rope_freqs\.weight is not Llama 3's scaling"):
         _with_scaling(plain, factors * np.linspace(1, 2, len(factors)), "file")
+
+
+GGUF = FAMILIES.parent / "gguf" / "F32.gguf"
+
+
+@pytest.fixture
+def gguf_parts(tmp_path):
+    """A GGUF file in three parts, as llama.cpp splits it: the metadata is in the first."""
+    import gguf
+
+    reader = gguf.GGUFReader(GGUF)
+    files = [tmp_path / f"model-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+    for number, file in enumerate(files):
+        writer = gguf.GGUFWriter(file, "llama")
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", 3)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for key, field in reader.fields.items() if number == 0 else ():
+            if key.startswith("llama."):
+                writer.add_key_value(key, field.contents(), field.types[0])
+        for tensor in reader.tensors[number::3]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return files
+
+
+def test_the_parts_of_a_split_gguf_are_read(gguf_parts):
+    whole = load_merged(open_pretrained(str(GGUF)), one_device())
+    for part in gguf_parts:
+        opened = open_pretrained(str(part))
+        assert opened.tokenizer == gguf_parts[0]
+        config, params = load_merged(opened, one_device())
+        assert config == whole[0]
+        jax.tree.map(np.testing.assert_array_equal, params, whole[1])
+
+
+def test_parts_of_a_gguf_that_are_missing_or_renamed(gguf_parts):
+    gguf_parts[2].rename(gguf_parts[2].with_name("third.gguf"))
+    with pytest.raises(InputError, match=r"model-00003-of-00003\.gguf is missing, one of 3 parts"):
+        open_pretrained(str(gguf_parts[0]))
+    gguf_parts[0].rename(gguf_parts[0].with_name("first.gguf"))
+    with pytest.raises(InputError, match=r"first\.gguf: is one of 3 parts"):
+        open_pretrained(str(gguf_parts[0].with_name("first.gguf")))
+
+
+def test_metadata_that_is_not_read_is_named(tmp_path):
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_float32("llama.logit_scale", 0.5)
+    for tensor in gguf.GGUFReader(GGUF).tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(InputError, match=r"metadata llama\.logit_scale \(0\.5\) is not known"):
+        open_pretrained(str(tmp_path / "model.gguf"))
