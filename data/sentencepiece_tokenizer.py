@@ -11,11 +11,11 @@ data/tokenizer_training.py makes, has it spelled in bytes; others take it as the
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data.tokenizer_config import TokenizerConfig, find_eos, find_token, read_json, token_text, write_config
+from data.tokenizer_config import TokenizerConfig, find_eos, find_token, write_config
 from errors import InputError
 
 _CONTROL, _USER_DEFINED = 3, 4  # ModelProto.SentencePiece.Type
@@ -33,7 +33,7 @@ class SentencePieceTokenizer:
         self._prefix = proto.normalizer_spec.add_dummy_prefix
         proto.normalizer_spec.add_dummy_prefix = False
         self._inner = self._first if config.settings.get("legacy", False) else _processor(proto)
-        self._added = _added_tokens(config)
+        self._added = _added_tokens(config, len(proto.pieces), self._find_piece)
         controls = _pieces(proto, _CONTROL)
         added = {text: token_id for text, (token_id, _) in self._added.items()}
         self._symbols = controls | _pieces(proto, _USER_DEFINED) | added
@@ -135,6 +135,9 @@ class SentencePieceTokenizer:
         """The id of a token by its text: SentencePiece itself answers the unknown token for what it lacks."""
         if text in self._symbols:
             return self._symbols[text]
+        return self._find_piece(text)
+
+    def _find_piece(self, text: str) -> int | None:
         token_id = self._first.piece_to_id(text)
         return token_id if self._first.id_to_piece(token_id) == text else None
 
@@ -177,10 +180,15 @@ def _processor(proto: Any) -> Any:
     return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
 
-def _added_tokens(config: TokenizerConfig) -> dict[str, tuple[int, bool]]:
-    """Tokens that a fine-tuner added beyond the model: text -> (id, special)."""
-    older = read_json(Path(config.source) / "added_tokens.json")
-    added = {text: (token_id, False) for text, token_id in older.items()}
-    for token_id, token in config.settings.get("added_tokens_decoder", {}).items():
-        added[token_text(token)] = (int(token_id), token.get("special", False))
+def _added_tokens(config: TokenizerConfig, pieces: int,
+                  find: Callable[[str], int | None]) -> dict[str, tuple[int, bool]]:
+    """Tokens that a fine-tuner added beyond the model: text -> (id, special). One without an id has the model's own,
+    or the next that is free."""
+    added: dict[str, tuple[int, bool]] = {}
+    free = max([pieces, *(token.id + 1 for token in config.added if token.id is not None)])
+    for token in config.added:
+        token_id = token.id if token.id is not None else find(token.content)
+        if token_id is None:
+            token_id, free = free, free + 1
+        added[token.content] = (token_id, token.special)
     return added

@@ -8,6 +8,7 @@ own BOS, and a second one before it is a bug that nobody sees.
 import typing
 from pathlib import Path
 
+from data.added_tokens import add_tokens
 from data.tokenizer_config import TokenizerConfig, find_eos, find_token, read_config, write_config
 from errors import InputError
 
@@ -103,6 +104,7 @@ class FastTokenizer:
         # trim_offsets), and it would do so even where nothing is to be added.
         self._post_processor, backend.post_processor = backend.post_processor, None
         self._backend = backend
+        add_tokens(backend, config.added, config.named, config.source)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1  # ids can have gaps
         self._max_length = config.settings.get("model_max_length")
         self._look_up(config)

@@ -1,8 +1,8 @@
 """What a folder says about its tokenizer's special tokens: tokenizer_config.json and the files beside it.
 
-Four files can have a say, and each has been left out by somebody: tokenizer_config.json, the older
-special_tokens_map.json below it, chat_template.jinja above its `chat_template`, and generation_config.json,
-which alone knows of further end tokens (Llama-3's <|eot_id|>, Qwen's <|endoftext|>).
+Five files can have a say, and each has been left out by somebody: tokenizer_config.json, the older
+special_tokens_map.json and added_tokens.json below it, chat_template.jinja above its `chat_template`, and
+generation_config.json, which alone knows of further end tokens (Llama-3's <|eot_id|>, Qwen's <|endoftext|>).
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.added_tokens import AddedToken, named_tokens, read_added_tokens
 from errors import InputError
 
 # Our own key: transformers passes over it, and without it a saved tokenizer forgets its further end tokens.
@@ -30,12 +31,16 @@ class TokenizerConfig:
     pad_token: str = ""
     chat_template: str | None = None
     end_ids: tuple[int, ...] = ()
+    added: tuple[AddedToken, ...] = ()
+    """tokens that only these files know"""
+    named: tuple[AddedToken, ...] = ()
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_config(folder: Path) -> TokenizerConfig:
     """The configuration that stands beside a tokenizer in `folder`; a file that is missing says nothing."""
-    settings = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
+    own, older = (read_json(folder / f"{name}.json") for name in ("tokenizer_config", "special_tokens_map"))
+    settings = older | own
     generation = read_json(folder / "generation_config.json")
     return TokenizerConfig(
         source=str(folder),
@@ -44,6 +49,8 @@ def read_config(folder: Path) -> TokenizerConfig:
         pad_token=token_text(settings.get("pad_token")),
         chat_template=_chat_template(folder, settings.get("chat_template")),
         end_ids=_id_list(generation.get("eos_token_id")) + _id_list(settings.get(EOS_IDS_KEY)),
+        added=read_added_tokens(own, older, read_json(folder / "added_tokens.json"), folder),
+        named=named_tokens(settings, folder),
         settings=settings,
     )
 
