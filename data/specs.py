@@ -17,7 +17,8 @@ UNREADABLE = (ValueError, SyntaxError, MemoryError, RecursionError)
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """("name", {"a": 1}) of "name(a=1)", values being Python literals. Raises InputError for anything else."""
+    """("name", {"a": 1}) of "name(a=1)", values being Python literals or bare
+    words, which are strings. Raises InputError for anything else."""
     try:
         return _parse(text)
     except UNREADABLE as error:
@@ -69,7 +70,14 @@ def _keywords(text: str) -> dict[str, Any]:
         raise ValueError("arguments must be given by name")
     if not all(keyword.arg for keyword in call.keywords):
         raise ValueError("** is no argument's name")
-    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return {keyword.arg: ast.literal_eval(_Words().visit(keyword.value)) for keyword in call.keywords}
+
+
+class _Words(ast.NodeTransformer):
+    """A bare word is a string."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Constant:  # noqa: N802 - ast's name
+        return ast.Constant(node.id)
 
 
 def split_outside(text: str, separator: str) -> list[str]:

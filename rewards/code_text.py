@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rewards.answers import after_thought, completion_text, tagged
+from rewards.execution.load import READS_INPUT
 
 _OPENING = re.compile(r"^(?P<before>[^\n]*?)(?P<fence>`{3,}|(?<![^ \t>])~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 _ONE_LINE = re.compile(r"(?<!`)(`{3,})(?!`)([^`\n]+)\1(?!`)")
 _PYTHON = re.compile(r"(?:lang(?:uage)?-)?i?py(?:thon)?[23]?(?:\.\d+)*")
 _TAG = re.compile(r"^\s*(?:\{?\.?(?:python|py)[23]?(?:\.\d+)*\}?)(?=\s)", re.IGNORECASE)
-_READS_INPUT = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0|\bfileinput\b")
 CLOSERS = 20
 """fences in a block that are tried as its end"""
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -45,7 +45,7 @@ def script_of(text: Any) -> str:
     blocks = [] if reads(content) else _blocks_of(content)
     if not blocks:
         return content if reads(content) else _bare(content)
-    reading = [at for at, code in enumerate(blocks) if _READS_INPUT.search(code)]
+    reading = [at for at, code in enumerate(blocks) if READS_INPUT.search(code)]
     at = reading[-1] if reading else len(blocks) - 1
     return "\n".join([*_earlier_definitions(blocks[:at], blocks[at]), blocks[at]])
 
@@ -161,10 +161,9 @@ def _joined(blocks: list[str]) -> str:
     if len(blocks) < 2 or not readable:
         return blocks[-1] if blocks else ""
     defined = {node.name for _, tree in readable for node in tree.body if isinstance(node, _DEFINITIONS)}
-    if not defined:
-        return "\n".join(code for code, _ in readable)
-    return "\n".join(code if any(isinstance(node, _DEFINITIONS) for node in tree.body) else _bindings(tree, defined)
-                     for code, tree in readable)
+    whole = [not at if not defined else any(isinstance(node, _DEFINITIONS) for node in tree.body)
+             for at, (_, tree) in enumerate(readable)]
+    return "\n".join(code if every else _bindings(tree, defined) for every, (code, tree) in zip(whole, readable))
 
 
 def _bindings(tree: ast.Module, defined: set[str]) -> str:

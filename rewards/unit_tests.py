@@ -2,32 +2,30 @@
 
 A completion that shares a process with its tests can win without solving the task: os._exit(0), an object that equals
 everything, a patched `assert`, a printed pass mark. Here it only answers calls. Its answers arrive in the tests'
-process as plain builtin values, are compared there, and the verdict comes from there alone (tester.py, candidate.py).
-
-Arguments and answers are copies: a function that changes its argument in place must be tested by what it returns.
+process as values that are built there, are compared there, and the verdict comes from there alone (tester.py,
+candidate.py). What two processes cannot run (a test that replaces what the candidate calls, or derives from its
+classes) runs in one, where the isolation that was asked for allows it (shared.py).
 """
 
-import contextlib
+import collections
 import dataclasses
-import os
 import re
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from errors import InputError
 from rewards.code_text import code_of
-from rewards.contract import Reward, time_left, values_or_raise
-from rewards.execution.sandbox import Limits, check_sandbox, read, start
+from rewards.contract import Reward, values_or_raise
+from rewards.execution.packages import allowed, as_names
+from rewards.execution.sandbox import Limits, check_sandbox
+from rewards.execution.trial import Setting, Verdict, in_one_process, in_two_processes
+from rewards.execution.turns import Turn, in_turns
 
 COLUMNS = ("test_list", "tests", "test")
 """where a row's tests are looked for, in this order"""
 _FURTHER = ("test_imports", "test_setup_code", "entry_point", "prompt")
-START_SECONDS = 60.0
-"""for both processes to come up, before a completion's time begins: a busy machine is not the completion's fault"""
+Isolation = Literal["strict", "shared", "auto"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Case:
 def unit_tests(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
     """1.0 where a completion passes all of its row's tests, else 0.0; None for a row without tests.
 
-    Raises InputError where there is no sandbox, no column of COLUMNS, or a row's tests cannot run whatever the answer.
+    Raises InputError where there is no sandbox or no column of COLUMNS, RowErrors for rows whose tests cannot run.
     """
     return make_unit_tests()(prompts, completions, **columns)
 
@@ -57,41 +55,68 @@ def unit_tests_share(prompts: Sequence[Any], completions: Sequence[Any], **colum
 
 
 def make_unit_tests(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = False, share: bool = False,
-                    workers: int | None = None) -> Reward:
+                    workers: int | None = None, isolation: Isolation = "strict",
+                    packages: Sequence[str] | None = None) -> Reward:
     """A reward function with limits of its own.
 
-    `timeout` is in seconds of wall time for a completion with all of its tests; tests not reached by then have failed.
-    `memory_mb` MiB each for the completion and the tests. `unsafe` runs them without a sandbox. `workers` completions
-    run at once; None: one a core. Raises InputError where there is no sandbox. The reward raises RowErrors where a
-    sandbox does not start.
+    `timeout` is in seconds of a completion's own time, with all of its tests: of the clock, less what it waited for a
+    CPU; tests not reached by then have failed. `memory_mb` MiB each for the completion and the tests. `isolation`:
+    "strict", two processes, and no verdict where tests need one; "shared", one process for both; "auto", two where that
+    can be, else one. `packages` are the distributions that code may import (None: numpy and pytest, if installed).
+    `unsafe` runs all without a sandbox. `workers` completions begin at once; None: one a CPU.
+
+    Raises InputError where there is no sandbox or a package is not installed. The reward raises RowErrors for rows
+    whose tests cannot run whatever the answer, or not in this isolation, whose sandbox does not start, or whose turn
+    did not come in time.
     """
     if not unsafe:
         check_sandbox()
-    limits = Limits(seconds=timeout, memory_mb=memory_mb)
+    setting = Setting(Limits(seconds=timeout, memory_mb=memory_mb), allowed(as_names(packages)), unsafe)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         cases = [read_case(index, prompt, columns) for index, prompt in enumerate(prompts)]
-        deadline = time.monotonic() + time_left()
+        ways: collections.Counter[str] = collections.Counter()
 
-        def judge(index: int, case: Case | None, completion: Any) -> float | Exception | None:
-            if case is None:
-                return None
-            if time.monotonic() > deadline:
-                return TimeoutError("the reward's time was over before this row's turn")
-            try:
-                passed, total = count_passed(case, code_of(completion), limits, unsafe)
-            except InputError as error:
-                raise InputError(f"row {index} of {len(cases)}: {error}, in {case.tests[0][:80]!r}") from None
-            except RuntimeError as error:
-                return error
-            return passed / total if share else float(passed == total)
+        def judge(row: int, turn: Turn) -> float:
+            verdict = judge_case(cases[row], code_of(completions[row]), isolation, setting, turn, ways)
+            return verdict.passed / verdict.total if share else float(verdict.passed == verdict.total)
 
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            rows = zip(range(len(cases)), cases, completions, strict=True)
-            return values_or_raise(list(pool.map(lambda row: judge(*row), rows)))
+        outcomes = in_turns(judge, [row for row, case in enumerate(cases) if case is not None], timeout, workers)
+        report(reward.__name__, ways, len(outcomes))
+        return values_or_raise([outcomes.get(row) for row in range(len(cases))])
 
     reward.__name__ = "unit_tests_share" if share else "unit_tests"
     return reward
+
+
+class UndecidedError(Exception):
+    """Tests that two processes cannot run, where only two are allowed: the row has no verdict."""
+
+
+def judge_case(case: "Case", code: str, isolation: Isolation, setting: Setting, turn: Turn,
+               ways: collections.Counter[str]) -> Verdict:
+    """The verdict, by the way that the isolation allows; `ways` counts which it was. Raises UndecidedError, and what
+    a trial raises."""
+    stub, program = program_of(case, code)
+    job, candidate = dataclasses.asdict(case), {"stub": stub, "program": program}
+    if isolation != "shared":
+        verdict = in_two_processes(job, candidate, setting, turn)
+        if not verdict.open or isolation == "strict" and not verdict.cannot:
+            ways["two processes"] += 1
+            return verdict
+        if isolation == "strict":
+            ways["none"] += 1
+            raise UndecidedError(f"not with isolation=strict: {verdict.open}; isolation=auto runs such tests")
+    ways["one process"] += 1
+    return in_one_process(job, candidate, setting, turn)
+
+
+def report(name: str, ways: Mapping[str, int], rows: int) -> None:
+    """Says which way rows took, where one did not take the safest."""
+    if ways["one process"] or ways["none"]:
+        print(f"reward {name}: {rows} rows, {ways['two processes']} in two processes, {ways['one process']} in one, "
+              f"{ways['none']} without a verdict, since isolation is strict and their tests need one process",
+              file=sys.stderr)
 
 
 def read_case(index: int, prompt: Any, columns: dict[str, Any]) -> Case | None:
@@ -125,57 +150,3 @@ def program_of(case: Case, code: str) -> tuple[str, str]:
     name = re.escape(case.entry_point)
     defined = re.search(rf"^(?:(?:async\s+)?def|class)\s+{name}\b|^{name}\s*=", code, re.MULTILINE)
     return (case.stub, code) if defined and not re.match(r"\s*^[ \t]", code, re.MULTILINE) else ("", case.stub + code)
-
-
-def count_passed(case: Case, code: str, limits: Limits, unsafe: bool = False) -> tuple[int, int]:
-    """(tests passed, tests) of a program: whatever it does is its own doing.
-
-    Raises InputError for tests that fail whatever the program, RuntimeError for a sandbox that does not start.
-    """
-    with _verdict(case, code, limits, unsafe) as (verdict, complaints):
-        first = read(verdict, time.monotonic() + START_SECONDS, 65536, lambda data: data.endswith(b"\n")).decode()
-        total = first.count("\n") and _total(first.splitlines()[0])
-        if not total:
-            complaints.seek(0)
-            message = complaints.read().decode(errors="replace").strip()
-            raise RuntimeError(f"the sandbox did not start: {message[-1000:]}")
-        lines = first.splitlines()[1:]
-        if len(lines) < total:
-            lines += read(verdict, time.monotonic() + limits.seconds, 65536 + 2 * total).decode().splitlines()
-    if lines and lines[-1].startswith("bad"):
-        _total(lines[-1])
-    return lines.count("1"), total
-
-
-def _total(line: str) -> int:
-    """The number of tests, of the line `ready N`. Raises InputError for `bad REASON`."""
-    word, _, rest = line.partition(" ")
-    if word == "bad":
-        raise InputError(f"bad unit tests: {rest}")
-    return int(rest)
-
-
-@contextlib.contextmanager
-def _verdict(case: Case, code: str, limits: Limits, unsafe: bool) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """What the tester says, and the file with what both processes complain of before they run what is not ours."""
-    stub, program = program_of(case, code)
-    with contextlib.ExitStack() as stack:
-        complaints = stack.enter_context(tempfile.TemporaryFile())
-        (calls, ask), (replies, reply) = os.pipe(), os.pipe()
-        with _closed_at_end(calls, ask, replies, reply):
-            tester = stack.enter_context(start(
-                "tester", dataclasses.asdict(case) | {"calls": ask, "replies": replies}, limits, unsafe=unsafe,
-                descriptors=(ask, replies), stdout=subprocess.PIPE, stderr=complaints))
-            stack.enter_context(start(
-                "candidate", {"stub": stub, "program": program, "calls": calls, "replies": reply}, limits,
-                unsafe=unsafe, descriptors=(calls, reply), stderr=complaints))
-        yield tester.stdout, complaints
-
-
-@contextlib.contextmanager
-def _closed_at_end(*descriptors: int) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)

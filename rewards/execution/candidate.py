@@ -1,90 +1,227 @@
 """The candidate's process: runs a completion's program, then answers what the tester asks about it, until it is ended.
 
 Nothing in here is protected from the program, and nothing needs to be: neither the tests nor the verdict are in this
-process, and all that it can say to the tester is an answer.
+process, and all that it can say to the tester is an answer. What it prints goes with the answer, what it reads from
+standard input during a call is asked of the tester, and arguments that it changed in place are sent back.
 
 Runs inside the sandbox: standard library only.
 """
 
+import asyncio
 import builtins
 import contextlib
+import enum
+import io
+import math
 import operator
+import os
 import sys
 from collections.abc import Callable
 from typing import IO, Any
 
 from rewards.execution.inside import enter, silence
-from rewards.execution.wire import decode, encode, receive, send
+from rewards.execution.load import MODULE, load
+from rewards.execution.wire import NAMED, decode, encode, receive, send
 
-_MODULE = "candidate"
 _BASES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
+_UNCHANGING = (bool, int, float, complex, str, bytes, type(None))
+BINARY = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor")
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    return getattr(operator, f"{name}_" if name in ("and", "or") else name)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "call": lambda function, /, *args, **kwargs: function(*args, **kwargs),
-    **{name: getattr(builtins, name) for name in ("getattr", "setattr", "isinstance", "len", "iter", "next", "bool",
-                                                  "str", "repr")},
-    **{name: getattr(operator, name) for name in ("getitem", "setitem", "delitem", "eq", "ne", "lt", "le", "gt", "ge",
-                                                  "add", "sub", "mul", "truediv", "floordiv", "mod", "and_", "or_",
-                                                  "xor")}}
+    **{name: getattr(builtins, name) for name in (
+        "getattr", "setattr", "delattr", "isinstance", "issubclass", "len", "iter", "next", "bool", "str", "repr",
+        "hash", "abs", "int", "float", "complex", "round", "format", "reversed", "dir", "divmod", "bytes")},
+    **{name: getattr(operator, name) for name in (
+        "getitem", "setitem", "delitem", "neg", "pos", "invert", "contains", "index")},
+    **{name: getattr(math, name) for name in ("floor", "ceil", "trunc")},
+    **{name: _operator(name) for name in (*BINARY, *COMPARISONS)},
+    **{f"r{name}": lambda a, b, name=name: _operator(name)(b, a) for name in BINARY},
+    **{f"i{name}": getattr(operator, f"i{name}") for name in BINARY},
+    "enter": lambda manager: type(manager).__enter__(manager),
+    "exit": lambda manager, kind, message: type(manager).__exit__(manager, *_error(kind, message), None)}
+
+
+def _error(kind: str | None, message: str) -> tuple[type | None, BaseException | None]:
+    if kind is None:
+        return None, None
+    error = getattr(builtins, kind, Exception)(message)
+    return type(error), error
 
 
 def main() -> None:
     job = enter()
     silence(1, 2)
-    with open(job["calls"], "rb") as calls, open(job["replies"], "wb") as replies:
+    with open(os.dup(job["calls"]), "rb") as calls, open(os.dup(job["replies"]), "wb") as replies:
+        os.close(job["calls"])
+        os.close(job["replies"])
         send(replies, ["ready"])
-        Candidate(run(job["stub"], job["program"]), calls, replies).serve()
+        candidate = Candidate(calls, replies)
+        candidate.names = load(job["program"], job["stub"])
+        candidate.serve()
 
 
-def run(stub: str, program: str) -> dict[str, Any]:
-    """The names that a program defines, after those of a stub, which may be prose and is left out then."""
-    module = sys.modules[_MODULE] = type(sys)(_MODULE)
-    with contextlib.suppress(SyntaxError):
-        exec(compile(stub, "stub", "exec"), module.__dict__)
-    exec(compile(program, "program", "exec"), module.__dict__)
-    return module.__dict__
+class _Input(io.TextIOBase):
+    """Standard input: lines that the tester gives during a call; empty at other times."""
+
+    def __init__(self, candidate: "Candidate"):
+        self._candidate = candidate
+
+    def readline(self, size: int = -1) -> str:
+        return self._candidate.ask_for("readline")
+
+    def read(self, size: int = -1) -> str:
+        return self._candidate.ask_for("read")
+
+    def fileno(self) -> int:
+        return 0
 
 
 class Candidate:
     """Answers over two pipes. What is no plain value stays here, and the tester gets its number."""
 
-    def __init__(self, names: dict[str, Any], calls: IO[bytes], replies: IO[bytes]):
-        self.names, self.calls, self.replies = names, calls, replies
+    def __init__(self, calls: IO[bytes], replies: IO[bytes]):
+        self.names: dict[str, Any] = {}
+        self.calls, self.replies, self.busy = calls, replies, False
         self.objects: list[Any] = []
+        self.numbers: dict[int, int] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.printed = io.BytesIO()
+        sys.stdin, sys.stdout = _Input(self), io.TextIOWrapper(self.printed, "utf-8", "replace", write_through=True)
+        self.own_input, builtins.input = builtins.input, self.input
 
     def serve(self) -> None:
         with contextlib.suppress(EOFError):
             while True:
+                self.busy = True
                 self.answer(*receive(self.calls))
 
     def answer(self, operation: str, args: Any, kwargs: Any) -> None:
-        """Sends the value, or the names of the exception's classes, most derived first. sys.exit ends the process."""
+        """Sends the value, or the exception's classes, most derived first."""
         try:
-            value = OPERATIONS[operation](*decode(args, self.find), **decode(kwargs, self.find))
-            send(self.replies, ["value", encode(value, self.store)])
-        except Exception as error:  # noqa: BLE001 - whatever a program raises is its answer
-            send(self.replies, ["raised", [kind.__name__ for kind in type(error).__mro__], str(error)[:1000]])
+            given, named = decode(args, self.find), decode(kwargs, self.find)
+            try:
+                reply = ["value", encode(self.value(operation, given, named), self.store)]
+            except BaseException as error:  # noqa: BLE001 - whatever a program raises is its answer
+                reply = self.raised(error)
+            send(self.replies, [*reply, self.side_effects([args, kwargs], [given, named])])
+        except Exception as error:  # noqa: BLE001 - a value that cannot be sent
+            send(self.replies, [*self.raised(error), {}])
+
+    def value(self, operation: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        own = getattr(self, f"do_{operation}", None)
+        return (own or OPERATIONS[operation])(*args, **kwargs)
+
+    def raised(self, error: BaseException) -> list[Any]:
+        classes = [[kind.__module__, kind.__name__] for kind in type(error).__mro__]
+        try:
+            args = encode(list(error.args), self.store)
+        except Exception:  # noqa: BLE001 - arguments that cannot be sent
+            args = ["list", []]
+        return ["raised", classes, str(error)[:1000], args, self.store(error)]
+
+    def side_effects(self, sent: list[Any], given: list[Any]) -> dict[str, Any]:
+        """What was printed, and the arguments as they are now, if they are others."""
+        printed = self.printed.getvalue().decode(errors="replace")
+        self.printed.seek(0)
+        self.printed.truncate()
+        effects = {"printed": printed} if printed else {}
+        args, kwargs = given
+        pairs = [*zip(range(len(args)), sent[0][1], args), *((key, was, kwargs[key]) for key, was in sent[1][1])]
+        changed = [[at, now] for at, was, value in pairs if (now := self.changed(was, value)) is not None]
+        return effects | ({"changed": changed} if changed else {})
+
+    def changed(self, was: Any, value: Any) -> Any:
+        """How an argument is sent that is not as it came; None for others, and for what cannot change."""
+        if type(value) in _UNCHANGING or not isinstance(was, list) or was[0] in (*NAMED, "iterator"):
+            return None
+        now = encode(value, self.store)
+        return now if now != was else None
+
+    def do_describe(self, name: str) -> Any:
+        """What a name stands for: ["value", it] or [kind, names of the classes above it]."""
+        if name not in self.names:
+            return ["nothing", []]
+        value = self.names[name]
+        if isinstance(value, type):
+            kind = "exception" if issubclass(value, BaseException) else "class"
+            return [kind, [each.__name__ for each in value.__mro__[1:]]]
+        if callable(value) or not isinstance(self.is_plain(value), bool):
+            return ["function" if callable(value) else "object", []]
+        return ["value", value]
+
+    def is_plain(self, value: Any) -> bool | None:
+        try:
+            encode(value, _refuse)
+            return True
+        except TypeError:
+            return None
+
+    def do_lineup(self, operation: str, target: Any, values: list[Any]) -> list[Any]:
+        """The operation with each of the values: True, False, or None where it raises."""
+        return [self._verdict(operation, target, value) for value in values]
+
+    def _verdict(self, operation: str, target: Any, value: Any) -> Any:
+        try:
+            found = target(*value) if operation == "call" else OPERATIONS[operation](target, value)
+            return found if type(found) in _UNCHANGING else bool(found)
+        except Exception:  # noqa: BLE001 - most likely a value that it cannot be compared with
+            return None
+
+    def do_plain(self, value: Any) -> Any:
+        """A plain value's subclass as its base's value."""
+        base = _base(value)
+        return base(value) if base is not None else NotImplemented
+
+    def do_await(self, awaitable: Any) -> Any:
+        self.loop = self.loop or asyncio.new_event_loop()
+
+        async def wait() -> Any:
+            return await awaitable
+
+        return self.loop.run_until_complete(wait())
+
+    def do_anext(self, iterator: Any) -> Any:
+        return self.do_await(iterator.__anext__())
+
+    def do_aenter(self, manager: Any) -> Any:
+        return self.do_await(manager.__aenter__())
+
+    def do_aexit(self, manager: Any) -> Any:
+        return self.do_await(manager.__aexit__(None, None, None))
 
     def store(self, value: Any) -> Any:
-        """How a value that is no plain one is named: one of the library's subclasses (Counter) as its base's value."""
-        base = next((base for base in _BASES if isinstance(value, base)), None)
-        if base and (type(value).__module__ != _MODULE or hasattr(value, "_fields")):  # a namedtuple is a tuple
+        """How a value that is no plain one is named: its number, its class's name, the plain kind that it derives from,
+        and whether it is a class. The library's own subclasses, and enumerations', travel as their base's value."""
+        base = _base(value)
+        if base and type(value).__module__ != MODULE and not isinstance(value, enum.Enum):
             return encode(base(value), self.store)
-        self.objects.append(value)
-        return ["object", len(self.objects) - 1]
+        number = self.numbers.setdefault(id(value), len(self.objects))
+        if number == len(self.objects):
+            self.objects.append(value)
+        kind = type(value)
+        return ["object", [number, kind.__name__ if kind.__module__ in ("builtins", "types") else "",
+                           base.__name__ if base else "", isinstance(value, type)]]
 
     def find(self, kind: str, content: Any) -> Any:
         """What the tester names: an object from before, a name of the program's, or a function of the tester's own."""
         if kind == "object":
-            return self.objects[content]
+            return self.objects[content[0]]
         if kind == "function":
             return lambda *args, **kwargs: self.call_back(content, args, kwargs)
         if content not in self.names:
             raise NameError(f"name {content!r} is not defined")
         return self.names[content]
 
-    def call_back(self, function: int, args: Any, kwargs: Any) -> Any:
+    def call_back(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Calls a function that the tester gave, while the tester waits for an answer."""
-        send(self.replies, ["call", function, encode(args, self.store), encode(kwargs, self.store)])
+        send(self.replies, ["call", function, encode(list(args), self.store, True), encode(kwargs, self.store, True)])
         while True:
             operation, *content = receive(self.calls)
             if operation == "returned":
@@ -92,3 +229,19 @@ class Candidate:
             if operation == "failed":
                 raise getattr(builtins, content[0], RuntimeError)(content[1])
             self.answer(operation, *content)
+
+    def ask_for(self, what: str) -> str:
+        return self.call_back(what, [], {}) if self.busy else ""
+
+    def input(self, prompt: Any = "") -> str:
+        if not self.busy:
+            raise EOFError("there is no input")
+        return self.call_back("input", [str(prompt)], {})
+
+
+def _base(value: Any) -> type | None:
+    return next((base for base in _BASES if isinstance(value, base)), None)
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError

@@ -17,8 +17,11 @@ _CAPABILITIES = 0x20080522  # version 3 of linux/capability.h
 
 
 def enter() -> dict[str, Any]:
-    """The job, a JSON object on standard input, with its `limits` already in force; standard input is empty then."""
+    """The job, a JSON object on standard input, with its `limits` already in force; standard input is empty then.
+    Modules can be imported from the folders of its `packages`, if it has one."""
     job = json.load(sys.stdin)
+    sys.path += job.get("packages", [])
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     if "sandbox" in job:
         give_up(**job.pop("sandbox"))
     for name, limit in job.pop("limits").items():

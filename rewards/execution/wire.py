@@ -1,8 +1,8 @@
-"""Values between a candidate's process and its tester's: a line of JSON a message, plain builtin values only.
+"""Values between a candidate's process and its tester's: a line of JSON a message, values that are built on arrival.
 
 JSON's parser runs nothing and builds nothing but its own few types, so a hostile message is at worst an exception.
-Scalars travel as themselves (nan and inf too); all else as [kind, content]. What is no plain value is left to the two
-sides: `other`, given to encode and decode.
+Scalars travel as themselves (nan and inf too); all else as [kind, content], the standard library's values by what they
+are made of (carried.py). What is none of them is left to the two sides: `other`, given to encode and decode.
 
 Runs inside the sandbox: standard library only.
 """
@@ -11,12 +11,16 @@ import json
 from collections.abc import Callable
 from typing import IO, Any
 
-LIMIT = 4 * 2**20
+from rewards.execution.carried import KINDS, put_together, taken_apart
+
+LIMIT = 32 * 2**20
 """bytes of a message"""
 _SEQUENCES = {kind.__name__: kind for kind in (list, tuple, set, frozenset)}
 TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset,
-                                          dict, range, object, type(None))}
+                                          dict, range, object, type(None), *KINDS)}
 """types that are values themselves; none that could run code when it is called"""
+NAMED = ("object", "name", "function")
+"""kinds of what stays on one side and is named to the other"""
 
 
 def send(file: IO[bytes], message: list[Any]) -> None:
@@ -36,28 +40,32 @@ def receive(file: IO[bytes]) -> Any:
     return json.loads(line)
 
 
-def encode(value: Any, other: Callable[[Any], Any]) -> Any:
-    """What JSON can hold. By exact type: an instance of a subclass, which may lie about itself, is for `other`."""
+def encode(value: Any, other: Callable[[Any], Any], iterators: bool = False) -> Any:
+    """What JSON can hold. By exact type: an instance of a subclass, which may lie about itself, is for `other`.
+    Iterators are `other`, too, unless they are asked for: sending one uses it up."""
     kind = type(value)
     if value is None or kind in (bool, float, str) or (kind is int and value.bit_length() < 64):
         return value
     if kind is int:
         return ["int", hex(value)]  # in decimal, long ones are refused
     if kind.__name__ in _SEQUENCES and kind is _SEQUENCES[kind.__name__]:
-        return [kind.__name__, [encode(item, other) for item in value]]
+        return [kind.__name__, [encode(item, other, iterators) for item in value]]
     if kind is dict:
-        return ["dict", [[encode(key, other), encode(item, other)] for key, item in value.items()]]
-    return _encode_rare(value, kind) or other(value)
+        return ["dict", [[encode(each, other, iterators) for each in pair] for pair in value.items()]]
+    return _encode_rare(value, kind, other, iterators) or other(value)
 
 
-def _encode_rare(value: Any, kind: type) -> Any:
+def _encode_rare(value: Any, kind: type, other: Callable[[Any], Any], iterators: bool) -> Any:
     if kind in (bytes, bytearray):
         return [kind.__name__, value.decode("latin-1")]
     if kind is complex:
         return ["complex", [value.real, value.imag]]
     if kind is range:
         return ["range", [value.start, value.stop, value.step]]
-    return ["type", value.__name__] if kind is type and value in TYPES.values() else None
+    if kind is type:
+        return ["type", value.__name__] if TYPES.get(value.__name__) is value else None
+    apart = taken_apart(value, iterators)
+    return apart and [apart[0], ["list", [encode(part, other, iterators) for part in apart[1]]]]
 
 
 def decode(value: Any, other: Callable[[str, Any], Any]) -> Any:
@@ -71,7 +79,7 @@ def decode(value: Any, other: Callable[[str, Any], Any]) -> Any:
         return {decode(key, other): decode(item, other) for key, item in content}
     if kind in _RARE:
         return _RARE[kind](content)
-    return other(kind, content)
+    return other(kind, content) if kind in NAMED else put_together(kind, decode(content, other))
 
 
 _RARE = {"int": lambda digits: int(digits, 16), "bytes": lambda text: text.encode("latin-1"),

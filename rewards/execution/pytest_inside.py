@@ -1,0 +1,56 @@
+"""Tests in pytest's style, run by pytest itself on a module that is there already.
+
+Runs inside the sandbox, where pytest is a package that is allowed.
+"""
+
+import contextlib
+import os
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_OPTIONS = ("-q", "-s", "--assert=plain", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:terminal",
+            "-p", "no:faulthandler", "-p", "no:threadexception", "-p", "no:unraisableexception", "-p", "no:logging")
+
+
+def succeeded(module: types.ModuleType) -> set[str]:
+    """The tests (`test_a`, `TestB::test_c`) all of whose cases ran and passed; those marked as failing pass so."""
+    os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_VERSION": ""}
+    reports = _Reports(module)
+    path = Path("test_inside.py").resolve()
+    path.touch()
+    with contextlib.suppress(OSError):
+        pytest.main([*_OPTIONS, f"--rootdir={path.parent}", str(path)], plugins=[reports])
+    return reports.passed - reports.failed
+
+
+class _Reports:
+    """A plugin that collects the module, and what became of its tests."""
+
+    def __init__(self, module: types.ModuleType):
+        self.module = module
+        self.passed: set[str] = set()
+        self.failed: set[str] = set()
+
+    def pytest_collect_file(self, file_path: Path, parent: Any) -> Any:
+        return _Module.from_parent(parent, path=file_path, module=self.module)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        name = report.nodeid.partition("::")[2].partition("[")[0]
+        if not (report.passed or hasattr(report, "wasxfail")):
+            self.failed.add(name)
+        elif report.when == "call":
+            self.passed.add(name)
+
+
+class _Module(pytest.Module):
+    """The module that is there, instead of one that is imported."""
+
+    def __init__(self, *, module: types.ModuleType, **others: Any):
+        super().__init__(**others)
+        self._there = module
+
+    def _getobj(self) -> types.ModuleType:
+        return self._there
