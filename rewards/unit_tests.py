@@ -115,8 +115,7 @@ def report(name: str, ways: Mapping[str, int], rows: int) -> None:
     """Says which way rows took, where one did not take the safest."""
     if ways["one process"] or ways["none"]:
         print(f"reward {name}: {rows} rows, {ways['two processes']} in two processes, {ways['one process']} in one, "
-              f"{ways['none']} without a verdict, since isolation is strict and their tests need one process",
-              file=sys.stderr)
+              f"{ways['none']} without a verdict (their tests need one process: isolation=auto)", file=sys.stderr)
 
 
 def read_case(index: int, prompt: Any, columns: dict[str, Any]) -> Case | None:

@@ -7,52 +7,18 @@ standard input during a call is asked of the tester, and arguments that it chang
 Runs inside the sandbox: standard library only.
 """
 
-import asyncio
 import builtins
 import contextlib
 import enum
 import io
-import math
-import operator
 import os
 import sys
-from collections.abc import Callable
 from typing import IO, Any
 
 from rewards.execution.inside import enter, silence
-from rewards.execution.load import MODULE, load
+from rewards.execution.load import MODULE, load, prepare
+from rewards.execution.operations import UNCHANGING, Operations, base_of
 from rewards.execution.wire import NAMED, decode, encode, receive, send
-
-_BASES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
-_UNCHANGING = (bool, int, float, complex, str, bytes, type(None))
-BINARY = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor")
-COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-
-
-def _operator(name: str) -> Callable[..., Any]:
-    return getattr(operator, f"{name}_" if name in ("and", "or") else name)
-
-
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "call": lambda function, /, *args, **kwargs: function(*args, **kwargs),
-    **{name: getattr(builtins, name) for name in (
-        "getattr", "setattr", "delattr", "isinstance", "issubclass", "len", "iter", "next", "bool", "str", "repr",
-        "hash", "abs", "int", "float", "complex", "round", "format", "reversed", "dir", "divmod", "bytes")},
-    **{name: getattr(operator, name) for name in (
-        "getitem", "setitem", "delitem", "neg", "pos", "invert", "contains", "index")},
-    **{name: getattr(math, name) for name in ("floor", "ceil", "trunc")},
-    **{name: _operator(name) for name in (*BINARY, *COMPARISONS)},
-    **{f"r{name}": lambda a, b, name=name: _operator(name)(b, a) for name in BINARY},
-    **{f"i{name}": getattr(operator, f"i{name}") for name in BINARY},
-    "enter": lambda manager: type(manager).__enter__(manager),
-    "exit": lambda manager, kind, message: type(manager).__exit__(manager, *_error(kind, message), None)}
-
-
-def _error(kind: str | None, message: str) -> tuple[type | None, BaseException | None]:
-    if kind is None:
-        return None, None
-    error = getattr(builtins, kind, Exception)(message)
-    return type(error), error
 
 
 def main() -> None:
@@ -63,7 +29,8 @@ def main() -> None:
         os.close(job["replies"])
         send(replies, ["ready"])
         candidate = Candidate(calls, replies)
-        candidate.names = load(job["program"], job["stub"])
+        prepare(job["program"])
+        candidate.knows(load(job["program"], job["stub"]))
         candidate.serve()
 
 
@@ -88,13 +55,16 @@ class Candidate:
 
     def __init__(self, calls: IO[bytes], replies: IO[bytes]):
         self.names: dict[str, Any] = {}
+        self.operations = Operations(self.names)
         self.calls, self.replies, self.busy = calls, replies, False
         self.objects: list[Any] = []
         self.numbers: dict[int, int] = {}
-        self.loop: asyncio.AbstractEventLoop | None = None
         self.printed = io.BytesIO()
         sys.stdin, sys.stdout = _Input(self), io.TextIOWrapper(self.printed, "utf-8", "replace", write_through=True)
         self.own_input, builtins.input = builtins.input, self.input
+
+    def knows(self, names: dict[str, Any]) -> None:
+        self.names = self.operations.names = names
 
     def serve(self) -> None:
         with contextlib.suppress(EOFError):
@@ -107,16 +77,12 @@ class Candidate:
         try:
             given, named = decode(args, self.find), decode(kwargs, self.find)
             try:
-                reply = ["value", encode(self.value(operation, given, named), self.store)]
+                reply = ["value", encode(self.operations.of(operation, given, named), self.store)]
             except BaseException as error:  # noqa: BLE001 - whatever a program raises is its answer
                 reply = self.raised(error)
             send(self.replies, [*reply, self.side_effects([args, kwargs], [given, named])])
         except Exception as error:  # noqa: BLE001 - a value that cannot be sent
             send(self.replies, [*self.raised(error), {}])
-
-    def value(self, operation: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        own = getattr(self, f"do_{operation}", None)
-        return (own or OPERATIONS[operation])(*args, **kwargs)
 
     def raised(self, error: BaseException) -> list[Any]:
         classes = [[kind.__module__, kind.__name__] for kind in type(error).__mro__]
@@ -139,67 +105,15 @@ class Candidate:
 
     def changed(self, was: Any, value: Any) -> Any:
         """How an argument is sent that is not as it came; None for others, and for what cannot change."""
-        if type(value) in _UNCHANGING or not isinstance(was, list) or was[0] in (*NAMED, "iterator"):
+        if type(value) in UNCHANGING or not isinstance(was, list) or was[0] in (*NAMED, "iterator"):
             return None
         now = encode(value, self.store)
         return now if now != was else None
 
-    def do_describe(self, name: str) -> Any:
-        """What a name stands for: ["value", it] or [kind, names of the classes above it]."""
-        if name not in self.names:
-            return ["nothing", []]
-        value = self.names[name]
-        if isinstance(value, type):
-            kind = "exception" if issubclass(value, BaseException) else "class"
-            return [kind, [each.__name__ for each in value.__mro__[1:]]]
-        if callable(value) or not isinstance(self.is_plain(value), bool):
-            return ["function" if callable(value) else "object", []]
-        return ["value", value]
-
-    def is_plain(self, value: Any) -> bool | None:
-        try:
-            encode(value, _refuse)
-            return True
-        except TypeError:
-            return None
-
-    def do_lineup(self, operation: str, target: Any, values: list[Any]) -> list[Any]:
-        """The operation with each of the values: True, False, or None where it raises."""
-        return [self._verdict(operation, target, value) for value in values]
-
-    def _verdict(self, operation: str, target: Any, value: Any) -> Any:
-        try:
-            found = target(*value) if operation == "call" else OPERATIONS[operation](target, value)
-            return found if type(found) in _UNCHANGING else bool(found)
-        except Exception:  # noqa: BLE001 - most likely a value that it cannot be compared with
-            return None
-
-    def do_plain(self, value: Any) -> Any:
-        """A plain value's subclass as its base's value."""
-        base = _base(value)
-        return base(value) if base is not None else NotImplemented
-
-    def do_await(self, awaitable: Any) -> Any:
-        self.loop = self.loop or asyncio.new_event_loop()
-
-        async def wait() -> Any:
-            return await awaitable
-
-        return self.loop.run_until_complete(wait())
-
-    def do_anext(self, iterator: Any) -> Any:
-        return self.do_await(iterator.__anext__())
-
-    def do_aenter(self, manager: Any) -> Any:
-        return self.do_await(manager.__aenter__())
-
-    def do_aexit(self, manager: Any) -> Any:
-        return self.do_await(manager.__aexit__(None, None, None))
-
     def store(self, value: Any) -> Any:
         """How a value that is no plain one is named: its number, its class's name, the plain kind that it derives from,
         and whether it is a class. The library's own subclasses, and enumerations', travel as their base's value."""
-        base = _base(value)
+        base = base_of(value)
         if base and type(value).__module__ != MODULE and not isinstance(value, enum.Enum):
             return encode(base(value), self.store)
         number = self.numbers.setdefault(id(value), len(self.objects))
@@ -237,11 +151,3 @@ class Candidate:
         if not self.busy:
             raise EOFError("there is no input")
         return self.call_back("input", [str(prompt)], {})
-
-
-def _base(value: Any) -> type | None:
-    return next((base for base in _BASES if isinstance(value, base)), None)
-
-
-def _refuse(value: Any) -> Any:
-    raise TypeError

@@ -20,6 +20,8 @@ _PLAIN = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes
 _PLAIN_NAMES = {name for kind in _PLAIN.values() for name in dir(kind)}
 _NO_AGREEMENT = {"append", "add", "clear", "copy", "discard", "extend", "get", "insert", "items", "keys", "pop",
                  "popitem", "remove", "reverse", "setdefault", "sort", "update", "values"}
+AGREEMENTS = _PLAIN_NAMES - _NO_AGREEMENT
+"""methods by which an object might agree to what it does not know"""
 _TOLD = {"__name__", "__qualname__", "__doc__", "__module__", "__annotations__", "__dict__", "__defaults__",
          "__wrapped__", "__members__", "__cause__", "__notes__"}
 _TYPES = {"generator": types.GeneratorType, "function": types.FunctionType, "method": types.MethodType, "map": map,
@@ -45,7 +47,7 @@ class Handle:
             if name not in _TOLD:
                 self._refuse(name)
             return self._link.ask("getattr", self, name)
-        if name in _PLAIN_NAMES - _NO_AGREEMENT and not self._made and self._reference[0] == "object":
+        if name in AGREEMENTS and not self._made and self._reference[0] == "object":
             return self._with_care(name)
         return self._of_mine(self._link.ask("getattr", self, name))
 

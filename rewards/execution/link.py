@@ -47,6 +47,9 @@ class Link:
         if receive(self.replies) != ["ready"]:
             raise SystemExit
 
+    def begins(self, part: Any) -> None:
+        """Before a part of the tests runs."""
+
     def ask(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
         """The candidate's answer, or the exception that it raised. Raises Gone for any that is no answer."""
         message = [operation, encode(list(args), self.name, True), encode(kwargs, self.name, True)]

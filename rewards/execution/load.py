@@ -21,16 +21,20 @@ MODULE = "candidate"
 READS_INPUT = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0|\bfileinput\b")
 
 
-def load(program: str, stub: str = "", imports: str = "") -> dict[str, Any]:
+def load(program: str, stub: str = "") -> dict[str, Any]:
     """The names that a program defines, after those of a stub, which may be prose and is left out then."""
     warnings.simplefilter("ignore")
     module = sys.modules[MODULE] = type(sys)(MODULE)
-    if sys.version_info >= (3, 12) and "setrecursionlimit" in program:
-        functools._lru_cache_wrapper = _cache_without_recursion_in_c()
-    for text in (imports, stub, program):
+    for text in (stub, program):
         with contextlib.suppress(Exception):  # what was defined until then is there
             _run(text, module.__dict__)
     return module.__dict__
+
+
+def prepare(program: str) -> None:
+    """What is changed in the library for a program, before it runs."""
+    if sys.version_info >= (3, 12) and "setrecursionlimit" in program:
+        functools._lru_cache_wrapper = _cache_without_recursion_in_c()
 
 
 def _run(text: str, namespace: dict[str, Any]) -> None:

@@ -140,6 +140,7 @@ def run(parts: list[Part], module: types.ModuleType, link: Link, say: Callable[[
 def outcomes_of(part: Part, module: types.ModuleType, link: Link) -> list[bool]:
     """How a part's tests ended. Raises BadTests where they fail before the candidate is called: they always would."""
     reason = ""
+    link.begins(part)
     try:
         outcomes = part.run(part, module)
     except BadTests:
@@ -149,4 +150,4 @@ def outcomes_of(part: Part, module: types.ModuleType, link: Link) -> list[bool]:
         outcomes = [False] * max(1, part.count)
     if not all(outcomes) and not link.calls_made and not link.cannot:
         raise BadTests(f"they fail on their own{reason}")
-    return [outcome and not (part.count and link.gone) for outcome in outcomes]  # a bare `except` of the test's may have caught it
+    return [outcome and not (part.count and link.gone) for outcome in outcomes]  # a bare `except` may have caught it
