@@ -40,6 +40,12 @@ class Row(NamedTuple):
         extra = {name: value[:length] if np.ndim(value) else value for name, value in self.extra.items()}
         return Row(self.tokens[:length], self.loss_mask[:length], extra, self.events)
 
+    def spread(self) -> "Row":
+        """The row with its numbers at each of its tokens, as a packed row needs them."""
+        length = len(self.tokens)
+        extra = {name: np.broadcast_to(np.asarray(value, np.float32), length) for name, value in self.extra.items()}
+        return self._replace(extra=extra)
+
 
 def longest_row(rows: Sequence[Row]) -> int:
     """Tokens of the longest row; 0 without any."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from cli.checks import max_row_length, resolve_dtype
+from cli.columns import NOTHING, Needed
 from cli.command import print_once
 from cli.flags import MAY_DIFFER, RunFlags, TrainingFlags, check_flags
 from cli.values import defaults
@@ -60,35 +61,46 @@ class Rows(NamedTuple):
     """what config.yaml holds"""
 
 
-def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: str = "turns") -> Rows:
-    """The rows for an opened model. Raises InputError for bad ones, or where --output-dir holds another experiment."""
+def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: str = "turns",
+              needed: Needed = NOTHING) -> Rows:
+    """The rows for an opened model, with the columns that the objective takes. Raises InputError for bad ones, or where
+    --output-dir holds another experiment."""
     from data.reading import read_all
 
     context = opened.config.max_length
-    encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form)
     sources, eval_sources = open_sources(flags)
+    columns = needed.found([*sources, *eval_sources])
+    encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form, columns)
     config = check_output_dir(flags, sources, eval_sources)
     streams = make_streams(flags, packing, sources, encoder, context)
     eval_encoder = dataclasses.replace(encoder, max_length=context)
-    return Rows(streams, read_all(eval_sources, eval_encoder)[0], eval_encoder, eval_sources, config)
+    eval_rows, _ = read_all(eval_sources, eval_encoder)
+    eval_rows = [row.spread() for row in eval_rows] if packing != "none" else eval_rows  # as those that are trained on
+    return Rows(streams, eval_rows, eval_encoder, eval_sources, config)
 
 
-def replace_sources(rows: Rows, replace: Callable[[Any, Any, str], list[Any]]) -> Rows:
-    """The same rows from other sources: `replace` takes sources, their encoder and "train" or "held-out"."""
+def replace_sources(rows: Rows, replace: Callable[[Any, Any, str], list[Any]], column: str) -> Rows:
+    """The same rows from other sources, which have a further `column`: `replace` takes sources, their encoder and
+    "train" or "held-out"."""
     from data.reading import read_all
 
+    def with_column(encoder: Any) -> Any:
+        others = tuple(name for name in encoder.columns if name != column)
+        return dataclasses.replace(encoder, columns=(*others, column), absent=())
+
     sources = tuple(replace(rows.streams.sources, rows.streams.encoder, "train"))
-    eval_rows, _ = read_all(replace(rows.eval_sources, rows.eval_encoder, "held-out"), rows.eval_encoder)
-    return rows._replace(streams=dataclasses.replace(rows.streams, sources=sources), eval_rows=eval_rows)
+    eval_sources = replace(rows.eval_sources, rows.eval_encoder, "held-out")
+    streams = dataclasses.replace(rows.streams, sources=sources, encoder=with_column(rows.streams.encoder))
+    return rows._replace(streams=streams, eval_rows=read_all(eval_sources, with_column(rows.eval_encoder))[0])
 
 
 def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, vocab_size: int, context: int,
-                 form: str = "turns") -> Any:
-    """How records become rows; `context` is the model's, in tokens."""
+                 form: str = "turns", columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> Any:
+    """How records become rows; `context` is the model's, in tokens, `columns` are of Needed.found."""
     from data.reading import Encoder
 
     max_length = None if packing == "concat-then-split" else max_row_length(flags.max_length, context)
-    return Encoder(tokenizer, vocab_size, max_length, flags.too_long, flags.bad_rows, form=form)
+    return Encoder(tokenizer, vocab_size, max_length, flags.too_long, flags.bad_rows, form=form, **columns)
 
 
 def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:

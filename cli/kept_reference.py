@@ -42,8 +42,10 @@ def keep_reference(sources: Sequence[Any], encoder: Encoder, folder: Path, model
 
 
 def _scored_pair(chosen: Row, rejected: Row, *scores: TokenScores) -> dict[str, Any]:
-    record: dict[str, Any] = {name: float(value) for name, value in chosen.extra.items() if np.ndim(value) == 0}
+    record: dict[str, Any] = {}
     for side, row, scored in zip(("chosen", "rejected"), (chosen, rejected), scores, strict=True):
         record |= {f"{side}_tokens": row.tokens.tolist(), f"{side}_loss_mask": row.loss_mask.tolist(),
-                 f"{side}_ref_logps": scored.logps.tolist()}
+                   f"{side}_ref_logps": scored.logps.tolist()}
+        record |= {f"{side}_{name}": np.asarray(value).tolist() for name, value in row.extra.items()
+                   if name != "ref_logps"}
     return record

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cli.columns import NOTHING, Needed
 from cli.command import print_once, tell_dropped
 from cli.experiment import Flags, check_output_dir, open_sources, resolve
 from cli.flags import OnlineFlags, check_online_flags
@@ -38,11 +39,14 @@ class Prompts(NamedTuple):
     """tokens of the longest prompt, rounded up"""
     num_dropped: int
     """training prompts that were left out as too long"""
+    columns: tuple[str, ...]
+    """numbers of their rows that the objective takes"""
     config: dict[str, Any]
     """what config.yaml holds"""
 
 
-def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mapping[str, str]) -> Prompts:
+def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mapping[str, str],
+                 needed: Needed = NOTHING) -> Prompts:
     """The prompts for an opened model. Raises InputError for bad ones, or where --output-dir holds another run."""
     from batch import buckets
     from data.prompts import read_prompts
@@ -56,16 +60,18 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
         raise InputError(f"--max-new-tokens {flags.max_new_tokens} leaves no room for a prompt in the model's context "
                          f"of {opened.config.max_length}; lower it")
     max_length = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what the longest is rounded up to
+    columns = needed.found(sources)["columns"]
     prompts, eval_prompts = (
         [read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length,
-                      drop_long=flags.too_long == "drop") for source in each] for each in (sources, eval_sources))
+                      drop_long=flags.too_long == "drop", numbers=numbers) for source in each]
+        for each, numbers in ((sources, columns), (eval_sources, ())))
     for read, source in zip((*prompts, *eval_prompts), (*sources, *eval_sources)):
         tell_dropped(len(read), len(source), max_length)
     num_dropped = sum(map(len, sources)) - sum(map(len, prompts))
     eval_prompts = [prompt for source in eval_prompts for prompt in source]
     prompts = without_eval_prompts(prompts, eval_prompts)
     longest_prompt = max(len(prompt.tokens) for source in (*prompts, eval_prompts) for prompt in source)
-    return Prompts(prompts, eval_prompts, buckets(longest_prompt)[-1], num_dropped, config)
+    return Prompts(prompts, eval_prompts, buckets(longest_prompt)[-1], num_dropped, columns, config)
 
 
 def without_eval_prompts(sources: list[list[Any]], eval_prompts: list[Any]) -> list[list[Any]]:

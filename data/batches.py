@@ -20,13 +20,14 @@ class TrainingBatches:
 
     def __init__(self, streams: Streams, rows: Sequence[int], workers: int = 0, start: Sequence[Any] | None = None):
         self.rows = list(rows)
+        self._columns = streams.encoder.columns
         self._sizes = buckets(streams.length) if streams.packing == "none" else None
         self._reader = StreamReader(streams, self.rows, workers, start and [start[row] for row in self.rows])
 
     def __next__(self) -> Batch:
         rows = next(self._reader)
         if self._sizes is None:
-            return stack_packed(rows)
+            return stack_packed(rows, self._columns)
         return pad([part for row in rows for part in part_columns(row)], self._sizes)
 
     def position(self) -> dict[int, Any]:
@@ -36,8 +37,9 @@ class TrainingBatches:
         self._reader.close()
 
 
-def stack_packed(rows: Sequence[Any]) -> Batch:
-    """Grain's packed rows in this project's names; Grain numbers segments from 1 and pads with 0, as we do.
+def stack_packed(rows: Sequence[Any], columns: Sequence[str] = ()) -> Batch:
+    """Grain's packed rows in this project's names; Grain numbers segments from 1 and pads with 0, as we do. Numbers of
+    the packed rows, `columns`, stand at each of their tokens.
 
     A segment that begins in the middle of a row that was split is no target at its first token: nothing predicts it.
     """
@@ -49,4 +51,5 @@ def stack_packed(rows: Sequence[Any]) -> Batch:
     return {"tokens": stack("tokens", np.int32), "positions": positions,
             "segment_ids": stack("tokens_segment_ids", np.int32),
             "loss_mask": stack("loss_mask", np.float32) * (positions > 0),
+            **{name: stack(name, np.float32) for name in columns},
             **{name: np.stack([count[name] for count in counts]) for name in counts[0]}}

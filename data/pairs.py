@@ -1,8 +1,6 @@
 """Preferences: pairs, one record to two rows, chosen and rejected; and answers with a label."""
 
 import functools
-import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,18 +25,15 @@ class Pair(NamedTuple):
 def encode_pair(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int) -> Pair:
     """Pair of a record with `chosen` and `rejected`, `prompt` given or implied, or with their tokens.
 
-    - `chosen_tokens`, `rejected_tokens`, and optionally `chosen_loss_mask`, `rejected_loss_mask`: taken as they are;
-      so are `chosen_ref_logps` and `rejected_ref_logps`, the reference's log-probability of each token.
+    - `chosen_tokens`, `rejected_tokens`, and optionally `chosen_loss_mask`, `rejected_loss_mask`: taken as they are.
     - Strings: beside a `prompt` they are what follows it. Without one, the tokens that both begin with are the prompt,
       so that none straddles the border: a text is cut only where both have a token begin. An end token is added.
     - Messages: beside a `prompt` (messages, or a string: what the user says) they are what follows it, or the whole
       conversation with the prompt in it. Without one, the messages that both begin with are the prompt.
-    A `margin`, a number, is how much better the chosen answer is, for reward models.
     Raises InputError for other shapes, two equal answers, different prompts, or an empty answer.
     """
-    extra = _margin(record)
     if "chosen_tokens" in record and "rejected_tokens" in record:
-        return _pretokenised_pair(record, vocab_size, extra)
+        return _pretokenised_pair(record, vocab_size)
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have chosen_tokens and rejected_tokens; put "
                          "tokenizer.json into its folder")
@@ -48,29 +43,18 @@ def encode_pair(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int)
     pair = _encode_answers(normalise(record), tokenizer)
     for side, answer in zip(Pair._fields, pair):
         _named(side, check_ids, answer.tokens, tokenizer, vocab_size)
-    return _finish(*pair, extra)
+    return _finish(*pair)
 
 
-def _pretokenised_pair(record: Record, vocab_size: int, extra: Mapping[str, Any]) -> Pair:
+def _pretokenised_pair(record: Record, vocab_size: int) -> Pair:
     pair = [_named(side, _tokens, record, side, vocab_size) for side in Pair._fields]
     _refuse_different_prompts(record, *pair)
-    references = [_named(side, _ref_logps, record, side) for side in Pair._fields]
-    rows = _finish(*pair, extra)
-    return Pair(*(row._replace(extra=row.extra | reference) for row, reference in zip(rows, references)))
+    return _finish(*pair)
 
 
-def _margin(record: Record) -> dict[str, float]:
-    margin = record.get("margin")
-    if margin is None:
-        return {}
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise InputError(f"margin must be a number, not {margin!r}")
-    return {"margin": margin}
-
-
-def _finish(chosen: Encoded, rejected: Encoded, extra: Mapping[str, Any]) -> Pair:
+def _finish(chosen: Encoded, rejected: Encoded) -> Pair:
     _refuse_equal(chosen[:2], rejected[:2])
-    return Pair(*(_named(side, finish_row, encoded, True)._replace(extra=extra)
+    return Pair(*(_named(side, finish_row, encoded, True)
                   for side, encoded in zip(Pair._fields, (chosen, rejected))))
 
 
@@ -98,16 +82,6 @@ def _refuse_different_prompts(record: Record, chosen: Encoded, rejected: Encoded
                for tokens, mask, _ in (chosen, rejected)]
     if prompts[0] != prompts[1]:
         raise InputError(f"{DIFFERENT_PROMPTS} (the tokens before the first target)")
-
-
-def _ref_logps(record: Record, side: str) -> dict[str, np.ndarray]:
-    found, count = record.get(f"{side}_ref_logps"), len(record[f"{side}_tokens"])
-    if found is None:
-        return {}
-    numbers = isinstance(found, list) and all(isinstance(each, int | float) and math.isfinite(each) for each in found)
-    if not numbers or len(found) != count:
-        raise InputError(f"ref_logps must hold one number for each of the {count} tokens")
-    return {"ref_logps": np.asarray(found, np.float32)}
 
 
 def _encode_answers(record: Record, tokenizer: Tokenizer) -> list[Encoded]:
@@ -192,4 +166,4 @@ def mismatch(own: Row, other: Row) -> Row:
     """The prompt of one row with the answer of another, which it was not given for (KTO's reference point)."""
     begin, answer = int(np.argmax(own.loss_mask > 0)), int(np.argmax(other.loss_mask > 0))
     mask = np.concatenate([np.zeros(begin, np.float32), other.loss_mask[answer:]])
-    return Row(np.concatenate([own.tokens[:begin], other.tokens[answer:]]), mask, own.extra)
+    return Row(np.concatenate([own.tokens[:begin], other.tokens[answer:]]), mask)

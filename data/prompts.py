@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import grain
 
+from data.columns import read_numbers
 from data.encode import encode_prompts, read_prompt
 from data.records import normalise
 from data.sources import Source
 from data.tokenizer import Tokenizer
+from errors import InputError
 
 
 class Prompt(NamedTuple):
@@ -23,11 +25,19 @@ class Prompt(NamedTuple):
 
 
 def read_prompts(source: Source, tokenizer: Tokenizer | None, *, vocab_size: int, max_length: int,
-                 drop_long: bool = False) -> list[Prompt]:
+                 drop_long: bool = False, numbers: Sequence[str] = ()) -> list[Prompt]:
     """All prompts of a source, without those that are too long if `drop_long`. Raises InputError, naming file and row,
-    for a bad or too long one (data.encode)."""
+    for a bad or too long one (data.encode), and where a column of `numbers` is none."""
     tokens = encode_prompts(source, tokenizer, vocab_size=vocab_size, max_length=max_length, drop_long=drop_long)
-    return [_prompt(normalise(source[index]), each) for index, each in enumerate(tokens) if each is not None]
+    return [_prompt(_checked(source, index, numbers), each) for index, each in enumerate(tokens) if each is not None]
+
+
+def _checked(source: Source, index: int, numbers: Sequence[str]) -> dict[str, Any]:
+    record = normalise(source[index])
+    try:
+        return record | {name: read_numbers(name, record.get(name), record) for name in numbers}
+    except InputError as error:
+        raise InputError(f"{source.place(index)}: {error}") from None
 
 
 def _prompt(record: dict[str, Any], tokens: list[int]) -> Prompt:

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from batch import COUNT, Row, longest_row
+from data.columns import SIDES, with_columns
 from data.encode import encode_record, encode_rows, missing_start
 from data.pairs import encode_labelled, encode_pair, mismatch
+from data.records import Record
 from data.sources import Source
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import InputError
@@ -54,6 +56,10 @@ class Encoder:
     """what a record is: a row; a row, or several where the turns of a conversation must be apart (data.chat); two
     answers, chosen and rejected; or an answer with a label, which becomes two rows, the second of them another record's
     answer to this one's prompt"""
+    columns: tuple[str, ...] = ()
+    """numbers of the record that travel with its rows, because the objective asks for them (data.columns)"""
+    absent: tuple[str, ...] = ()
+    """those that it would take, but the first row has not"""
 
     def open_tokenizer(self) -> Tokenizer | None:
         return self.tokenizer and _open_tokenizer(self.tokenizer)
@@ -86,16 +92,25 @@ def _encode(index: int, source: Source, encoder: Encoder) -> tuple[Row, ...]:
     """The rows of one record; those of a labelled one need another record, too."""
     tokenizer, vocab_size = encoder.open_tokenizer(), encoder.vocab_size
     with _placed(source, index):
+        record = source[index]
         if encoder.form == "pair":
-            return encode_pair(source[index], tokenizer, vocab_size=vocab_size)
+            return _with_columns(encode_pair(record, tokenizer, vocab_size=vocab_size), record, encoder)
         if encoder.form in ("row", "turns"):
             encode = encode_rows if encoder.form == "turns" else _encode_one
-            return tuple(encode(source[index], tokenizer, vocab_size=vocab_size, training=encoder.training))
-        own = encode_labelled(source[index], tokenizer, vocab_size=vocab_size)
+            rows = encode(record, tokenizer, vocab_size=vocab_size, training=encoder.training)
+            return _with_columns(rows, record, encoder)
+        [own] = _with_columns([encode_labelled(record, tokenizer, vocab_size=vocab_size)], record, encoder)
     other = other_record(index, len(source))
     with _placed(source, other):
         answer = encode_labelled(source[other], tokenizer, vocab_size=vocab_size)
-    return own, mismatch(own, answer).cut(encoder.max_length or sys.maxsize)
+    other_row = mismatch(own, answer).cut(encoder.max_length or sys.maxsize)
+    return own, other_row._replace(extra={name: np.zeros(len(other_row.tokens) if np.ndim(value) else (), np.float32)
+                                          for name, value in own.extra.items()})
+
+
+def _with_columns(rows: Sequence[Row], record: Record, encoder: Encoder) -> tuple[Row, ...]:
+    sides = SIDES if encoder.form == "pair" else ("",) * len(rows)
+    return tuple(with_columns(row, record, encoder.columns, encoder.absent, side) for row, side in zip(rows, sides))
 
 
 def _encode_one(*arguments: Any, **options: Any) -> list[Row]:

@@ -50,10 +50,11 @@ class Streams:
     seed: int
 
 
-def _read(index: int, source: Source, encoder: Encoder) -> tuple[dict[str, np.ndarray], ...]:
+def _read(index: int, source: Source, encoder: Encoder, packed: bool) -> tuple[dict[str, np.ndarray], ...]:
     """What a record becomes: one row, or the rows of its turns, one after the other; several rows that belong together
     are one here. Without any, one of no tokens, for its counts."""
     rows, events = read_record(index, source, encoder)
+    rows = tuple(row.spread() for row in rows) if packed else rows
     if encoder.form != "turns" or len(rows) < 2:
         return (join_columns(rows, events),)
     return tuple(join_columns([row], {} if place else events) for place, row in enumerate(rows))
@@ -62,14 +63,14 @@ def _read(index: int, source: Source, encoder: Encoder) -> tuple[dict[str, np.nd
 def make_stream(streams: Streams, number: int) -> grain.IterDataset:
     """Stream `number`: endless rows, packed or in windows of like length."""
     parts = [grain.MapDataset.range(len(source)).seed(streams.seed + place).shuffle().repeat()
-             .map(functools.partial(_read, source=source, encoder=streams.encoder))
+             .map(functools.partial(_read, source=source, encoder=streams.encoder, packed=streams.packing != "none"))
              for place, source in enumerate(streams.sources)]
     mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=streams.weights)
     taken = mixed[number :: streams.batch_size]
     kept = _Kept(taken.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)), streams, number)
     if streams.packing == "none":
         return _Windows(kept, functools.partial(_sorted_window, streams=streams))
-    lengths = dict.fromkeys(("tokens", "loss_mask", "counts", "epoch_end"), streams.length)
+    lengths = dict.fromkeys(("tokens", "loss_mask", "counts", "epoch_end", *streams.encoder.columns), streams.length)
     if streams.packing == "first-fit":
         return grain.experimental.FirstFitPackIterDataset(kept, length_struct=lengths, num_packing_bins=PACKING_BINS,
                                                           seed=streams.seed)

@@ -30,6 +30,9 @@ def score_rewards(model: Transformer, variables: dict[str, Any], batch: dict[str
     return RewardScores(jnp.where(jnp.any(batch["segment_ids"] != 0, axis=-1), rewards, 0.0))
 
 
+score_rewards.gives = RewardScores._fields
+
+
 def last_token(segment_ids: Int[ArrayLike, "B T"]) -> Int[Array, "B"]:
     """Index of each row's last token; 0 where there is none."""
     used = segment_ids != 0

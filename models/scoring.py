@@ -42,6 +42,9 @@ def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayL
     return TokenScores(*(jnp.where(counted, jnp.pad(each, ((0, 0), (1, 0))), 0.0) for each in scores))
 
 
+score.gives = TokenScores._fields
+
+
 def score_completions(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], group_size: int,
                       prompt_length: int, temperature: float | Array = 1.0,
                       rngs: dict[str, jax.Array] | None = None) -> TokenScores:

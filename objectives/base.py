@@ -1,7 +1,8 @@
 """What every objective returns."""
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -40,6 +41,22 @@ def zero_loss(shapes: Loss) -> Loss:
 def extreme(name: str) -> Callable[[Array, Array], Array]:
     """The function that combines two extremes of this name."""
     return jnp.minimum if name.endswith("/min") else jnp.maximum
+
+
+def declared(objective: Callable[..., Any], name: str = "needs") -> tuple[Any, ...]:
+    """The columns that an objective says it reads beyond the usual ones, by an attribute of its own: `needs`, or
+    `optional`, which it reads where there are any. Arguments that were bound change nothing."""
+    while isinstance(objective, functools.partial) and not hasattr(objective, name):
+        objective = objective.func
+    names = getattr(objective, name, ())
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def by_token(column: Float[ArrayLike, "B *T"], mask: Float[ArrayLike, "B T"]) -> Float[Array, "B T"]:
+    """A column of numbers at every token: [B, T] as it is, which it is under packing, too, and [B], one a row, spread
+    over the row's tokens."""
+    column = jnp.asarray(column)
+    return jnp.broadcast_to(column[:, None], mask.shape) if column.ndim == 1 else column
 
 
 def masked_sum(values: Float[ArrayLike, "B T"], mask: Float[ArrayLike, "B T"]) -> Float[Array, ""]:

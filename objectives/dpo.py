@@ -276,6 +276,9 @@ def dpo(scores: Any, batch: dict[str, ArrayLike], losses: Sequence[tuple[str, fl
     return Loss(total, jnp.sum(pairs.present), metrics)
 
 
+dpo.needs = ("ref_logps",)
+
+
 def measure(scores: Any, batch: dict[str, ArrayLike], beta: float, label_smoothing: float, divergence: str,
             alpha: float, ld_alpha: float | None, tau: float) -> Pairs:
     """Sums and scores of every pair.
@@ -339,10 +342,13 @@ def unread(losses: Sequence[tuple[str, float]], divergence: str) -> dict[str, st
 
 
 def configure(**settings: Any) -> Callable[[Any, dict[str, ArrayLike]], Loss]:
-    """`dpo` with these settings, checked; its attribute couples_rows is True if it must see the whole optimiser batch.
-    """
+    """`dpo` with these settings, checked; its attribute couples_rows is True if it must see the whole optimiser batch,
+    `needs` names the columns that it reads."""
     used = {"losses": (("sigmoid", 1.0),)} | settings
     check(**{name: used[name] for name in ("losses", "beta", "label_smoothing", "divergence", "wpo") if name in used})
     objective = functools.partial(dpo, **used)
-    objective.couples_rows = any(name in COUPLED for name, _ in used["losses"])
+    names = [name for name, _ in used["losses"]]
+    objective.couples_rows = any(name in COUPLED for name in names)
+    objective.needs = ("ref_logps", *(["chosen_length"] if "sft_token" in names else []))
+    objective.optional = ("bco_delta",) if "bco_pair" in names else ()
     return objective

@@ -370,5 +370,14 @@ def configure(**settings: Any) -> Callable[[Any, dict[str, ArrayLike]], Loss]:
     unknown = sorted(set(settings) - set(names))
     if unknown:
         raise ValueError(f"no setting is called {', '.join(unknown)}; there are {', '.join(names)}")
-    Settings(**settings)
-    return functools.partial(grpo, **settings)
+    objective = functools.partial(grpo, **settings)
+    objective.needs = needs(Settings(**settings))
+    objective.optional = ("old_logps", "ref_logps", "sampler_logps")
+    return objective
+
+
+def needs(s: Settings) -> tuple[str, ...]:
+    """The columns that these settings cannot do without."""
+    wanted = {"advantages": True, "ref_logps": s.beta > 0, "truncated": s.mask_truncated,
+              "sampler_logps": CORRECTIONS[s.importance_sampling_correction] is not None}
+    return tuple(name for name, read in wanted.items() if read)

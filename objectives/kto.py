@@ -45,6 +45,9 @@ def kto(scores: Any, batch: dict[str, ArrayLike], beta: float = 0.1, desirable_w
     return Loss(jnp.sum(jnp.where(present != 0, losses, 0.0)), jnp.sum(present), metrics)
 
 
+kto.needs = ("ref_logps", "label", "kto_z")
+
+
 def mismatched(scores: Any, batch: dict[str, ArrayLike]) -> tuple[Array, Array]:
     """(sum of D, number) of rows whose prompt has another row's answer; sums, so that micro-batches add up.
 

@@ -28,3 +28,6 @@ def reward_model(scores: Any, batch: dict[str, ArrayLike], centering: float = 0.
     losses = -log_sigmoid(chosen - rejected - margin) + centering * (chosen + rejected) ** 2
     return Loss(jnp.sum(jnp.where(present != 0, losses, 0.0)), jnp.sum(present),
                 reward_metrics(chosen, rejected, present))
+
+
+reward_model.optional = ("margin",)

@@ -92,12 +92,13 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
         {name: sum(part.seconds[name] for part in parts) for name in parts[0].seconds})
 
 
-def to_batch(rollouts: Rollouts, max_prompt_length: int, max_new_tokens: int) -> dict[str, np.ndarray]:
+def to_batch(rollouts: Rollouts, max_prompt_length: int, max_new_tokens: int,
+             columns: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """A batch of [B, T] arrays, a completion a row, group by group: prompts end at `max_prompt_length`, padded in
     front, and completions begin there, padded to one of the few lengths up to `max_new_tokens`.
 
     A completion's tokens are targets, the end token with them. Beside the usual columns: sampler_logps, and
-    truncated [B], 1 where a completion was cut.
+    truncated [B], 1 where a completion was cut; and `columns` [B], numbers of the prompts' rows.
     """
     group_size = rollouts.rewards.shape[1]
     longest = max(len(completion.tokens) for completion in rollouts.completions)
@@ -114,7 +115,9 @@ def to_batch(rollouts: Rollouts, max_prompt_length: int, max_new_tokens: int) ->
         batch["loss_mask"][row, max_prompt_length:stop] = 1
         batch["sampler_logps"][row, max_prompt_length:stop] = completion.logps
     cut = [completion.finish_reason == "length" for completion in rollouts.completions]
-    return batch | {"truncated": np.asarray(cut, np.float32)}
+    numbers = {name: np.repeat(np.float32([prompt.columns[name] for prompt in rollouts.prompts]), group_size)
+               for name in columns}
+    return batch | {"truncated": np.asarray(cut, np.float32)} | numbers
 
 
 # --------------------------------------------------------------------------------------------- metrics and samples

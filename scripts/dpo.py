@@ -60,6 +60,7 @@ SETTINGS = ("beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "wpo")
 def main(config: Config) -> None:
     import jax
 
+    from cli.columns import needed_columns
     from cli.experiment import (
         begin,
         choose_reference,
@@ -71,6 +72,7 @@ def main(config: Config) -> None:
     )
     from cli.kept_reference import keep_reference
     from data.tokenizer import open_tokenizer
+    from models.scoring import score
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
@@ -88,7 +90,8 @@ def main(config: Config) -> None:
 
     # the model, not read yet, and the pairs
     opened = open_policy(config.model)
-    rows = open_rows(config, opened, form="pair")
+    needed = needed_columns(objective, ("chosen_length",), or_computed=("ref_logps",), scorer=score)
+    rows = open_rows(config, opened, form="pair", needed=needed)
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
 
     # the weights, straight to their shards; the reference is the same model without its adapter, or else a frozen one
@@ -99,7 +102,8 @@ def main(config: Config) -> None:
     if config.keep_reference:
         folder = Path(config.output_dir) / "reference"
         rows = replace_sources(rows, lambda sources, encoder, name: keep_reference(
-            sources, encoder, folder / name, reference, frozen or {"params": params}, 2 * config.batch_size, mesh))
+            sources, encoder, folder / name, reference, frozen or {"params": params}, 2 * config.batch_size, mesh),
+            "ref_logps")
 
     # the experiment
     state = start_sync(init_state(model, params, optimizer, jax.random.key(config.seed), mesh), config.sync)

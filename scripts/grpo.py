@@ -60,8 +60,12 @@ class Config(PolicyLoss, OnlineFlags):
     lora: LoRAConfig = LoRAConfig()
 
     def unread(self) -> dict[str, str]:
-        replaced = [name for name in loss_settings(self) if self.objective and name != "beta"]
+        replaced = loss_settings(self) if self.objective else ()
         return super().unread() | dict.fromkeys(replaced, "beside --objective, which takes its place")
+
+
+COMPUTED = ("advantages", "old_logps", "ref_logps", "sampler_logps", "truncated")
+"""columns that an objective is given besides the prompts' own numbers: docs/new_objective.md"""
 
 
 def main(config: Config) -> None:
@@ -69,16 +73,19 @@ def main(config: Config) -> None:
     import numpy as np
 
     from cli import online
+    from cli.columns import needed_columns
     from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
     from data.tokenizer import open_tokenizer
+    from models.scoring import score
     from objectives.advantages import ADVANTAGES
+    from objectives.base import declared
     from rollouts.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
     from rollouts.rollout import SpreadMonitor, log_completions, log_failures, rollout_metrics, to_batch, write_parquet
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.loop import train
-    from training.reference import prepare_rollouts
+    from training.reference import needs_reference, prepare_rollouts
     from training.runs import open_policy, start
     from training.state import init_state
     from training.step import make_train_step, make_updates
@@ -96,16 +103,18 @@ def main(config: Config) -> None:
     # the model, not read yet; prompts and rewards
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
-    prompts = online.open_prompts(config, opened, tokenizer, GRPO)
+    needed = needed_columns(objective, COMPUTED, scorer=score)
+    prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
     rewards = online.open_rewards(config, mesh, tokenizer)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
-    reference, frozen = choose_reference(config, model, mesh) if config.beta else (None, None)
+    in_reward = config.algorithm.kl_in == "reward"
+    held = in_reward or needs_reference(objective)
+    reference, frozen = choose_reference(config, model, mesh) if held else (None, None)
     state = init_state(model, params, optimizer, policy_key, mesh)
 
     # the parts of a step
-    in_reward = config.algorithm.kl_in == "reward"
     placement = Placement(config.batch_size // config.num_minibatches, config.num_microbatches, mesh, config.group_size)
 
     def put(columns: dict[str, Any]) -> dict[str, jax.Array]:
@@ -113,7 +122,8 @@ def main(config: Config) -> None:
 
     scorer = make_scorer(config.group_size, prompts.max_prompt_length, config.temperature)
     rollout = online.make_rollout(config, model, tokenizer, rewards, prompts.max_prompt_length)
-    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old=num_updates > 1 or in_reward)
+    old = num_updates > 1 or in_reward or "old_logps" in declared(objective)
+    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old)
     update = make_updates(
         make_train_step(model.clone(training=True), objective, optimizer, schedule, state, scorer),
         state, config.num_minibatches, config.num_iterations)
@@ -137,7 +147,7 @@ def main(config: Config) -> None:
 
         # log-probabilities under policy and reference
         scoring = time.perf_counter()
-        batch = put(to_batch(used, prompts.max_prompt_length, config.max_new_tokens))
+        batch = put(to_batch(used, prompts.max_prompt_length, config.max_new_tokens, prompts.columns))
         batch = jax.block_until_ready(prepare(state, batch))
         scored = time.perf_counter()
 

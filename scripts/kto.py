@@ -32,9 +32,11 @@ class Config(ReferenceFlags, ModelFlags):
 def main(config: Config) -> None:
     import jax
 
+    from cli.columns import needed_columns
     from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
+    from models.scoring import score
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
@@ -51,7 +53,8 @@ def main(config: Config) -> None:
 
     # the model, not read yet, and the rows, each followed by its prompt with another row's answer
     opened = open_policy(config.model)
-    rows = open_rows(config, opened, form="labelled")
+    needed = needed_columns(objective, ("ref_logps", "kto_z"), scorer=score)
+    rows = open_rows(config, opened, form="labelled", needed=needed)
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
 
     # the weights, straight to their shards; the reference is the model without its adapter, or else a frozen one

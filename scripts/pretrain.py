@@ -47,6 +47,7 @@ class Config(TrainingFlags):
 def main(config: Config) -> None:
     import jax
 
+    from cli.columns import needed_columns
     from cli.experiment import (
         begin,
         check_output_dir,
@@ -61,6 +62,7 @@ def main(config: Config) -> None:
     from data.tokenizer import open_tokenizer
     from models.architecture import make_config, num_params, random_params
     from models.pretrained import load_merged
+    from models.scoring import score
     from models.transformer import Transformer
     from objectives.next_token import next_token
     from sharding.mesh import make_mesh
@@ -84,15 +86,17 @@ def main(config: Config) -> None:
     if tokenizer is not None and tokenizer.vocab_size > model_config.vocab_size:
         raise InputError(f"--tokenizer {config.tokenizer} has {tokenizer.vocab_size} tokens, the model only "
                          f"{model_config.vocab_size}; take the model's own")
-    encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context)
     sources, eval_sources = open_sources(config)
+    objective = load_function(config.objective)
+    columns = needed_columns(objective, scorer=score).found(sources)
+    encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context, columns=columns)
     run_config = check_output_dir(config, sources, eval_sources)
     streams = make_streams(config, config.packing, sources, encoder, context)
     tokens = config.batch_size * streams.length
     config = dataclasses.replace(config, max_steps=config.max_steps or max(1, config.max_tokens // tokens))
     check_values(config)
     optimizer, schedule = open_optimizer(config)
-    eval_encoder = dataclasses.replace(encoder, max_length=None)
+    eval_encoder = dataclasses.replace(encoder, max_length=None, columns=(), absent=())
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
     num_bytes = scored_bytes(eval_sources, eval_encoder)
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
@@ -108,7 +112,6 @@ def main(config: Config) -> None:
     # the experiment
     model = Transformer(model_config)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
-    objective = load_function(config.objective)
     if config.z_loss:
         objective = bind(objective, f"--objective {config.objective} with --z-loss", z_loss=config.z_loss)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)

@@ -34,6 +34,7 @@ class Config(ModelFlags):
 def main(config: Config) -> None:
     import jax
 
+    from cli.columns import needed_columns
     from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
@@ -55,7 +56,7 @@ def main(config: Config) -> None:
 
     # the model, not read yet, and the pairs
     opened = open_model(config.model)
-    rows = open_rows(config, opened, form="pair")
+    rows = open_rows(config, opened, form="pair", needed=needed_columns(objective, scorer=score_rewards))
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
 
     # the weights, straight to their shards, and the head, which is trained under LoRA, too

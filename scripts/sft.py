@@ -26,9 +26,11 @@ class Config(ModelFlags):
 def main(config: Config) -> None:
     import jax
 
+    from cli.columns import needed_columns
     from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
+    from models.scoring import score
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
@@ -43,7 +45,7 @@ def main(config: Config) -> None:
 
     # the model, not read yet, and the rows
     opened = open_policy(config.model)
-    rows = open_rows(config, opened, config.packing)
+    rows = open_rows(config, opened, config.packing, needed=needed_columns(objective, scorer=score))
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
 
     # the weights, straight to their shards

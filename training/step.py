@@ -23,6 +23,14 @@ Prepare = Callable[[TrainState, dict[str, jax.Array]], dict[str, jax.Array]]
 """(state, batch of [K, B, T] arrays) -> the batch with what an objective needs besides (the reference's scores)"""
 
 
+class Columns(dict[str, jax.Array]):
+    """A batch as an objective sees it: a column that is not there is named in one line."""
+
+    def __missing__(self, name: str) -> None:
+        raise InputError(f"the objective reads the column {name}, which a batch has only where the objective's `needs` "
+                         f"names it (docs/new_objective.md); it has {', '.join(self)}")
+
+
 def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
                     schedule: optax.Schedule, state: TrainState, scorer: Scorer = score,
                     after_update: Callable[[TrainState], TrainState] = lambda state: state) -> Callable[..., Any]:
@@ -94,7 +102,7 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState, batc
 
     def micro_sums(trainable: Any, micro: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Loss]:
         scores = scorer(model, state.with_trainable(trainable).variables(), micro, rngs={"dropout": key})
-        loss = objective(scores, micro)
+        loss = objective(scores, Columns(micro))
         chex.assert_shape([loss.total, loss.weight], ())
         return loss.total, loss
 
@@ -146,6 +154,6 @@ def make_eval_step(model: Transformer, objective: Objective, mesh: jax.sharding.
     """The jitted evaluation: (variables, batch of [1, B, T] arrays) -> the Loss of its rows, everywhere."""
     def sums(variables: Any, batch: dict[str, jax.Array]) -> Loss:
         batch = {name: column[0] for name, column in batch.items()}
-        return objective(scorer(model, variables, batch), batch)
+        return objective(scorer(model, variables, batch), Columns(batch))
 
     return jax.jit(sums, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

@@ -61,6 +61,7 @@ UNREAD = [
     ("grpo", "--algorithm.mask-truncated --objective m:f", "beside --objective", None),
     ("grpo", "--algorithm.kl k2 --objective m:f", "beside --objective",
      ["--algorithm.kl-in", "reward", "--beta", "0.1"]),
+    ("grpo", "--beta 0.1 --objective m:f", "beside --objective", ["--algorithm.kl-in", "reward"]),
     ("grpo", "--rollouts.num-eval-samples 4", "without --eval-data", EVAL),
     ("generate", "--top-k 5 --temperature 0", "at --temperature 0", ["--temperature", "1e-29"]),
     ("generate", "--min-p 0.1 --temperature 1e-40", "at --temperature 0", ["--temperature", "1"]),

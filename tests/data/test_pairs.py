@@ -170,8 +170,6 @@ def test_pretokenised_pairs_pass_through():
     ({"chosen": [SYSTEM, *CHOSEN], "rejected": REJECTED}, "answer different prompts"),
     ({"chosen_tokens": [1, 2, 3], "rejected_tokens": [2, 2, 4], "chosen_loss_mask": [0, 0, 1],
       "rejected_loss_mask": [0, 0, 1]}, "answer different prompts"),
-    ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "margin must be a number, not 'much'"),
-    ({"chosen_tokens": [1, 2], "rejected_tokens": [1, 3], "chosen_ref_logps": [0]}, "chosen: ref_logps must hold one"),
     ({"chosen": "a", "rejected": "b", "prompt": [HI]}, "both be strings"),
     ({"chosen": "a", "rejected": "b", "prompt": 3}, "both be strings"),
     ({"chosen": [HI], "rejected": REJECTED}, "chosen: no assistant turn"),
@@ -192,14 +190,6 @@ def test_bad_pairs(record, message, encode):
 def test_without_a_tokenizer_only_tokens_are_taken():
     with pytest.raises(InputError, match="the model has no tokenizer, so rows must have chosen_tokens"):
         encode_pair({"chosen": "a", "rejected": "b"}, None, vocab_size=9)
-
-
-def test_margins_and_reference_scores_travel_with_the_rows(encode):
-    assert [dict(row.extra) for row in encode(prompt="a", chosen=" b", rejected=" c", margin=2)] == [{"margin": 2}] * 2
-    pair = encode(chosen_tokens=[5, 6], rejected_tokens=[5, 7, 8], chosen_ref_logps=[0, -1.5],
-                  rejected_ref_logps=[0, -2, -0.25])
-    assert [row.extra["ref_logps"].tolist() for row in pair] == [[0, -1.5], [0, -2, -0.25]]
-    assert pair.rejected.cut(2).extra["ref_logps"].tolist() == [0, -2]
 
 
 @pytest.mark.parametrize("label", [True, False, 1, 0, 1.0, 0.0, "true", "false", "True", " FALSE ", "1", "0",

@@ -23,6 +23,42 @@ def files(tmp_path, monkeypatch):
     return found
 
 
+def arguments_of(command):
+    parts = re.findall(r'"[^"]*"|[^\s\\]+', command.replace("smollm2-135m-instruct", str(TINY)))
+    return [part.strip('"') for part in parts]
+
+
+def losses(run):
+    return [json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_pages_weights_count(files, tmp_path, monkeypatch):
+    """Packed or not; and a row of weight 0 is as good as absent."""
+    from cli.command import run
+    from scripts import sft
+
+    [command] = re.findall(r"python -m scripts\.sft (.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+
+    def train(name, rows, *more):
+        Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = [*arguments_of(command), "--max-steps", "2", "--batch-size", "2", "--output-dir", name, *more]
+        monkeypatch.setattr(sys, "argv", ["sft", *given])
+        run(sft.main, sft.Config, sft.DESCRIPTION)
+        return losses(name)
+
+    whole = ("--packing", "none", "--max-length", "8")
+    rows = [{"tokens": [1, 2, 3, 4], "weight": 2.0}, {"tokens": [5, 6, 7, 8], "weight": 0}]
+    found = train("one", rows, *whole)
+    assert found == pytest.approx(train("other", [rows[0], rows[1] | {"tokens": [9] * 4}], *whole), rel=1e-5)
+    assert found[0] != pytest.approx(train("flat", [row | {"weight": 1} for row in rows], *whole)[0], rel=1e-3)
+    packed = train("packed", [rows[0]] * 4, "--max-length", "8")
+    assert packed[0] == pytest.approx(found[0], rel=1e-5)
+    with pytest.raises(SystemExit):
+        train("none", [{"tokens": [1, 2]}])
+    assert not Path("none").exists()
+
+
 def test_the_pages_test_passes_and_can_fail(files, tmp_path):
     space = {}
     exec(compile(files["test_chipo"], "test_chipo.py", "exec"), space)
@@ -43,9 +79,8 @@ def test_the_pages_command_trains(files, tmp_path, monkeypatch):
     [command] = re.findall(r"python -m scripts\.dpo (.*?)```", PAGE, re.DOTALL)
     rows = [{"chosen_tokens": [1, 2, 3, first], "rejected_tokens": [1, 2, 4]} for first in range(5, 9)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = re.findall(r'"[^"]*"|[^\s\\]+', command.replace("smollm2-135m-instruct", str(TINY)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["dpo", *(part.strip('"') for part in arguments), "--max-steps", "2"])
+    monkeypatch.setattr(sys, "argv", ["dpo", *arguments_of(command), "--max-steps", "2"])
     run(dpo.main, dpo.Config, dpo.DESCRIPTION)
     lines = [json.loads(line) for line in Path("runs/chipo/metrics.jsonl").read_text().splitlines()]
     assert abs(lines[0]["loss"] - 0.6931) < 1e-3

@@ -303,6 +303,30 @@ def test_what_is_held_out_is_not_trained_on(train, write_rows, tmp_path):
     assert asked == {"1 + 2 =", "Hello", "x", "yz"}
 
 
+def test_a_column_of_the_prompts_reaches_an_objective_that_asks_for_it(train, write_rows, tmp_path, monkeypatch):
+    (tmp_path / "weighed.py").write_text(
+        "import jax.numpy as jnp\nfrom objectives.base import Loss, by_token, masked_sum\n"
+        "def weighed(scores, batch):\n"
+        "    mask = batch['loss_mask']\n"
+        "    held = masked_sum(scores.logps - batch['ref_logps'], mask) + masked_sum(batch['old_logps'], mask)\n"
+        "    metrics = {'weight': (masked_sum(by_token(batch['weight'], mask), mask), jnp.sum(mask))}\n"
+        "    return Loss(held, jnp.sum(mask), metrics)\n"
+        "weighed.needs = ('weight', 'ref_logps', 'old_logps')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = write_rows("weights.jsonl", [{"prompt": "abc", "weight": 0.5}, {"prompt": "de", "weight": 0.5}])
+    status, _, err, lines = train("--objective", "weighed:weighed", data=rows, max_steps=1)
+    assert status == 0, err
+    assert lines[-1]["weight"] == pytest.approx(0.5)
+    for columns, words in (({}, "no column weight, which the objective reads"),
+                           ({"weight": "much"}, "weight must be a number, not much")):
+        bad = write_rows("bad.jsonl", [{"prompt": "abc", **columns}])
+        status, _, err, _ = train("--objective", "weighed:weighed", data=bad, name="bad")
+        assert status == 1
+        assert "bad.jsonl:1: " in err
+        assert words in err
+        assert not (tmp_path / "bad").exists()
+
+
 def test_prompts_that_do_not_fit_are_left_out_and_counted(train, write_rows, tmp_path):
     rows = write_rows("long.jsonl", [{"prompt": "abc"}, {"prompt": "x" * 200}, {"prompt": "de"}])
     status, _, err, _ = train(data=rows)

@@ -81,9 +81,14 @@ def test_which_objectives_need_a_reference(objective, needed):
     assert needs_reference(objective) == needed
 
 
-def test_a_column_that_nobody_gives_is_named():
-    with pytest.raises(InputError, match="reads the column 'advantages'"):
-        needs_reference(lambda scores, batch: batch["advantages"])
+def test_a_column_that_was_not_asked_for_is_named():
+    batch = put(PAIRS, one_device(), 1)
+    state = init_state(Transformer(CONFIG), variables_on(one_device())["params"], optax.sgd(0.1), jax.random.key(0),
+                       one_device())
+    step = make_train_step(Transformer(CONFIG), lambda scores, batch: batch["weight"], optax.sgd(0.1),
+                           lambda step: 0.1, state)
+    with jax.set_mesh(one_device()), pytest.raises(InputError, match="reads the column weight, .* `needs` names it"):
+        step(state, batch)
 
 
 def test_what_couples_rows_is_not_split():

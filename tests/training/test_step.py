@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from tiny import CONFIG, LORA, one_device, packed, padded, put, random_variables
 
 from models.scoring import score
 from models.transformer import Transformer
+from objectives.base import Loss, masked_sum
 from objectives.next_token import next_token
 from objectives.sft import sft
 from sharding.mesh import MeshConfig, make_mesh
@@ -86,6 +88,27 @@ def test_mesh_micro_batches_and_packing_at_once(lora, reference):
 def test_rematerialisation(reference, lora, remat, monkeypatch):
     monkeypatch.setitem(globals(), "CONFIG", dataclasses.replace(CONFIG, remat=remat))
     assert_same(loss_and_grads(padded(ROWS), lora), reference)
+
+
+def test_a_scorer_may_give_more_than_the_usual_scores():
+    """A field of [B, T] beside them, which the objective reads as it reads the others."""
+    class Valued(NamedTuple):
+        logps: Any
+        values: Any
+
+    def scorer(model, variables, batch, rngs=None):
+        scores = score(model, variables, batch, rngs=rngs)
+        return Valued(scores.logps, 2.0 * scores.logps)
+
+    def of_values(scores, batch):
+        return Loss(-masked_sum(scores.values, batch["loss_mask"]), jnp.sum(batch["loss_mask"]), {})
+
+    state = TrainState(jnp.zeros((), jnp.int32), variables_on(one_device())["params"], None, (), jax.random.key(0))
+    batch = put(padded(ROWS), one_device(), 2)
+    with jax.set_mesh(one_device()):
+        (total, _, _, _), _ = accumulate(Transformer(CONFIG), of_values, state, batch, scorer)
+        (plain, _, _, _), _ = accumulate(Transformer(CONFIG), sft, state, batch, score)
+    np.testing.assert_allclose(total, 2 * plain, rtol=1e-5)
 
 
 def test_the_gradient_is_that_of_the_plain_mean(lora, reference):
