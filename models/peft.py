@@ -3,7 +3,6 @@
 As config.json's, keys of adapter_config.json are read, known to change no number, or refused by name.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from errors import InputError
 from models.config import ModelConfig
 from models.lora import LoRAConfig, nested
 from models.peft_targets import Place, adapted_layers, module_name
-from models.safetensors_weights import read_json
+from models.safetensors_weights import read_json, write_json
 from models.weights import LINEAR_NAMES
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -51,7 +50,7 @@ def write_adapter(folder: Path, lora: dict[str, Any], config: LoRAConfig, base: 
     settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": config.rank,
                 "lora_alpha": config.alpha, "lora_dropout": config.dropout, "bias": "none", "inference_mode": True,
                 "target_modules": [LINEAR_NAMES[name].split(".")[1] for name in config.targets]}
-    (folder / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(folder / _CONFIG, settings)
 
 
 def _tensor_name(place: Place, kind: str) -> str:

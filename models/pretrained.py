@@ -35,6 +35,8 @@ class Pretrained:
     tokenizer: Path
     """what data.tokenizer.load_tokenizer takes"""
     adapter: tuple[LoRAConfig, dict[str, Any]] | None = None
+    name: str | None = None
+    """what transformers loads it by, without its adapter: a Hub id, or a folder; None for what it does not load"""
 
     def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
         """(model, variables) on `mesh`: `params`, and `lora` if there is an adapter; `compute` overrides dtype, ..."""
@@ -66,7 +68,8 @@ def open_pretrained(reference: str) -> Pretrained:
     if not (path / "config.json").exists():
         raise InputError(f"{path}: no config.json, adapter_config.json or .gguf file; is it a model?")
     config = from_hf(read_json(path / "config.json"), str(path / "config.json"))
-    return Pretrained(*settle_head(config, SafetensorsWeights(path)), path)
+    name = str(path.resolve()) if Path(reference).expanduser().exists() else HUB_IDS.get(reference, reference)
+    return Pretrained(*settle_head(config, SafetensorsWeights(path)), path, name=name)
 
 
 def _open_adapter(path: Path) -> Pretrained:

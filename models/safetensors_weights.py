@@ -1,8 +1,10 @@
 """Hugging Face folders: safetensors, single or sharded, in and out. No pickle is ever opened."""
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,11 +13,11 @@ import numpy as np
 from errors import InputError
 from models.config import ModelConfig
 from models.hf_config import to_hf
-from models.weights import Index, named_tensors
-from sharding.hosts import warn
+from models.weights import Index, named_tensors, stored_shapes
+from sharding.hosts import is_main, warn
 
 SHARD_BYTES = 5 * 10**9
-SINGLE = "model.safetensors"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -46,10 +48,10 @@ class SafetensorsWeights:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    names = _indexed(folder / "model.safetensors.index.json") or {SINGLE}
+    names = _indexed(folder / INDEX) or {SINGLE}
     if SINGLE not in names and (folder / SINGLE).exists():
         warn(f"{folder}: {SINGLE} is read, as transformers does, and not the {len(names)} files that "
-             f"model.safetensors.index.json lists beside it; take away the ones that are out of date")
+             f"{INDEX} lists beside it; take away the ones that are out of date")
         names = {SINGLE}
     files = sorted(folder / name for name in names)
     missing = [file.name for file in files if not file.exists()]
@@ -82,31 +84,57 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_hf_folder(folder: Path, params: dict[str, Any], config: ModelConfig, dtype: str,
-                    shard_bytes: int = SHARD_BYTES, pad_token_id: int | None = None) -> None:
-    """Writes config.json and safetensors, a new file every `shard_bytes`, that transformers loads with the same logits
-    (or, a reward model, with the same rewards: it looks for the last token that is not `pad_token_id`).
+                    shard_bytes: int = SHARD_BYTES, token_ids: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Writes config.json and safetensors that transformers loads with the same logits, or, a reward model, with the
+    same rewards; with `token_ids` (eos_token_id and its like) in it and in generation_config.json, so that what loads
+    the model knows where an answer ends.
+
+    Of several processes, all call it and the main one writes.
+    """
+    write_weights(folder, params, dtype, shard_bytes)
+    if not is_main():
+        return
+    write_json(folder / "config.json", to_hf(config, dtype) | dict(token_ids))
+    if token_ids and not config.reward_head:
+        write_json(folder / "generation_config.json", dict(token_ids))
+
+
+def write_weights(folder: Path, params: dict[str, Any], dtype: str, shard_bytes: int) -> None:
+    """model.safetensors, or files of at most `shard_bytes` (one tensor at the least) and their index.
 
     The host holds one file's tensors at a time.
     """
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    written = to_hf(config, dtype) | ({} if pad_token_id is None else {"pad_token_id": pad_token_id})
-    (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(_shards(named_tensors(params, jnp.dtype(dtype)), shard_bytes), 1):
-        file = f"model-{number:05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _shards(tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    shapes = stored_shapes(params)
+    sizes = {name: math.prod(shape) * jnp.dtype(dtype).itemsize for name, shape in shapes.items()}
+    files = _files(sizes, shard_bytes)
+    last = {file: name for name, file in files.items()}
     shard: dict[str, np.ndarray] = {}
-    for name, tensor in tensors:
-        if shard and sum(each.nbytes for each in shard.values()) + tensor.nbytes > shard_bytes:
-            yield shard
+    for name, tensor in named_tensors(params, jnp.dtype(dtype)):
+        if is_main():
+            shard[name] = tensor
+        if is_main() and last[files[name]] == name:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(shard, folder / files[name], metadata={"format": "pt"})
             shard = {}
-        shard[name] = tensor
-    yield shard
+    if is_main() and len(last) > 1:
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files})
+
+
+def _files(sizes: dict[str, int], shard_bytes: int) -> dict[str, str]:
+    """Weight -> the file that it goes to, as transformers names them; a new one where the last would grow too large."""
+    numbers, number, filled = {}, 0, 0
+    for name, size in sizes.items():
+        if filled and filled + size > shard_bytes:
+            number, filled = number + 1, 0
+        numbers[name], filled = number, filled + size
+    if number == 0:
+        return dict.fromkeys(sizes, SINGLE)
+    return {name: f"model-{at + 1:05d}-of-{number + 1:05d}.safetensors" for name, at in numbers.items()}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON object, readable by people."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ The common language is Hugging Face's: tensor names such as `model.layers.3.self
 [out, in]. Ours are [in, out], those of blocks stacked to [L, in, out].
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -141,11 +142,37 @@ def _is_derived(name: str) -> bool:
     return name == HEAD or name.endswith("rotary_emb.inv_freq")
 
 
-def named_tensors(params: dict[str, Any], dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, [out, in] array) of every weight, one at a time on the host."""
+def stored_shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape [out, in] of every weight, in the order of named_tensors."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_name(path)
-        stacked = name.startswith("layers/")
-        for layer in range(leaf.shape[0]) if stacked else [0]:
-            tensor = np.asarray(jax.device_get(leaf[layer] if stacked else leaf)).astype(dtype)
+        layers, shape = (leaf.shape[0], leaf.shape[1:]) if name.startswith("layers/") else (1, leaf.shape)
+        shapes |= dict.fromkeys((hf_name(name).format(layer) for layer in range(layers)),
+                                shape[::-1] if is_transposed(name) else shape)
+    return shapes
+
+
+def named_tensors(params: dict[str, Any], dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(Hugging Face name, [out, in] array) of every weight, one at a time on the host; of several processes' mesh, in
+    all of them, which go through it together."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        for layer in range(leaf.shape[0]) if name.startswith("layers/") else [None]:
+            tensor = on_host(leaf, layer).astype(dtype)
             yield hf_name(name).format(layer), np.ascontiguousarray(tensor.T if is_transposed(name) else tensor)
+
+
+def on_host(array: jax.Array, layer: int | None = None) -> np.ndarray:
+    """The whole of an array, or of one of its layers, gathered where other processes hold parts of it."""
+    if array.is_fully_addressable:
+        return np.asarray(jax.device_get(array if layer is None else array[layer]))
+    everywhere = jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec())
+    return np.asarray(_gather(everywhere, layer is None)(array, layer or 0))
+
+
+@functools.cache
+def _gather(everywhere: jax.sharding.NamedSharding, whole: bool) -> Any:
+    """A compiled function of an array and the number of a layer."""
+    return jax.jit(lambda array, layer: array if whole else jax.lax.dynamic_index_in_dim(array, layer, keepdims=False),
+                   out_shardings=everywhere)

@@ -1,4 +1,5 @@
-"""scripts.sft on the tiny model by real processes of one run on this machine: started, waited for, killed."""
+"""Scripts by real processes of one run on this machine, most of all scripts.sft on the tiny model: started, waited
+for, killed."""
 
 import contextlib
 import os
@@ -23,9 +24,18 @@ WAIT = 240
 @contextlib.contextmanager
 def started(run: Path, *flags, count: int = 1, devices: int = 1) -> Iterator[list[subprocess.Popen]]:
     """`count` processes of one run with `devices` simulated devices each; modules beside `run` can be imported."""
-    command = [sys.executable, "-m", "scripts.sft", "--model", TINY, "--output-dir", run, "--dtype", "float32",
-               "--learning-rate", "1e-2", *flags]
-    environment = os.environ | simulated.environment(devices) | {"PYTHONPATH": str(run.parent)}
+    with launched("sft", "--model", TINY, "--output-dir", run, "--dtype", "float32", "--learning-rate", "1e-2", *flags,
+                  count=count, devices=devices, path=run.parent) as processes:
+        yield processes
+
+
+@contextlib.contextmanager
+def launched(script: str, *flags, count: int = 1, devices: int = 1,
+             path: Path = ROOT) -> Iterator[list[subprocess.Popen]]:
+    """`count` processes of scripts.NAME together, with `devices` simulated devices each; modules in `path` can be
+    imported."""
+    command = [sys.executable, "-m", f"scripts.{script}", *flags]
+    environment = os.environ | simulated.environment(devices) | {"PYTHONPATH": str(path)}
     processes = [subprocess.Popen([str(part) for part in [*command, *hosts]], cwd=ROOT, env=environment, text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE) for hosts in _hosts(count)]
     try:

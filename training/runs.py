@@ -16,11 +16,11 @@ from files import write_text, writing
 from models.config import ModelConfig
 from models.heads import with_reward_head
 from models.hf_config import from_hf, to_hf
-from models.lora import LoRAConfig
+from models.lora import LoRAConfig, concatenate
 from models.pretrained import Pretrained, load_merged, open_pretrained
 from models.safetensors_weights import read_json
 from models.transformer import Transformer, init_variables
-from models.weights import abstract_params
+from models.weights import abstract_params, on_host
 from sharding import hosts
 from sharding.rules import tree_shardings
 from training.checkpoints import restore_trainable
@@ -137,6 +137,22 @@ class TrainedRun:
         model = Transformer(self.config, self.lora)
         boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["lora"]
         return restore_trainable(self.path, on_mesh(boxed, mesh), self.checkpoint)
+
+
+def whole_adapter(opened: "Pretrained | TrainedRun", mesh: jax.sharding.Mesh,
+                  ) -> tuple[LoRAConfig, dict[str, Any], "Pretrained | TrainedRun"]:
+    """(configuration, `lora` on the host, base): what LoRA learnt, in this run and in those below it, as one adapter on
+    a base that has none. Raises InputError where nothing was learnt by LoRA."""
+    adapters = []
+    while isinstance(opened, TrainedRun) and opened.lora is not None:
+        adapters.insert(0, (opened.lora, jax.tree.map(on_host, opened.load_lora(mesh))))
+        opened = opened.base()
+    if isinstance(opened, Pretrained) and opened.adapter is not None:
+        adapters.insert(0, opened.adapter)
+        opened = dataclasses.replace(opened, adapter=None)
+    if not adapters:
+        raise InputError("--format adapter needs a run trained with LoRA (--lora.rank); use --format merged")
+    return *concatenate(adapters), opened
 
 
 def on_mesh(boxed: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -38,7 +38,7 @@ def test_rewards_equal_those_of_transformers(theirs):
 
 def test_what_is_written_is_what_was_read(theirs, tmp_path):
     config, params = load_merged(open_pretrained(str(FOLDER)), one_device())
-    write_hf_folder(tmp_path / "out", params, config, "float32", pad_token_id=0)
+    write_hf_folder(tmp_path / "out", params, config, "float32", token_ids={"pad_token_id": 0})
     model, variables = open_pretrained(str(tmp_path / "out")).load(one_device())
     np.testing.assert_allclose(score_rewards(model, variables, padded(theirs[0])).rewards, theirs[1], atol=1e-5)
 

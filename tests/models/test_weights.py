@@ -51,7 +51,15 @@ def test_presets_survive_the_hugging_face_spelling(preset):
 def test_export_reads_back_bit_for_bit(family, shard_bytes, tmp_path):
     config, params = load(FAMILIES / family)
     write_hf_folder(tmp_path, params, config, "float32", shard_bytes)
-    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard_bytes == 20_000)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    if shard_bytes == 20_000:
+        assert [file.name for file in files] == [f"model-{number:05d}-of-{len(files):05d}.safetensors"
+                                                 for number in range(1, len(files) + 1)]
+        assert max(file.stat().st_size for file in files) < 24_000  # the header comes on top
+        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+        assert index["metadata"]["total_size"] == sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
+    else:
+        assert [file.name for file in tmp_path.iterdir() if "model" in file.name] == ["model.safetensors"]
     again_config, again = load(tmp_path)
     assert again_config == config
     jax.tree.map(np.testing.assert_array_equal, params, again)
