@@ -1,7 +1,7 @@
 """The largest difference between Temper's log-probabilities and those of transformers and peft, by kind of model.
 
-Models and adapters are small, float32, with unusual configurations, files and adapters: tests/fixtures/variants. What
-transformers and peft gave them stands beside them (make_variants.py).
+Models and adapters are those of tests/fixtures: small, float32, as transformers saves each family, of every GGUF kind,
+and with unusual configurations, files and adapters. What transformers and peft gave them stands beside them.
 """
 
 import dataclasses
@@ -20,6 +20,8 @@ from models.scoring import score
 from sharding.mesh import MeshConfig, make_mesh
 from tests.fixtures.variants import cases
 
+FIXTURES = Path(cases.__file__).parents[1]
+
 DESCRIPTION = """Compare small models of many kinds with transformers and peft.
 
   python -m benchmarks.weights_vs_transformers"""
@@ -31,30 +33,43 @@ class Config:
 
 
 def main(_: Config) -> None:
-    table = Table("model", "largest difference of a log-probability")
+    table = Table("family", "models", "largest difference", "of",
+                  title="Log-probabilities against transformers and peft, float32")
     differences = dict(all_differences())
-    for name, difference in differences.items():
-        table.add_row(name, f"{difference:.1e}")
+    for family in dict.fromkeys(name.split(",")[0] for name in differences):
+        own = {name: each for name, each in differences.items() if name.split(",")[0] == family}
+        worst = max(own, key=own.get)
+        table.add_row(family, str(len(own)), f"{own[worst]:.1e}", worst.split(", ", 1)[1])
     Console().print(table)
     print(f"{len(differences)} models, at most {max(differences.values()):.1e}")
 
 
 def all_differences() -> Iterator[tuple[str, float]]:
-    """(name, largest absolute difference of a log-probability) of every model."""
-    expected = np.load(Path(cases.__file__).with_name("variants.npz"))
+    """("family, what is unusual about it", largest absolute difference of a log-probability) of every model."""
+    for folder in sorted((FIXTURES / "families").iterdir()):
+        expected = np.load(folder / "reference.npz")
+        yield f"as saved, {folder.name}", _largest(logps(folder, expected["tokens"]) - expected["logps"])
+    expected = np.load(FIXTURES / "gguf" / "reference.npz")
+    for file in sorted((FIXTURES / "gguf").glob("*.gguf")):
+        found = logps(file, expected[f"tokens_{file.stem}"])
+        yield f"gguf, {file.stem}", _largest(found - expected[f"logps_{file.stem}"])
+    expected = np.load(FIXTURES / "variants" / "variants.npz")
     with tempfile.TemporaryDirectory() as scratch:
         for name in expected:
             folder = cases.write(Path(scratch) / name, name)
-            yield name, float(np.abs(logps(folder) - expected[name]).max())
+            yield name, _largest(logps(folder, cases.tokens()) - expected[name])
 
 
-def logps(folder: Path) -> np.ndarray:
-    """Temper's log-probabilities of cases.tokens()."""
-    model, variables = open_pretrained(str(folder)).load(make_mesh(MeshConfig(), jax.devices()[:1]))
-    tokens = cases.tokens()
+def _largest(difference: np.ndarray) -> float:
+    return float(np.abs(difference).max())
+
+
+def logps(model: Path, tokens: np.ndarray) -> np.ndarray:
+    """Temper's log-probabilities of `tokens` [B, T]."""
+    loaded, variables = open_pretrained(str(model)).load(make_mesh(MeshConfig(), jax.devices()[:1]))
     batch = {"tokens": tokens, "positions": np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape),
              "segment_ids": np.ones_like(tokens)}
-    return np.asarray(score(model, variables, batch).logps)
+    return np.asarray(score(loaded, variables, batch).logps)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from cli.checks import check_file, check_positive, check_temperature, resolve_dt
 from cli.flags import temperature_field
 from data.sources import DataSource
 from errors import InputError
+from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 
 DESCRIPTION = """Score rows under a model: one figure a token, or, under a reward model, one reward a row.
@@ -41,12 +42,14 @@ class Config:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Matmuls are computed in this type; auto is what is fastest here."""
     mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
 
 
 def main(config: Config) -> None:
     from data.reading import Encoder, read_all
     from data.sources import open_in_order
     from files import whole_lines
+    from sharding.hosts import barrier, connect, is_main
     from sharding.mesh import make_mesh
     from training.evaluation import score_rows
     from training.progress import track
@@ -55,6 +58,7 @@ def main(config: Config) -> None:
     check_positive(config, "batch_size")
     check_temperature(config.temperature)
     check_file(config.output)
+    connect(config.hosts)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
     encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length,
@@ -65,10 +69,12 @@ def main(config: Config) -> None:
     scorer = make_scorer(opened, config.temperature)
     scores = score_rows(model, variables, rows, config.batch_size, mesh, scorer,
                         functools.partial(track, what="scoring"))
-    with whole_lines(Path(config.output)) as write:
-        for row, score in zip(rows, scores, strict=True):
-            write(as_line(row, score))
-    print(f"{len(rows)} rows scored: {config.output}")
+    if is_main():
+        with whole_lines(Path(config.output)) as write:
+            for row, score in zip(rows, scores, strict=True):
+                write(as_line(row, score))
+    barrier("scored")
+    command.print_once(f"{len(rows)} rows scored: {config.output}")
 
 
 def make_scorer(opened: Any, temperature: float) -> Any:

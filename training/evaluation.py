@@ -67,7 +67,8 @@ def make_row_scorer(model: Transformer, batch_size: int, mesh: jax.sharding.Mesh
     Rows are batched with those of like length and padded to one of buckets(max_length), so that however many calls
     there are, each of those few lengths is compiled once. No row is longer than `max_length`.
     """
-    jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())  # every process reads all scores
+    jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch), out_shardings=everywhere)
     placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
 
     def score_all(variables: dict[str, Any], rows: Sequence[Row], track: Callable[[Any], Any] = iter) -> list[Any]:

@@ -8,8 +8,9 @@ import signal
 
 import numpy as np
 import pytest
-from processes import ended, finish, kill_one, started, wait_for_checkpoint
+from processes import ended, finish, kill_one, launched, started, wait_for_checkpoint
 
+from tests.fixtures.variants import cases
 from training.checkpoints import finished_steps
 from training.metrics import read_metrics
 
@@ -107,3 +108,19 @@ def test_one_of_two_that_is_told_to_stop_stops_both_after_the_same_step(tmp_path
     steps = {int(step) for error in errors for step in re.findall(r"^stopped by SIGTERM after step (\d+)", error, re.M)}
     assert len(steps) == 1
     assert steps == {max(finished_steps(run / "checkpoints"))} == {read_metrics(run)[-1]["step"]}
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(tmp_path):
+    model = cases.write(tmp_path / "model", "adapter, rank_pattern")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"tokens": list(range(1, 9 + at))}) + "\n"
+                                                 for at in range(5)))
+    scores = []
+    for count, mesh in ((1, ()), (2, ("--mesh.fsdp", 2, "--mesh.tensor", 2))):
+        flags = ("--model", model, "--data", tmp_path / "rows.jsonl", "--dtype", "float32", "--batch-size", 3,
+                 "--output", tmp_path / f"{count}.jsonl", *mesh)
+        with launched("score", *flags, count=count, devices=2) as processes:
+            assert sorted(out.count("5 rows scored") for out in ended(processes)) == [0, 1][-count:]
+        lines = (tmp_path / f"{count}.jsonl").read_text().splitlines()
+        scores.append(np.concatenate([json.loads(line)["logps"] for line in lines]))
+    np.testing.assert_allclose(*scores, atol=1e-5)
