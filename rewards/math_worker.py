@@ -9,21 +9,15 @@ import functools
 import re
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig, latex2sympy
-from math_verify import grader, verify
 
 from rewards.answers import find_answer, stated
 from rewards.math_literals import around_literals, choice, is_textual, is_words, literals, plain, same_literals
 from rewards.math_prose import PROSE, is_sentence, prose_answer
+from rewards.math_reader import read
 from rewards.math_text import normalize, unicode_to_latex
+from rewards.math_values import same_value
 
-LATEX = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-DECIMAL = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 NUMBER = re.compile(r"\d[\d.,/]*")
-TOLERANCE = sympy.Float("1.000001e-6", 30)
-"""between decimals, of the larger of the two, and of 1 where both are larger: 0.333333 is 1/3, 0.33 is not"""
-POINTS = (sympy.Rational(7, 5), sympy.Rational(29, 13), sympy.Rational(2, 9))
-"""values for variables, at which the same expressions have the same value"""
 
 
 def same_answer(reference: str, text: str, marked: bool) -> float:
@@ -78,81 +72,15 @@ def _same(reference: str, answer: str) -> bool:
 def _same_value(reference: str, answer: str) -> bool:
     """50% is 50 and is 0.5, but 50 is not 0.5."""
     one, other = reference.endswith("%"), answer.endswith("%")
-    wanted, given = _read(reference.removesuffix("%")), _read(answer.removesuffix("%"))
-    if _verify(wanted, given):
+    wanted, given = read(reference.removesuffix("%")), read(answer.removesuffix("%"))
+    if same_value(wanted, given):
         return True
-    return one != other and (_verify(_hundredth(wanted), given) if one else _verify(wanted, _hundredth(given)))
-
-
-def _verify(wanted: list, given: list) -> bool:
-    return verify(wanted, given, allow_set_relation_comp=True, timeout_seconds=None)
+    return one != other and (same_value(_hundredth(wanted), given) if one else same_value(wanted, _hundredth(given)))
 
 
 def _hundredth(values: list) -> list:
     return [value / 100 for value in values if isinstance(value, sympy.Expr)]
 
 
-@functools.lru_cache(maxsize=256)  # the completions of a group share their reference, and many of them their answer
-def _read(text: str) -> list:
-    """What the text says in LaTeX, all of it; empty where the parser refuses. A lone i is the imaginary unit."""
-    if DECIMAL.fullmatch(text):
-        return [sympy.Float(text) if set(text) & set(".eE") else sympy.Integer(int(text))]  # 05 is 5
-    text = text.replace("%", r"\%")
-    try:
-        value = latex2sympy(text, is_real=not grader.should_treat_as_complex(text), normalization_config=LATEX)
-    except Exception:  # noqa: BLE001 - the parser raises Exception itself, and whatever sympy raises
-        return []
-    names = [str(name) for name in value.free_symbols]
-    return [value.subs(value.free_symbols.pop(), sympy.I) if names == ["i"] else value]
-
-
-def _same_number(one, other, float_rounding: int, numeric_precision: int) -> bool:
-    """In place of math-verify's comparison of what is neither a set nor a relation, which rounds to six decimals."""
-    close = _all_close(one, other)
-    if close is None or (close and (one.free_symbols or other.free_symbols)):
-        return _by_rounding(one, other, float_rounding, numeric_precision)
-    return close
-
-
-def _same_expression(one, other) -> bool:
-    """math-verify's simplification, which takes long, where numbers leave it open."""
-    return _all_close(one, other) is not False and _by_simplifying(one, other)
-
-
-def _all_close(one, other) -> bool | None:
-    """Whether the values are equal, False only where they differ at every point; None for what has no value."""
-    if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
-        return None
-    names = sorted(one.free_symbols | other.free_symbols, key=str)
-    close = [_close(one.subs(_values(names, point)), other.subs(_values(names, point)))
-             for point in POINTS[: 1 + 2 * bool(names)]]
-    return None if None in close else any(close)
-
-
-def _values(names: list, point: sympy.Rational) -> dict:
-    return {name: point + sympy.Rational(position, 7) for position, name in enumerate(names)}
-
-
-def _close(one, other) -> bool | None:
-    """Whether two numbers are equal, decimals as far as they go; None for what is no number."""
-    a, b = (_evaluate(each) for each in (one, other))
-    difference, size = abs(a - b), sympy.Max(abs(a), abs(b))
-    if not (difference.is_Number and size.is_Number and size.is_finite):
-        return None
-    decimals = one.has(sympy.Float) or other.has(sympy.Float)
-    if difference > (max(TOLERANCE * min(1, size), size * 1e-14) if decimals else size * 1e-20):
-        return False
-    exact = [each.doit() for each in (one, other)]
-    return exact[0] == exact[1] if all(each.is_Rational for each in exact) else True
-
-
-def _evaluate(number):
-    """Thirty digits of it; 0 where sympy finds no digit that is not noise."""
-    value = number.evalf(30)
-    return sympy.S.Zero if value.is_Float and value._prec == 1 else value
-
-
-_by_rounding, grader.sympy_numeric_eq = grader.sympy_numeric_eq, _same_number
-_by_simplifying, grader.sympy_symbolic_eq = grader.sympy_symbolic_eq, _same_expression
 _normalize = functools.lru_cache(maxsize=256)(normalize)
 same_answer(r"\frac{1}{2}", "0.5", True)  # the first check takes a second more than others, outside of any bound

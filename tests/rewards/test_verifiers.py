@@ -16,7 +16,7 @@ from rewards.gym import make_gym, make_gym_exact
 from rewards.mathematics import make_math, make_math_format, make_math_strict
 from rewards.registry import load_rewards
 
-HANGS = [r"\boxed{9^{9^{9^9}}}", r"\boxed{" + "{" * 900 + "3" + "}" * 901]
+HANGS = [r"\boxed{" + r"\ln(" * 14 + "2" + ")" * 14 + "}", r"\boxed{" + r"\ln(" * 15 + "3" + ")" * 15 + "}"]
 LENIENT, STRICT, FORMAT = make_math(timeout=10.0), make_math_strict(timeout=10.0), make_math_format()
 
 
@@ -146,7 +146,7 @@ def test_what_hangs_is_wrong_and_costs_nobody_else():
 
 def test_a_reference_that_cannot_be_read_is_no_fault_of_the_answer():
     with pytest.raises(RowErrors, match="1 of 2 rows failed, row 0 first: no verdict within 0.5 s"):
-        make_math(timeout=0.5)(["?"] * 2, [r"\boxed{9}", r"\boxed{3}"], answer=["9^{9^{9^9}}", "3"])
+        make_math(timeout=0.5)(["?"] * 2, [r"\boxed{9}", r"\boxed{3}"], answer=[HANGS[0], "3"])
 
 
 def test_what_is_written_alike_needs_no_mathematics():
