@@ -5,13 +5,13 @@ import re
 from rewards.answers import STEP, TAG, TAIL, THOUGHT, stated
 from rewards.math_text import normalize, unicode_to_latex
 
-SAID = re.compile(r".*(?:\bis\b|\bare\b|\bequals\b|=)(.+)", re.DOTALL)
+SAID = re.compile(r".*(?:\bis\b|\bare\b|\bequals\b|(?<![<>=])=(?![>=]))(.+)", re.DOTALL)
 LISTED = re.compile(r"^\s*(?:[->*]|\d{1,2}[.)]|#+)\s+")
 LONGEST_SAID = 200
 PROSE = re.compile(r"(?<![A-Za-z\\{])(?!(?:and|or)\b)[A-Za-z]{2,}(?![A-Za-z]*\})")
 WORD = re.compile(r"[^\W\d_]{2,}")
-SENTENCE = 5
-"""words that make a text a sentence"""
+SENTENCE, SHORT_SENTENCE = 6, 3
+"""words that make a text a sentence, and one that has a full stop or an equation"""
 HEADINGS = re.compile(rf"^[ \t]*#+{STEP.pattern}", re.IGNORECASE | re.MULTILINE)
 TAGS = re.compile(rf"{TAG.pattern}|</?think(?:ing)?>|{THOUGHT.pattern}", re.IGNORECASE)
 
@@ -35,7 +35,8 @@ def prose_answer(text: str) -> str | None:
 
 def is_sentence(text: str) -> bool:
     """Whether the text is prose, with or without formulas."""
-    return len(WORD.findall(FORMULA.sub(" ", text))) >= SENTENCE
+    words = len(WORD.findall(FORMULA.sub(" ", text)))
+    return words >= (SHORT_SENTENCE if "=" in text or text.rstrip().endswith(".") else SENTENCE)
 
 
 def _said(text: str, found: tuple[int, str] | None) -> str | None:

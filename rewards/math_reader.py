@@ -7,6 +7,7 @@ bounded before sympy works them out: 9^{9^{9^9}} is refused, not computed.
 """
 
 import functools
+import math
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ from latex2sympy2_extended.antlr_parser import PSLexer, PSParser
 from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify.grader import should_treat_as_complex
+from sympy.core.relational import Relational
 
 LATEX = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 DECIMAL = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
@@ -52,6 +54,10 @@ MOST_TERMS = 1000
 """of a sum or product from one number to another"""
 LARGEST_DETERMINANT = 6
 
+RELATION = re.compile(r"[<>]|\\(?:[gl]e|ne)q?(?:slant)?(?![a-z])")
+WORDS = [(re.compile(rf"\s*(?:\\(?:text|mathrm)\s*{{\s*{word}\s*}}|(?<![A-Za-z\\]){word}(?![A-Za-z])|\\l{word}(?![a-z])"
+                     rf"|\\{sign}(?![a-z]))\s*"), kind)
+         for word, sign, kind in (("or", "vee", sympy.Union), ("and", "wedge", sympy.Intersection))]
 UNDONE = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
 """what sympy would work out to compare the ends of an interval"""
 
@@ -74,7 +80,7 @@ def read(text: str) -> list:
     if len(text) > LONGEST or "'" in text or r"\ldots" in text:  # which latex2sympy drops
         return []
     try:
-        value = _parse(_for_grammar(text.replace("%", r"\%")))
+        value = _combined(_each_sign(text.replace("%", r"\%")))
     except Exception:  # noqa: BLE001 - the parser raises Exception itself, and whatever sympy raises
         return []
     if not isinstance(value, (sympy.Basic, sympy.MatrixBase)):
@@ -83,6 +89,31 @@ def read(text: str) -> list:
         value = value.rhs  # 2 + 3 = 5
     names = [str(name) for name in value.free_symbols]
     return [value.subs(value.free_symbols.pop(), sympy.I) if names == ["i"] else value]
+
+
+def _each_sign(text: str) -> str:
+    r"""\frac{1 \pm x}{2} as both of its values; the grammar reads \pm only where nothing is around it."""
+    signs = re.findall(r"\\[pm]{2}(?![a-z])", text)
+    if not signs or "," in text or not re.search(r"[{(][^{}]*\\[pm]{2}(?![a-z])", text):
+        return text
+    return ", ".join(text.replace(r"\pm", plus).replace(r"\mp", minus) for plus, minus in ("+-", "-+"))
+
+
+def _combined(text: str) -> Any:
+    """What relations mean that "or" or "and" joins; a text without these is read as it is."""
+    for word, kind in WORDS:
+        parts = word.split(text)
+        related = len(parts) > 1 and all(map(RELATION.search, parts))
+        values = [_parse(_for_grammar(part)) for part in parts] if related else []
+        if values and all(map(_is_inequality, values)):
+            return kind(*(value.as_set() for value in values))
+    return _parse(_for_grammar(text))
+
+
+def _is_inequality(value: Any) -> bool:
+    parts = value.args if isinstance(value, sympy.And) else (value,)
+    return len(value.free_symbols) == 1 and all(
+        isinstance(part, Relational) and not isinstance(part, sympy.Eq) for part in parts)
 
 
 def is_readable(text: str) -> bool:
@@ -203,11 +234,11 @@ def _bounded(value: Any) -> Any:
 def _digits(value: sympy.Basic) -> float:
     """At least the number of digits that the value has, or a power of it, when it is worked out."""
     if isinstance(value, sympy.Rational):
-        return 0.302 * max(value.p.bit_length(), value.q.bit_length())
+        return math.log10(max(abs(value.p), value.q))
     if not value.args:
         return 1.0
     if isinstance(value, sympy.Pow):
-        return max(1.0, _digits(value.base)) * _size(value.exp)
+        return _digits(value.base) * _size(value.exp)
     if isinstance(value, (sympy.exp, sympy.factorial)):
         return _size(value.args[0]) * max(1.0, _digits(value.args[0]))
     return sum(map(_digits, value.args))

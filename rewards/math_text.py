@@ -9,6 +9,8 @@ import unicodedata
 from fractions import Fraction
 from itertools import groupby
 
+from rewards.math_words import MEANINGS, numeral
+
 
 def _named(chars: str, names: str) -> dict[str, str]:
     return dict(zip(chars, names.split(), strict=True))
@@ -19,15 +21,16 @@ COMMANDS = _named(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
     "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi theta",
 ) | _named(
-    "×·⋅∙•÷∞≤⩽≥⩾≠≈±∓∪∩∈∅√∠△…⋯⌊⌋⌈⌉⟨⟩→∖",
-    "times cdot cdot cdot cdot div infty le le ge ge ne approx pm mp cup cap in emptyset sqrt angle triangle ldots "
-    "ldots lfloor rfloor lceil rceil langle rangle to setminus")
-SIGNS = {"−": "-", "–": "-", "‐": "-", "‑": "-", "⁄": "/", "∕": "/", "∗": "*", "′": "'", "’": "'", "°": r"^{\circ}",
-         "º": r"^{\circ}", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "“": '"', "”": '"',
+    "∴⇒×·⋅∙•÷∞≤⩽≥⩾≠≈±∓∪∩∈∅√∠△…⋯⌊⌋⌈⌉⟨⟩→∖",
+    "therefore Rightarrow times cdot cdot cdot cdot div infty le le ge ge ne approx pm mp cup cap in emptyset sqrt "
+    "angle triangle ldots ldots lfloor rfloor lceil rceil langle rangle to setminus")
+SIGNS = {"−": "-", "–": "-", "‐": "-", "‑": "-", "⁄": "/", "∕": "/", "∗": "*", "′": "'", "’": "'", "∶": ":",
+         "°": r"^{\circ}", "º": r"^{\circ}", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "“": '"', "”": '"',
          **{letter: rf"\mathbb{{{plain}}}" for letter, plain in zip("ℝℤℕℚℂ", "RZNQC", strict=True)}}
 
 FONTS = r"text(?:bf|it|rm|sf|tt|normal|up|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox"
-DECORATIONS = "boxed|fbox|framebox|boldsymbol|bm|pmb|emph|underline|uline|ensuremath"
+DECORATIONS = (r"boxed|fbox|framebox|boldsymbol|bold|bm|pmb|emph|underline|uline|hl|ensuremath|mathop|smash|underbrace|"
+               r"overbrace|(?:over|under)set\s*\{\s*\}")
 OPENING = re.compile(rf"\\(?:(?P<font>{FONTS}|operatorname)|{DECORATIONS})\s*{{|\\[{{}}]|[{{}}]")
 WRITTEN = re.compile(r"[A-Za-z\s.,'()/-]*")
 """what the braces of a font hold where it stays: words, which the parser would read as products without it"""
@@ -35,23 +38,47 @@ WRAPPED = re.compile(rf"\\(?:{FONTS})\s*{{([^{{}}]*)}}")
 
 GROUP = re.compile(r"\{((?:[^{}]|\{[^{}]*\})*)\}")
 
-BOLD = re.compile(r"\*\*([^*]+)\*\*|__([^_]+)__|`([^`]+)`")
+BOLD = re.compile(r"\*\*([^*]+)\*\*|__([^_]+)__|`([^`]+)`|^_([^_]+)_$|^==([^=]+)==$|^'([^']+)'$")
+LIST = re.compile(r"""\[\s*(["'])(.*)\1\s*\]""", re.DOTALL)
+RAISED_UNITS = re.compile(rf"(?<=[\d\s}},;:~])\\(?:{FONTS})\s*\{{((?:[A-Za-z\s.,'()/~*-]|\\(?:cdot(?![a-z])|[,;: ])"
+                          r"|\^\s*(?:\{-?\d\}|-?\d))*)\}")
+BRACED = re.compile(r"\\(?:under|over)brace\s*\{([^{}]*)\}\s*[_^]\s*\{(?:[^{}]|\{[^{}]*\})*\}")
+ONE_CELL = re.compile(r"\\begin\{(?:array\}\s*\{[clr|]*|cases|matrix)\}((?:[^&\\]|\\(?!\\|end))*)"
+                      r"\\end\{(?:array|cases|matrix)\}")
+RAISED = re.compile(r"\\(?:cdot|[,;: ])|\^\s*(?:\{-?\d\}|-?\d)|[~*]")
 ELLIPSIS = re.compile(r"\.{3,}|\\(?:c|d)?dots(?![a-z])")
 ENVIRONMENTS = re.compile(r"\\(?:begin|end)\{(?:aligned|align|gathered|gather|equation|split|displaymath)\*?\}")
 LOOKS = re.compile(
-    r"\\(?:text|f)?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"  # colours
+    r"\\fcolorbox\s*\{[^{}]*\}\s*\{[^{}]*\}|\\(?:text|f)?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"  # colours
     r"|\\(?:left|right)(?![A-Za-z])\.?|\\[bB]igg?[lrm]?(?![A-Za-z])"  # sizes
     r"|\\(?:(?:display|text|script)style|limits|bf(?:series)?|rm|it|sf|tt|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)"
     r"(?![A-Za-z])"
-    r"|\\(?:boxed|fbox)(?!\s*\{)|(?<!\\)\\[\[\]()]|\\?\$|\\!|</?(?:b|strong|em)>")  # delimiters, negative space
-SPACES = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![a-z])|hspace\*?\{[^{}]*\}|hfill(?![a-z]))|[~\s]+")
+    r"|\\(?:boxed|fbox)(?!\s*\{)|(?<!\\)\\[\[\]()]|\\?\$|\\!"  # delimiters, negative space
+    r"|\\[hv]?phantom\s*\{[^{}]*\}|\\(?:tag|label)\*?\s*\{[^{}]*\}\s*$|\\(?:pounds|euro|yen)(?![A-Za-z])"
+    r"|</?(?:b|i|u|p|strong|em|span|div|br)\s*/?>|&nbsp;")
+SPACES = re.compile(r"(?:(?<!\\)\\(?:[,;: ]|q?quad(?![a-z])|hspace\*?\{[^{}]*\}|hfill(?![a-z]))|(?<!~)~(?!~)|\s+)+")
 
 SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in (
     (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
     (r"\\(?:text)?degree(?![a-z])", r"^{\\circ}"),
-    (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))\s*(?:[CFK](?![A-Za-z]))?", ""),
+    (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))", "°"),
+    (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-z]))", "'"),
+    (r"(\d+)\s*°\s*(\d+)\s*'(?:\s*(\d+)\s*(?:''|\"))?", lambda found: _minutes(*found.groups())),
+    (r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*(\d+(?:\.\d+)?)\s*°\s*[)}]?", r"\\\1(\\frac{\2\\pi}{180})"),
+    (r"°(?!\s*\.?$)\s*(?:(?:\\(?:text|mathrm)\s*\{)?[CFK](?![A-Za-z])\}?)?", ""),
     (r"\\(?:nicefrac|sfrac|flatfrac)(?![a-z])", r"\\frac"),
     (r"\\[ij]math(?![a-z])", "i"),
+    (r"\\lg(?![a-z])", r"\\log_{10}"),
+    (r"\\log\s*_\s*(?:e(?![a-z])|\{\s*e\s*\})", r"\\ln"),
+    (r"\\[lr]angle(?![a-z])", lambda found: "(" if found[0] == r"\langle" else ")"),
+    (r"\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}|^(\w+)\s*\\choose\s*(\w+)$",
+     lambda found: rf"\binom{{{found[1] or found[3]}}}{{{found[2] or found[4]}}}"),
+    (r"^\]([^\[\]]+,[^\[\]]+)([\[\]])$", lambda found: f"({found[1]}" + (")" if found[2] == "[" else "]")),
+    (r"^\[([^\[\]]+,[^\[\]]+)\[$", r"[\1)"),
+    (r"^\\\{\s*([a-z])(?:\s*\\in\s*\\mathbb\s*\{R\})?\s*(?:\\mid(?![a-z])|\\vert(?![a-z])|\||:)\s*"
+     r"(.*(?:[<>]|\\[gl]e|\\ne).*)\\\}$", r"\2"),
+    (r"^[A-Z]\s*(?=\([^()]+,[^()]+\)$)", ""),
+    (r"(\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(st|nd|rd|th)\s*\}?\}?(?![a-z])", r"\1\2"),
     (r"\\(bar|overline|vec|hat|tilde)\s*([A-Za-z])(?![A-Za-z])", r"\\\1{\2}"),
     (r"(?<![A-Za-z\\])(a(?:rc)?(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|alpha|beta|theta|lambda)"
      r"(?![A-Za-z])", r"\\\1 "),
@@ -65,13 +92,16 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in (
 
 LABEL = re.compile(rf"(?:\\(?:{FONTS})\s*{{)?\s*[A-Za-z][A-Za-z', ]+[A-Za-z]\s*}}?\s*"
                    r"(?:(?<![A-Za-z])(?:is|are|was|were|has|have|equals)(?![A-Za-z])|:|=|\\approx(?![a-z]))\s*}?[:\s]*")
-LEADING = re.compile(rf"(?:\\approx(?![a-z])|\\sim(?![a-z])|=|(?:\\(?:{FONTS})\s*{{)?(?:USD?|EUR|GBP|INR|Rs\.?)\s*}}?"
-                     r"(?=\s*[\d.]))\s*")
+LEADING = re.compile(rf"(?:\\(?:approx|sim|therefore|[Rr]ightarrow|implies|to)(?![a-z])|=>|->|=|:(?!:)|"
+                     rf"(?:\\(?:{FONTS})\s*{{)?(?:USD?|EUR|GBP|INR|Rs\.?)\s*}}?"
+                     r"(?=\s*[\d.])|\\frac\{d[a-z]?\}\{d[a-z]\}\s*[a-z]?\s*=)\s*")
 
 PLAIN_NUMBER = re.compile(r"[+-]?[\d.,/ ]*\d\.?|[+-]?\d*\s*\\[dt]?frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d)")
+COMMAND, MEASURES = re.compile(r"\\[A-Za-z]+"), re.compile(r"\d[^\d=]*[a-z]{2}[^\d=]*\d")
+SYMBOLS = r"\\(?:cdot|mu|Omega|AA)(?![A-Za-z])\s*"
 LAST_WORDS = re.compile(
-    rf"(?P<value>.*(?:[\d}})!%]|\\pi))(?P<words>\s*(?:\\(?:{FONTS})\s*{{{WRITTEN.pattern}}}|[A-Za-z(])"
-    rf"(?:\\(?:{FONTS})\s*{{{WRITTEN.pattern}}}|[A-Za-z().\s/]|-(?=[a-z])|\^{{-?\d}})*)", re.DOTALL)
+    rf"(?P<value>.*?(?:[\d}})!%]|\\pi))(?P<words>\s*(?:\\(?:{FONTS})\s*{{{WRITTEN.pattern}}}|[A-Za-z(]| {SYMBOLS})"
+    rf"(?:\\(?:{FONTS})\s*{{{WRITTEN.pattern}}}|[A-Za-z().\s/*]|{SYMBOLS}|-(?=[a-z])|\^{{-?\d}})*)", re.DOTALL)
 WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -90,10 +120,14 @@ MULTIPLIERS = {"dozen": "12", "hundred": "10^{2}", "thousand": "10^{3}", "millio
 NO_UNITS = _words("""and or if when where mod modulo base over plus minus times squared cubed factorial choose root half
     halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth
     ninths tenth tenths hundredth hundredths thousandth thousandths dozens hundreds thousands millions billions k am pm
-    bc ad bce ce sin cos tan cot sec csc log ln exp sqrt infinity inf""")
+    bc ad bce ce january february march april may june july august
+    september october november december monday tuesday wednesday thursday friday saturday sunday
+    sin cos tan cot sec csc log ln exp sqrt infinity inf""")
 """words behind a number that are no unit: they change its value or its kind"""
 
 NUMBERS = [(re.compile(pattern), spelling) for pattern, spelling in (
+    (r"(?<![\w.'])\d{1,3}(?:(?:_\d{3}){2,}|(?:'\d{3})+)(?![\w'])", lambda found: re.sub("['_]", "", found[0])),
+    (r"^[+-]?\d{1,3}(?:\.\d{3}){2,}$", lambda found: found[0].replace(".", "")),
     (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ""),
     (r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?!\d)", lambda found: found[1] + found[2].replace(" ", "")),
     (r"(^|[=<>]|\\[gl]eq?|\\approx)(\s*[+-]?\d{1,3})((?:,\d{3})+)(?=(?:\.\d+)?\s*%?$)",
@@ -113,13 +147,15 @@ NUMBERS = [(re.compile(pattern), spelling) for pattern, spelling in (
 
 def normalize(text: str) -> str:
     """The text as plain LaTeX."""
-    text = without_wrappers(unicode_to_latex(text))
+    found = LIST.fullmatch(text.strip())
+    text = without_wrappers(unicode_to_latex(re.sub(r"""["']\s*,\s*["']""", ", ", found[2]) if found else text))
     for pattern, spelling in SPELLINGS:
         text = pattern.sub(spelling, text)
     text = without_units(without_label(text.strip()))
     for pattern, spelling in NUMBERS:
         text = pattern.sub(spelling, text)
-    return text.strip(" ,;")
+    text = text.strip(" ,;")
+    return MEANINGS.get(text.lower()) or numeral(text) or text
 
 
 def unicode_to_latex(text: str) -> str:
@@ -127,8 +163,9 @@ def unicode_to_latex(text: str) -> str:
     currency signs, pictures and what has no width as nothing."""
     if text.isascii():
         return text
-    return "".join(f"{shift}{{{''.join(map(_latex, chars))}}}" if shift else "".join(map(_latex, chars))
+    text = "".join(f"{shift}{{{''.join(map(_latex, chars))}}}" if shift else "".join(map(_latex, chars))
                    for shift, chars in groupby(text, key=_shift))
+    return re.sub(r"\^\{(\d+)\}/_\{(\d+)\}", r"\\frac{\1}{\2}", text)
 
 
 def _shift(char: str) -> str:
@@ -150,6 +187,8 @@ def _latex(char: str) -> str:
 
 def without_wrappers(text: str) -> str:
     """The text without what is only looks: maths delimiters, Markdown, colours, boxes, sizes, bold, kinds of spaces."""
+    text = BRACED.sub(r"\1", ONE_CELL.sub(r"\1", text.strip()))
+    text = RAISED_UNITS.sub(lambda units: rf"\text{{{RAISED.sub(' ', units[1])}}}", text)
     text = BOLD.sub(lambda bold: next(filter(None, bold.groups())), text).replace(r",\!", "{,}").replace("{:}", ":")
     text = SPACES.sub(" ", LOOKS.sub("", ELLIPSIS.sub(r"\\ldots ", text.replace(r"\%", "%"))))
     if ENVIRONMENTS.search(text):
@@ -192,11 +231,14 @@ def without_units(text: str) -> str:
     if not found:
         return text
     value, words = found["value"], found["words"]
+    symbols = len(re.findall(SYMBOLS, words))
+    words = re.sub(SYMBOLS, " ", words)
     bare = WORD.findall(WRAPPED.sub(" ", words))
     wrapped = [word for part in WRAPPED.findall(words) for word in WORD.findall(part)]
     counts, apart = bool(PLAIN_NUMBER.fullmatch(value)), words[:1] == " "
     units = [_is_unit(word, counts, apart) for word in bare] + [_is_unit_in_font(word) for word in wrapped]
-    if not units or not all(units) or words.count("(") != words.count(")"):
+    units += [counts] * symbols
+    if MEASURES.search(COMMAND.sub(" ", value)) or not units or not all(units) or words.count("(") != words.count(")"):
         return text
     for word in WORD.findall(WRAPPED.sub(r" \1 ", words)):
         value += rf"\times {MULTIPLIERS[word.lower()]}" if word.lower() in MULTIPLIERS else ""
@@ -213,7 +255,13 @@ def _is_unit(word: str, counts: bool, apart: bool) -> bool:
 
 
 def _is_unit_in_font(word: str) -> bool:
-    return word.lower() not in NO_UNITS and (len(word) > 1 or word in LETTERS_IN_FONTS)
+    return word in LETTERS_IN_FONTS or word.lower() not in NO_UNITS and len(word) > 1
+
+
+def _minutes(degrees: str, minutes: str, seconds: str | None) -> str:
+    """22° 30' as a number of degrees."""
+    value = Fraction(degrees) + Fraction(minutes) / 60 + Fraction(seconds or 0) / 3600
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}°"
 
 
 def _repeating(whole: str, digits: str, period: str) -> str:

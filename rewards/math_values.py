@@ -147,9 +147,10 @@ def _values(names: list, point: Any) -> dict:
 def _close(one: Any, other: Any, decimals: bool, named: bool) -> bool | None:
     """Whether two numbers are equal, decimals as far as they go; None for what is no number, and where of expressions
     in a variable one is real there and the other is not."""
-    difference, size = abs(one - other), sympy.Max(abs(one), abs(other))
-    if not (difference.is_Number and size.is_Number and size.is_finite):
+    difference, *sizes = abs(one - other), abs(one), abs(other)
+    if not all(each.is_Number and each.is_finite for each in (difference, *sizes)):
         return None
+    size = max(sizes)
     if difference <= (max(TOLERANCE * min(1, size), size * 1e-14) if decimals else size * EXACT):
         return True
     return None if named and one.is_real != other.is_real else False
@@ -157,7 +158,7 @@ def _close(one: Any, other: Any, decimals: bool, named: bool) -> bool | None:
 
 def _evaluate(number: Any) -> Any:
     """Thirty digits of it; 0 where sympy finds no digit that is not noise, and nothing of a sum that stays one."""
-    number = number.doit() if number.has(sympy.Sum, sympy.Product) else number
+    number = number.doit() if number.has(sympy.Sum, sympy.Product, sympy.UnevaluatedExpr) else number
     value = sympy.nan if number.has(sympy.Sum, sympy.Product) else number.evalf(30)
     return sympy.S.Zero if value.is_Float and value._prec == 1 else value
 

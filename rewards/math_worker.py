@@ -7,16 +7,18 @@ here small numbers are compared relatively.
 
 import functools
 import re
+from typing import Any
 
 import sympy
 
 from rewards.answers import find_answer, stated
-from rewards.math_literals import around_literals, choice, is_textual, is_words, literals, plain, same_literals
+from rewards.math_literals import around_literals, choice, is_textual, is_words, letters, literals, plain, same_literals
 from rewards.math_prose import PROSE, is_sentence, prose_answer
 from rewards.math_reader import read
 from rewards.math_text import normalize, unicode_to_latex
 from rewards.math_values import same_value
 
+PARTS = {"%": sympy.Rational(1, 100), "°": sympy.pi / 180}
 NUMBER = re.compile(r"\d[\d.,/]*")
 
 
@@ -61,6 +63,8 @@ def _same(reference: str, answer: str) -> bool:
         return wanted[0] == chosen[0] and _same(wanted[1], chosen[1])
     if wanted or chosen:
         return any(_same(one, other) for one in wanted or (reference,) for other in chosen or (answer,))
+    if (several := letters(reference)) and several == letters(answer):
+        return True
     one, other = literals(reference), literals(answer)
     if one and other or (one or other) and not (":" in reference and ":" in answer):
         return same_literals(one, other) and around_literals(reference) == around_literals(answer)
@@ -70,16 +74,32 @@ def _same(reference: str, answer: str) -> bool:
 
 
 def _same_value(reference: str, answer: str) -> bool:
-    """50% is 50 and is 0.5, but 50 is not 0.5."""
-    one, other = reference.endswith("%"), answer.endswith("%")
-    wanted, given = read(reference.removesuffix("%")), read(answer.removesuffix("%"))
-    if same_value(wanted, given):
-        return True
-    return one != other and (same_value(_hundredth(wanted), given) if one else same_value(wanted, _hundredth(given)))
+    """50% is 50 and is 0.5, but 50 is not 0.5; 45° is 45 and is a quarter of pi."""
+    mark = reference[-1:] if reference.endswith(("%", "°")) else answer[-1:]
+    one, other = reference.endswith(mark), answer.endswith(mark)
+    if mark not in PARTS:
+        return _is_same(reference, answer)
+    wanted, given = reference.removesuffix(mark), answer.removesuffix(mark)
+    return _is_same(wanted, given) or (
+        one != other and _is_same(wanted, given, PARTS[mark] if one else 1, PARTS[mark] if other else 1))
 
 
-def _hundredth(values: list) -> list:
-    return [value / 100 for value in values if isinstance(value, sympy.Expr)]
+def _is_same(reference: str, answer: str, part: sympy.Expr = 1, given_part: sympy.Expr = 1) -> bool:
+    """Whether both have one value, multiplied by these parts; an ordered pair is no set, nor a list of other length."""
+    wanted, given = ([value * factor for value in read(text) if factor == 1 or isinstance(value, sympy.Expr)]
+                     if factor != 1 else read(text) for text, factor in ((reference, part), (answer, given_part)))
+    braces = [text.startswith(r"\{") for text in (reference, answer)]
+    for one, other in zip(wanted, given):
+        lists = [getattr(value, "_unsorted_args", ()) for value in (one, other)]
+        if not any(braces) and all(lists) and len(lists[0]) != len(lists[1]):
+            return False
+        if any(braces) and any(map(_is_ordered, (one, other))) and max(map(len, lists)) > 1:
+            return False
+    return same_value(wanted, given)
+
+
+def _is_ordered(value: Any) -> bool:
+    return isinstance(value, (sympy.Tuple, sympy.Interval))
 
 
 _normalize = functools.lru_cache(maxsize=256)(normalize)
