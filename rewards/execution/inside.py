@@ -11,6 +11,8 @@ import resource
 import sys
 from typing import Any
 
+from rewards.execution.seccomp import close_filter, install
+
 _NOSUID, _NODEV, _REMOUNT = 2, 4, 32  # linux/mount.h
 _SET_THP_DISABLE = 41  # linux/prctl.h
 _CAPABILITIES = 0x20080522  # version 3 of linux/capability.h
@@ -30,10 +32,11 @@ def enter() -> dict[str, Any]:
     return job
 
 
-def give_up(files: int | None, user: int | None, threads: int | None) -> None:
+def give_up(files: int | None, user: int | None, threads: int | None, room: int | None, forks: bool) -> None:
     """At most `files` in /tmp and at most `threads`, `user` as whose they count, and no capability; None: as it is.
 
     Huge pages go, too: what is left of one whose other parts were unmapped keeps its memory, and no limit counts that.
+    Mappings are to stay within `room` bytes of those that are there, and `forks` may go on (seccomp.py).
     """
     if files is not None:
         _call("mount", b"tmpfs", b"/tmp", None, _REMOUNT | _NOSUID | _NODEV, b"nr_inodes=%d" % files)
@@ -43,6 +46,9 @@ def give_up(files: int | None, user: int | None, threads: int | None) -> None:
     if threads is not None:
         resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
     _call("capset", (ctypes.c_uint32 * 2)(_CAPABILITIES, 0), (ctypes.c_uint32 * 6)())
+    if room is not None:
+        here = ctypes.cast(ctypes.CDLL(None).mmap, ctypes.c_void_p).value
+        install(close_filter(range(here - room, here + room), forks))
 
 
 def _call(name: str, *arguments: Any) -> None:

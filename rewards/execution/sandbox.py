@@ -37,7 +37,7 @@ from rewards.execution.ways import Way, users, ways
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _INSIDE = "/temper"
 """where the files that run inside lie in the sandbox"""
-_CODE, _VERIFIERS = ("rewards/execution",), ("rewards", "errors.py")
+_CODE, _VERIFIERS = ("rewards/execution", "errors.py"), ("rewards", "errors.py")
 """what of ours can be read inside: by code, and by what forks"""
 _LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64")
 _DEVICES = ("/dev/null", "/dev/urandom")
@@ -143,13 +143,18 @@ def _launch_in_sandbox(way: Way, module: str, job: dict[str, Any], limits: Limit
                        descriptors: Sequence[int], limited: Sequence[str] = (),
                        **settings: Any) -> subprocess.Popen[bytes]:
     """`limited` is what stands before the command to run it in a control group."""
-    job = job | {"sandbox": way.job(limits.files, limits.threads)}
+    job = job | {"sandbox": way.job(limits.files, limits.threads) | {"room": _room(limits), "forks": view.forks}}
     with _seccomp_file(view.forks) as seccomp, users(way) as (options, ends, map_users):
         command = [*limited, *sandbox_command(limits, seccomp, view), *way.options(), *options,
                    *_python(module, _INSIDE)]
         process = _launch(command, job, [*descriptors, seccomp, *ends], **settings)
         map_users()
     return process
+
+
+def _room(limits: Limits) -> int | None:
+    """Bytes of addresses, to either side, that all mappings have place in."""
+    return 2 * limits.memory_mb * 2**20
 
 
 def _launch(command: list[str], job: dict[str, Any], descriptors: Sequence[int],

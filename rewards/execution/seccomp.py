@@ -13,10 +13,15 @@ arguments alone:
 - fcntl for descriptors, flags and the size of a pipe, which cannot be raised. A lock of a file is said to be had: locks
   are between processes, of which there is one, and SQLite asks for them.
 
+Two filters are put on each other. bwrap loads the first, under which inside.py may still use the rights that it has; it
+then adds the second, which takes those calls away and keeps all mappings close together: pages strewn over the address
+space, or what is left of large mappings, would have tables of their own, twice as large as they are.
+
 Format: `struct sock_filter` of linux/filter.h over `struct seccomp_data` of linux/seccomp.h, see seccomp(2).
 """
 
-import platform
+import ctypes
+import os
 import struct
 from itertools import pairwise
 
@@ -30,13 +35,13 @@ _FCNTL = (0, 1, 2, 3, 4, 5, 1030, 1032)  # F_DUPFD, GETFD, SETFD, GETFL, SETFL, 
 _LOCKS = (6, 7)  # F_SETLK, F_SETLKW
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _NAMESPACES = 0x7E020000  # CLONE_NEW...
-_SECCOMP = 22  # PR_SET_SECCOMP
+_SECCOMP, _FILTER_MODE, _NO_NEW_PRIVILEGES = 22, 2, 38  # PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS
 _THP = 41  # PR_SET_THP_DISABLE, and never the other way round
 _PRCTL = (3, 15, 16, 38, 39, _THP)  # PR_GET_DUMPABLE, SET_NAME, GET_NAME, SET_NO_NEW_PRIVS, GET_NO_NEW_PRIVS
 _REMOUNT = 32 | 4 | 2  # MS_REMOUNT, MS_NODEV, MS_NOSUID: of inside.py, while it has the right to
 _NOBODY = 65534  # of inside.py, too: who is bound by a limit on threads stays so
 _MREMAP = (0, 1)  # MREMAP_MAYMOVE
-_EPERM, _EINVAL, _ENOTTY, _ENOSYS, _EAFNOSUPPORT = 1, 22, 25, 38, 97
+_EPERM, _ENOMEM, _EINVAL, _ENOTTY, _ENOSYS, _EAFNOSUPPORT = 1, 12, 22, 25, 38, 97
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF: word at k, three jumps, return k
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
@@ -45,16 +50,42 @@ _X32 = 0x40000000  # numbers from here on are x86_64's second table of the same 
 
 
 def no_processes_filter(machine: str | None = None, forks: bool = False) -> bytes:
-    """The filter for `machine` (as platform.machine() names it; None: this one), for bwrap's --seccomp. With `forks`,
-    new processes are allowed, and further filters: of a verifier, whose children that of alone.py refuses both.
+    """The first filter for `machine` (as os.uname() names it; None: this one), for bwrap's --seccomp. With `forks`, new
+    processes are allowed: of a verifier, whose children the filter of alone.py refuses them to.
 
     Raises InputError for a machine whose system calls are not known here.
     """
-    machine = machine or platform.machine()
+    machine = machine or os.uname().machine
     if machine not in MACHINES:
         raise InputError(f"no system call filter for a {machine} machine (there are {', '.join(MACHINES)}), so code "
                          f"cannot be sandboxed on it; --unsafe-code-without-sandbox runs it with limits only")
-    return filter_of(machine, checks(forks))
+    rights = {"prctl": _prctl(_SECCOMP), "setresuid": _one_of(0, (_NOBODY,), _EPERM),
+              "mount": _one_of(3, (_REMOUNT,), _EPERM), "capset": []}
+    return filter_of(machine, checks(forks) | rights)
+
+
+def close_filter(addresses: range, forks: bool = False, machine: str | None = None) -> bytes:
+    """The second filter: what is mapped, unmapped or moved lies in `addresses`, give or take 4 GiB."""
+    first, last = addresses.start >> 32, addresses.stop >> 32
+    anywhere = [_load_high(0), step(_EQUAL, 0, 0, 2), _load(0), step(_EQUAL, 0, 4, 0)]  # the kernel is to choose
+    near = {"mmap": [*anywhere, *_within(0, first, last, _ENOMEM)], "munmap": _within(0, first, last, _EINVAL),
+            "mremap": [*_one_of(3, _MREMAP, _EINVAL), *_within(0, first, last, _EINVAL)]}
+    further = {"prctl": _prctl(_SECCOMP)} if forks else {}
+    return filter_of(machine or os.uname().machine, checks(forks) | near | further)
+
+
+def install(steps: bytes) -> None:
+    """Puts a filter on this process. Raises OSError where the kernel does not take it."""
+    program = _Program(len(steps) // 8, steps)
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or system.prctl(_SECCOMP, _FILTER_MODE, ctypes.byref(program)):
+        raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter")
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog of linux/filter.h."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
 
 def filter_of(machine: str, checked: dict[str, list[bytes]]) -> bytes:
@@ -67,7 +98,8 @@ def filter_of(machine: str, checked: dict[str, list[bytes]]) -> bytes:
 
 
 def checks(forks: bool = False) -> dict[str, list[bytes]]:
-    """What is asked of a call, by its name; where its steps come to their end, it is allowed."""
+    """What is asked of a call, by its name, once no rights are left to use; where its steps come to their end, it is
+    allowed."""
     process = [] if forks else [refuse(_EPERM)]
     thread = [*_needs(0, _CLONE_THREAD, _EPERM), *_needs(0, _CLONE_FILES, _EPERM)]
     return {
@@ -76,12 +108,14 @@ def checks(forks: bool = False) -> dict[str, list[bytes]]:
         "socketpair": [*_one_of(0, (_AF_UNIX,), _EAFNOSUPPORT), *lacks(1, _NO_STREAM, _EINVAL)],
         "fcntl": [*_not_one_of(1, _LOCKS, 0), *_one_of(1, _FCNTL, _EINVAL)],
         "ioctl": _one_of(1, _IOCTL, _ENOTTY),
-        "prctl": [*_one_of(0, (*_PRCTL, _SECCOMP) if forks else _PRCTL, _EINVAL),
-                  *_where(0, _THP, _one_of(1, (1,), _EINVAL))],
-        "setresuid": _one_of(0, (_NOBODY,), _EPERM),
-        "mount": _one_of(3, (_REMOUNT,), _EPERM),
+        "prctl": _prctl(),
+        "setresuid": [refuse(_EPERM)], "mount": [refuse(_EPERM)], "capset": [refuse(_EPERM)],
         "mremap": _one_of(3, _MREMAP, _EINVAL),
         "close_range": lacks(2, _UNSHARE, _EINVAL)}
+
+
+def _prctl(*further: int) -> list[bytes]:
+    return [*_one_of(0, (*_PRCTL, *further), _EINVAL), *_where(0, _THP, _one_of(1, (1,), _EINVAL))]
 
 
 def _right_table(arch: int) -> list[bytes]:
@@ -124,6 +158,15 @@ def _needs(argument: int, bit: int, errno: int) -> list[bytes]:
 
 def lacks(argument: int, bits: int, errno: int) -> list[bytes]:
     return [_load(argument), step(_ANY_BIT, bits, 0, 1), refuse(errno)]
+
+
+def _within(argument: int, first: int, last: int, errno: int) -> list[bytes]:
+    """Four steps: the high word of an address is one of these."""
+    return [_load_high(argument), step(_AT_LEAST, first, 0, 1), step(_AT_LEAST, last + 1, 0, 1), refuse(errno)]
+
+
+def _load_high(argument: int) -> bytes:
+    return step(_LOAD, _ARGUMENTS + 8 * argument + 4)
 
 
 def _load(argument: int) -> bytes:

@@ -24,7 +24,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 START = """
 import ctypes, errno, fcntl, io, mmap, os, resource, signal, socket, struct, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = libc.shmat.restype = ctypes.c_ssize_t
+libc.mmap.restype = ctypes.c_ssize_t
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 ARM = os.uname().machine == "aarch64"
 def call(name, *arguments):
     result = getattr(libc, name)(*arguments)
@@ -118,6 +119,7 @@ KERNEL_MEMORY = {
     "memory that stays": "call('mlockall', 3)",
     "pages that stay": "call('mlock', ctypes.create_string_buffer(9), 9)",
     "mappings far apart": "call('mremap', 0, 4096, 4096, 3, 1 << 40)",
+    "pages far apart": "call('mmap', 1 << 40, 4096, 3, 0x22 | 0x100000, -1, 0)",
     "pages elsewhere": "system(237, 235, 0, 0, 0, 0, 0, 0)",
     "huge pages again": "call('prctl', 41, 0, 0, 0, 0)",
     "names of memory": "call('prctl', 0x53564D41, 0, 0, 4096, b'x')",
@@ -275,6 +277,12 @@ AMOUNTS = {
     "bytes of struct": "struct.pack('999999999s', b'')", "array": "import array\narray.array('d', [0]) * (100 << 20)",
     "decimal": "import decimal\ndecimal.getcontext().prec = 999999999\ndecimal.Decimal(1) / 3",
 }
+ALONE = {  # nobody has memory after it
+    "rests of mappings": "def rest(i):\n    m = call('mmap', None, 2 << 20, 3, 0x22, -1, 0)\n"
+                         "    ctypes.memset(m, 1, 1)\n"
+                         "    call('munmap', ctypes.c_void_p(m + 4096), ctypes.c_size_t((2 << 20) - 4096))\n"
+                         "managed = count(rest, 6000)",
+}
 TOGETHER = SOCKETS | KERNEL_MEMORY | PROCESSES | RIGHTS | FILES | AMOUNTS
 RUN = """
 import json, sys
@@ -306,10 +314,10 @@ def run_together(programs, **limits):
 def outcomes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("API_TOKEN", "hush")
-        return run_together(TOGETHER)
+        return run_together(TOGETHER) | run_together(ALONE)
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize("name", TOGETHER | ALONE)
 def test_what_a_program_tries_it_does_not_manage(name, outcomes):
     managed, why = outcomes[name]
     assert not managed, why
@@ -322,14 +330,15 @@ WITHOUT_FILTER = [
     "larger pipes", "pages of memory in pipes", "pages of files in pipes", "leases", "locks of descriptions",
     "signals of files", "huge pages again", "queue with a name", "all disks at once", "fork", "clone", "clone3",
     "user namespace by clone", "files of its own", "files of its own by closing", "handle of its parent", "all cores",
-    "reaper", "another personality"]
+    "reaper", "another personality", "pages far apart", "rests of mappings"]
 WITHOUT_LIMITS = ["empty files", "long names", "folders", "links", "hard links", "open files", "events", "threads",
                   "large file", "pipes"]
 
 
 def test_without_the_filter_they_manage(monkeypatch):
     monkeypatch.setattr(sandbox, "no_processes_filter", lambda **options: step(_RETURN, _ALLOW))
-    outcomes = run_together({name: TOGETHER[name] for name in WITHOUT_FILTER})
+    monkeypatch.setattr(sandbox, "_room", lambda limits: None)
+    outcomes = run_together({name: (TOGETHER | ALONE)[name] for name in WITHOUT_FILTER})
     assert {name: why for name, (managed, why) in outcomes.items() if not managed} == {}
 
 

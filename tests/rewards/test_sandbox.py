@@ -150,7 +150,8 @@ def test_the_best_way_that_works_is_taken_and_what_does_not_hold_is_told(monkeyp
 def test_only_the_interpreter_and_its_libraries_are_there():
     program = "import os\nfor folder, _, files in os.walk('/'):\n    for file in files: print(folder + '/' + file)"
     listed = run_python(program, Limits(seconds=30.0, output_bytes=1 << 26)).output.splitlines()
-    known = (sys.base_prefix + "/", "/usr/lib", "/lib", "/temper/rewards/execution/", "/dev/null", "/dev/urandom")
+    known = (sys.base_prefix + "/", "/usr/lib", "/lib", "/temper/rewards/execution/", "/temper/errors.py", "/dev/null",
+             "/dev/urandom")
     assert listed
     assert [path for path in listed if not path.replace("//", "/").startswith(known)] == []
 

@@ -10,7 +10,7 @@ from sandboxed import needs_sandbox
 from errors import InputError
 from rewards.execution.alone import alone_filter
 from rewards.execution.sandbox import Limits, run_python
-from rewards.execution.seccomp import checks, no_processes_filter
+from rewards.execution.seccomp import checks, close_filter, no_processes_filter
 from rewards.execution.syscalls import CALLS, MACHINES
 
 EPERM, EINVAL, ENOTTY, ENOSYS, EAFNOSUPPORT = "error 1", "error 22", "error 25", "error 38", "error 97"
@@ -64,7 +64,8 @@ PROCESS_OF_ITS_OWN, OWN_FILES = signal.SIGCHLD, PTHREAD & ~0x400
     *[("fcntl", (0, command), "nothing") for command in (6, 7)],
     *[("fcntl", (0, command), EINVAL) for command in (37, 1024, 1026, 1031, 1033)],
     ("ioctl", (0, 0x5421), "allow"), ("ioctl", (0, 0x5412), ENOTTY), ("ioctl", (0, 0x40086602), ENOTTY),
-    ("prctl", (15,), "allow"), ("prctl", (22, 2), EINVAL), ("prctl", (35,), EINVAL), ("prctl", (0x53564D41,), EINVAL),
+    ("prctl", (15,), "allow"), ("prctl", (22, 2), "allow"), ("prctl", (35,), EINVAL),
+    ("setresuid", (0, 0), EPERM), ("prctl", (0x53564D41,), EINVAL),
     ("prctl", (41, 1), "allow"), ("prctl", (41, 0), EINVAL), ("mount", (0, 0, 0, 38), "allow"),
     *[("mount", (0, 0, 0, flags), EPERM) for flags in (0, 32, 4096, 4096 | 32, 38 | 4096, 1 << 18)],
     ("mremap", (0, 0, 0, 1), "allow"), ("mremap", (0, 0, 0, 3), EINVAL), ("mremap", (0, 0, 0, 5), EINVAL),
@@ -80,6 +81,27 @@ def test_some_calls_exist_for_some_arguments(machine, name, arguments, answer):
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_second_filter_takes_rights_away_and_keeps_mappings_close(machine):
+    arch, column = MACHINES[machine]
+    here, gib = 0x7F12_3456_7000, 1 << 30
+    code = close_filter(range(here - gib, here + gib), machine=machine)
+
+    def answer(name, *arguments, code=code):
+        return verdict(code, arch, CALLS[name][column], *arguments)
+
+    assert answer("prctl", 22, 2) == EINVAL
+    assert answer("mount", 0, 0, 0, 38) == answer("setresuid", 65534) == answer("capset") == EPERM
+    assert answer("prctl", 41, 1) == answer("read") == answer("clone", PTHREAD) == "allow"
+    for name in ("mmap", "munmap", "mremap"):
+        assert {answer(name, here + offset) for offset in (0, gib, -gib)} == {"allow"}
+        assert {answer(name, address) != "allow" for address in (
+            4096, 1 << 32, here - 9 * gib, here + 9 * gib, here | 1 << 56)} == {True}
+    assert answer("mmap", 0) == "allow"
+    assert answer("mremap", here, 0, 0, 2) == answer("munmap", 0) == EINVAL
+    assert answer("prctl", 22, 2, code=close_filter(range(here, here), True, machine)) == "allow"
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_a_verifier_may_fork_and_its_child_may_change_nothing(machine):
     arch, column = MACHINES[machine]
 
@@ -87,7 +109,7 @@ def test_a_verifier_may_fork_and_its_child_may_change_nothing(machine):
         return [verdict(code, arch, CALLS[name][column], *arguments) for code in (
             no_processes_filter(machine, forks=True), alone_filter(machine))]
 
-    assert answers("clone", PROCESS_OF_ITS_OWN) == answers("prctl", 22, 2)[:1] + [EPERM] == ["allow", EPERM]
+    assert answers("clone", PROCESS_OF_ITS_OWN) == ["allow", EPERM]
     assert answers("prctl", 22, 2) == ["allow", EINVAL]
     assert answers("clone", PTHREAD) == answers("read") == answers("openat", 0, 0, os.O_RDONLY) == ["allow", "allow"]
     assert answers("clone", PROCESS_OF_ITS_OWN | 0x10000000) == [EPERM, EPERM]
