@@ -32,8 +32,10 @@ def enter() -> dict[str, Any]:
     return job
 
 
-def give_up(files: int | None, user: int | None, threads: int | None, room: int | None, forks: bool) -> None:
-    """At most `files` in /tmp and at most `threads`, `user` as whose they count, and no capability; None: as it is.
+def give_up(files: int | None, user: int | None, owner: int | None, threads: int | None, room: int | None,
+            forks: bool) -> None:
+    """At most `files` in /tmp and at most `threads`, `user` as whose they count, `owner` as whose files are read and
+    written, and no capability; None: as it is.
 
     Huge pages go, too: what is left of one whose other parts were unmapped keeps its memory, and no limit counts that.
     Mappings are to stay within `room` bytes of those that are there, and `forks` may go on (seccomp.py).
@@ -42,7 +44,8 @@ def give_up(files: int | None, user: int | None, threads: int | None, room: int 
         _call("mount", b"tmpfs", b"/tmp", None, _REMOUNT | _NOSUID | _NODEV, b"nr_inodes=%d" % files)
     _call("prctl", _SET_THP_DISABLE, 1, 0, 0, 0)
     if user is not None:
-        os.setresuid(user, -1, -1)
+        keep = -1 if owner is None else owner
+        os.setresuid(user, keep, keep)
     if threads is not None:
         resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
     _call("capset", (ctypes.c_uint32 * 2)(_CAPABILITIES, 0), (ctypes.c_uint32 * 6)())

@@ -143,7 +143,9 @@ def _launch_in_sandbox(way: Way, module: str, job: dict[str, Any], limits: Limit
                        descriptors: Sequence[int], limited: Sequence[str] = (),
                        **settings: Any) -> subprocess.Popen[bytes]:
     """`limited` is what stands before the command to run it in a control group."""
-    job = job | {"sandbox": way.job(limits.files, limits.threads) | {"room": _room(limits), "forks": view.forks}}
+    readable = (str(_REPOSITORY), sys.base_prefix, *view.readable)
+    job = job | {"sandbox": way.job(limits.files, limits.threads, readable) | {
+        "room": _room(limits), "forks": view.forks}}
     with _seccomp_file(view.forks) as seccomp, users(way) as (options, ends, map_users):
         command = [*limited, *sandbox_command(limits, seccomp, view), *way.options(), *options,
                    *_python(module, _INSIDE)]
@@ -193,12 +195,15 @@ def sandbox_command(limits: Limits, seccomp: int, view: View = VIEW) -> list[str
     return [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
             "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--clearenv",
             *(word for name, value in _ENVIRONMENT.items() for word in ("--setenv", name, value)),
-            "--size", str(limits.disk_mb * 2**20), "--tmpfs", "/tmp", *_mounts(view), "--chdir", "/tmp",
-            "--remount-ro", "/", "--seccomp", str(seccomp)]
+            "--perms", "0777", "--size", str(limits.disk_mb * 2**20), "--tmpfs", "/tmp", *_mounts(view),
+            "--chdir", "/tmp", "--remount-ro", "/", "--seccomp", str(seccomp)]
 
 
 def _mounts(view: View) -> list[str]:
-    """Options for what can be seen inside. No /proc: what lies there about the kernel belongs to root, as we may."""
+    """Options for what can be seen inside. No /proc: what lies there about the kernel belongs to root, as we may.
+
+    Folders above are made first: bwrap would make them the trainer's alone.
+    """
     libraries = [["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
                  for path in _LIBRARIES if os.path.exists(path)]
     devices = [["--dev-bind", path, path] for path in _DEVICES]
@@ -206,7 +211,9 @@ def _mounts(view: View) -> list[str]:
     ours = [["--ro-bind", str(_REPOSITORY / name), f"{_INSIDE}/{name}"]
             for name in (_VERIFIERS if view.forks else _CODE)]
     readable = [["--ro-bind", path, path] for path in view.readable]
-    return [word for mount in (*prefix, *libraries, *devices, *ours, *readable) for word in mount]
+    mounts = [*prefix, *libraries, *devices, *ours, *readable]
+    folders = {str(folder) for _, _, path in mounts for folder in Path(path).parents} - {"/", "/tmp"}
+    return [word for option in (*(["--dir", folder] for folder in sorted(folders)), *mounts) for word in option]
 
 
 def wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,17 +24,18 @@ class Way:
     files: bool
     """limit the number of files in the folder, by mounting it anew with rights in the sandbox's own user namespace"""
     user: bool
-    """be another user than the trainer, which is root: a limit on threads (RLIMIT_NPROC) binds all others. As to files
-    it stays the trainer, since what it reads may be the trainer's alone"""
+    """be another user than the trainer, which is root: a limit on threads (RLIMIT_NPROC) binds all others"""
 
     def options(self) -> list[str]:
         """bwrap's."""
         names = ["CAP_SYS_ADMIN"] * self.files + ["CAP_SETUID"] * self.user
         return ["--unshare-user", *(word for name in names for word in ("--cap-add", name))]
 
-    def job(self, files: int, threads: int) -> dict[str, Any]:
-        """What inside.py is asked to do: arguments of its give_up."""
+    def job(self, files: int, threads: int, readable: Sequence[str] = ()) -> dict[str, Any]:
+        """What inside.py is asked to do: arguments of its give_up. Where what it is to read is the trainer's alone, it
+        stays the trainer as to files."""
         return {"files": files if self.files else None, "user": _USER if self.user else None,
+                "owner": _USER if self.user and all(_readable_by_all(path) for path in readable) else None,
                 "threads": threads if self.user or _threads_are_counted_apart() else None}
 
     def missing(self) -> str:
@@ -47,6 +48,10 @@ def ways() -> list[Way]:
     """The best first."""
     plain = [Way(files=True, user=False), Way(files=False, user=False)]
     return [Way(files=True, user=True), *plain] if os.geteuid() == 0 else plain
+
+
+def _readable_by_all(path: str) -> bool:
+    return os.stat(path).st_mode & 0o5 == 0o5 or not os.path.isdir(path)
 
 
 def _threads_are_counted_apart() -> bool:

@@ -116,6 +116,32 @@ def test_nobody_is_inside_and_rights_are_given_up(way, monkeypatch):
     assert {answer.split()[1] for answer in tried if way.user or "setresuid" not in answer} == {"-1"}
 
 
+OWN = """
+import os
+open("x", "w").close()
+print(os.stat("x").st_uid == os.getuid() == os.geteuid(), os.stat("x").st_gid == os.getgid(), os.access("x", os.W_OK))
+"""
+
+
+@needs_sandbox
+@pytest.mark.parametrize("way", ways())
+def test_files_are_those_of_who_writes_them(way, monkeypatch):
+    monkeypatch.setattr(sandbox, "_found", lambda: way)
+    assert run_python(OWN).output == "True True True\n"
+
+
+@needs_sandbox
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_what_is_the_trainers_alone_can_be_read_where_it_is_given(mode, tmp_path):
+    folder = tmp_path / "given"
+    folder.mkdir(mode)
+    (folder / "text").write_text("5")
+    (folder / "text").chmod(mode & 0o644)
+    job = {"program": f"print(open('{folder}/text').read())"}
+    with sandbox.start("inside", job, Limits(), readable=[str(folder)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.read() == b"5\n"
+
+
 COUNTS = """
 import itertools, os, sys, threading, time
 threading.stack_size(32768)

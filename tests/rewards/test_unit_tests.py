@@ -20,6 +20,7 @@ from errors import InputError
 from rewards.contract import RowErrors
 from rewards.execution import sandbox
 from rewards.execution.seccomp import _ALLOW, _RETURN, step
+from rewards.execution.ways import Way
 from rewards.unit_tests import make_unit_tests, unit_tests, unit_tests_share
 
 pytestmark = needs_sandbox
@@ -291,6 +292,7 @@ NO_FILTER, SEES_ALL = {"--seccomp NUMBER": ""}, {"--unshare-all": "--unshare-use
     ("reads passwords", {"--remount-ro": "--ro-bind\n/etc\n/etc\n--remount-ro\n"})])
 def test_harm_works_where_its_protection_is_taken_away(name, options, listening, monkeypatch):
     monkeypatch.setattr(sandbox, "sandbox_command", with_other_options(options))
+    monkeypatch.setattr(sandbox, "_found", lambda: Way(files=True, user=False))
     if NO_FILTER.items() <= options.items():
         monkeypatch.setattr(sandbox, "_room", lambda limits: None)  # the second filter
     before = processes()
