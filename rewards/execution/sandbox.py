@@ -150,7 +150,11 @@ def _launch_in_sandbox(way: Way, module: str, job: dict[str, Any], limits: Limit
         command = [*limited, *sandbox_command(limits, seccomp, view), *way.options(), *options,
                    *_python(module, _INSIDE)]
         process = _launch(command, job, [*descriptors, seccomp, *ends], **settings)
-        map_users()
+        try:
+            map_users()
+        except OSError:  # we may not: it would run on with users that nobody knows
+            _end(process)
+            raise
     return process
 
 

@@ -11,7 +11,8 @@ arguments alone:
   library falls back on clone. RLIMIT_NPROC does not hold for root, and a cgroup needs a delegated one.
 - socketpair for a pair of streams, which asyncio wakes itself by. There is no socket of any family.
 - fcntl for descriptors, flags and the size of a pipe, which cannot be raised. A lock of a file is said to be had: locks
-  are between processes, of which there is one, and SQLite asks for them.
+  are between processes, of which there is one, and SQLite asks for them. So is it with fsync: what can be written to is
+  in memory, and what is not in memory is the machine's.
 
 Two filters are put on each other. bwrap loads the first, under which inside.py may still use the rights that it has; it
 then adds the second, which takes those calls away and keeps all mappings close together: pages strewn over the address
@@ -70,8 +71,8 @@ def close_filter(addresses: range, forks: bool = False, machine: str | None = No
     anywhere = [_load_high(0), step(_EQUAL, 0, 0, 2), _load(0), step(_EQUAL, 0, 4, 0)]  # the kernel is to choose
     near = {"mmap": [*anywhere, *_within(0, first, last, _ENOMEM)], "munmap": _within(0, first, last, _EINVAL),
             "mremap": [*_one_of(3, _MREMAP, _EINVAL), *_within(0, first, last, _EINVAL)]}
-    further = {"prctl": _prctl(_SECCOMP)} if forks else {}
-    return filter_of(machine or os.uname().machine, checks(forks) | near | further)
+    process = {"prctl": _prctl(_SECCOMP)} if forks else {"execve": [refuse(_EPERM)]}
+    return filter_of(machine or os.uname().machine, checks(forks) | near | process)
 
 
 def install(steps: bytes) -> None:
@@ -110,6 +111,7 @@ def checks(forks: bool = False) -> dict[str, list[bytes]]:
         "ioctl": _one_of(1, _IOCTL, _ENOTTY),
         "prctl": _prctl(),
         "setresuid": [refuse(_EPERM)], "mount": [refuse(_EPERM)], "capset": [refuse(_EPERM)],
+        "fsync": [refuse(0)], "fdatasync": [refuse(0)],
         "mremap": _one_of(3, _MREMAP, _EINVAL),
         "close_range": lacks(2, _UNSHARE, _EINVAL)}
 

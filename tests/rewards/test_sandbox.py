@@ -12,10 +12,12 @@ from sandboxed import needs_sandbox
 
 from errors import InputError
 from rewards.execution import sandbox
+from rewards.execution import ways as ways_module
 from rewards.execution.sandbox import Limits, Outcome, check_sandbox, run_python
 from rewards.execution.ways import Way, ways
 
 PROJECT = Path(__file__).resolve().parents[2]
+VARIABLES = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(params=[pytest.param(False, marks=needs_sandbox), True], ids=["sandbox", "unsafe"])
@@ -165,6 +167,25 @@ def test_threads_and_files_are_counted():
     assert not way.files or files == "49 0"  # and the folder
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user to be")
+@needs_sandbox
+def test_users_that_cannot_be_mapped_are_another_way(monkeypatch, caplog):
+    monkeypatch.setattr(ways_module, "_MAPS", {"uid": "nonsense"})
+    sandbox._found.cache_clear()
+    assert sandbox._found() == Way(files=True, user=False)
+    assert "cannot limit the number of threads" in caplog.text
+    assert run_python("print(5)").output == "5\n"
+    sandbox._found.cache_clear()
+
+
+def test_where_the_sandbox_is_required_its_tests_do_not_skip():
+    variables = {"PATH": "/nowhere", "PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}", "TEMPER_REQUIRE_SANDBOX": "1"}
+    done = subprocess.run([sys.executable, "-c", "import sandboxed"], env=variables, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert b"tests of the sandbox are required" in done.stderr
+    assert "TEMPER_REQUIRE_SANDBOX=1" in (PROJECT / ".ci" / "run").read_text()
+
+
 def test_the_best_way_that_works_is_taken_and_what_does_not_hold_is_told(monkeypatch, no_bwrap, tmp_path, caplog):
     (tmp_path / "bwrap").write_text("#!/bin/sh\ncase $* in *CAP_SYS_ADMIN*) echo No caps >&2; exit 1;; esac\n")
     (tmp_path / "bwrap").chmod(0o755)
@@ -186,13 +207,14 @@ def test_only_the_interpreter_and_its_libraries_are_there():
 def test_environment_is_that_of_no_one(monkeypatch):
     monkeypatch.setenv("API_TOKEN", "hush")
     program = "import os, socket\nprint(dict(os.environ), os.getuid(), os.getcwd(), socket.gethostname(), os.getpid())"
-    expected = "{'PYTHONHASHSEED': '0', 'LANG': 'C.UTF-8', 'PWD': '/tmp'} 65534 /tmp sandbox 2\n"
-    assert run_python(program) == Outcome(expected, 0)
+    program = program.replace("dict(os.environ)", f"dict(os.environ) == {VARIABLES | {'PWD': '/tmp'}}")
+    assert run_python(program) == Outcome("True 65534 /tmp sandbox 2\n", 0)
 
 
 def test_environment_of_an_unsafe_program_has_no_secrets_either(monkeypatch):
     monkeypatch.setenv("API_TOKEN", "hush")
-    assert run_python("import os\nprint(*sorted(os.environ))", unsafe=True).output == "LANG PYTHONHASHSEED\n"
+    output = run_python("import os\nprint(*sorted(os.environ))", unsafe=True).output
+    assert output.split() == sorted(VARIABLES)
 
 
 def test_sets_of_strings_have_the_same_order_in_every_run(unsafe):
