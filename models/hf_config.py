@@ -63,6 +63,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _COMMON = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_bias": False, "use_sliding_window": False,
            "head_dim": None, "layer_types": None}
 
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
+"""keys whose null is a value of its own; any other's says nothing"""
+
 CLASSIFIER = "ForSequenceClassification"
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
                   "qwen3": "Qwen3ForCausalLM"}
@@ -75,7 +78,8 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
     if family not in FAMILIES:
         raise InputError(f"{where}: unknown architecture {family!r}; Temper computes {', '.join(FAMILIES)}")
     _check_keys(config, family, where)
-    values = _COMMON | _DEFAULTS[family] | config
+    values = _COMMON | _DEFAULTS[family] | {key: value for key, value in config.items()
+                                            if value is not None or key in _MAY_BE_NULL}
     _check_values(values, where)
     heads, embed = values["num_attention_heads"], values["hidden_size"]
     window, layer_types = _windows(values, family, where)
@@ -119,12 +123,13 @@ def _method(value: Any) -> str:
 def _check_values(values: dict[str, Any], where: str) -> None:
     """Raises InputError for a value of the wrong type."""
     for key in _SIZES:
-        optional = key in ("num_key_value_heads", "head_dim", "sliding_window")
-        if not (_is_size(values[key]) or optional and values[key] is None):
+        if not (_is_size(values[key]) or key in _MAY_BE_NULL and values[key] is None):
             raise InputError(f"{where}: {key}={values[key]!r} is no positive whole number")
     for key in _FLAGS:
         if not isinstance(values[key], bool):
             raise InputError(f"{where}: {key}={values[key]!r} is neither true nor false")
+    if not (_is_size(values["max_window_layers"]) or values["max_window_layers"] == 0):
+        raise InputError(f"{where}: max_window_layers={values['max_window_layers']!r} is no whole number")
     if isinstance(values["rms_norm_eps"], bool) or not isinstance(values["rms_norm_eps"], int | float):
         raise InputError(f"{where}: rms_norm_eps={values['rms_norm_eps']!r} is no number")
 
@@ -139,8 +144,8 @@ def _windows(values: dict[str, Any], family: str, where: str) -> tuple[int | Non
     count = values["num_hidden_layers"]
     types = values["layer_types"]
     if types is None:
-        first = 0 if window is not None and family == "mistral" else values["max_window_layers"]
-        types = [SLIDING if window is not None and layer >= (first or 0) else FULL for layer in range(count)]
+        first = values["max_window_layers"]
+        types = [SLIDING if window is not None and layer >= first else FULL for layer in range(count)]
     _check_layer_types(types, count, where)
     if SLIDING not in types:
         return None, None

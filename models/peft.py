@@ -12,7 +12,7 @@ from errors import InputError
 from models.config import ModelConfig
 from models.lora import LoRAConfig, nested
 from models.peft_targets import Place, adapted_layers, module_name
-from models.safetensors_weights import read_json, write_json
+from models.safetensors_weights import read_json, save_tensors, write_json
 from models.weights import LINEAR_NAMES
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -38,15 +38,12 @@ def is_adapter(folder: Path) -> bool:
 
 def write_adapter(folder: Path, lora: dict[str, Any], config: LoRAConfig, base: str) -> None:
     """Writes the `lora` collection (unboxed, on the host) as an adapter that peft loads with the same logits."""
-    from safetensors.numpy import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for module in config.targets:
         for kind, matrices in nested(lora, module).items():
             for layer, matrix in enumerate(np.asarray(matrices, np.float32)):
                 tensors[_tensor_name((layer, module), kind)] = np.ascontiguousarray(matrix.T)
-    save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+    save_tensors(folder / _WEIGHTS, tensors)
     settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": config.rank,
                 "lora_alpha": config.alpha, "lora_dropout": config.dropout, "bias": "none", "inference_mode": True,
                 "target_modules": [LINEAR_NAMES[name].split(".")[1] for name in config.targets]}

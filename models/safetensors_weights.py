@@ -104,8 +104,6 @@ def write_weights(folder: Path, params: dict[str, Any], dtype: str, shard_bytes:
 
     The host holds one file's tensors at a time.
     """
-    from safetensors.numpy import save_file
-
     shapes = stored_shapes(params)
     sizes = {name: math.prod(shape) * jnp.dtype(dtype).itemsize for name, shape in shapes.items()}
     files = _files(sizes, shard_bytes)
@@ -115,8 +113,7 @@ def write_weights(folder: Path, params: dict[str, Any], dtype: str, shard_bytes:
         if is_main():
             shard[name] = tensor
         if is_main() and last[files[name]] == name:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(shard, folder / files[name], metadata={"format": "pt"})
+            save_tensors(folder / files[name], shard)
             shard = {}
     if is_main() and len(last) > 1:
         write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files})
@@ -132,6 +129,15 @@ def _files(sizes: dict[str, int], shard_bytes: int) -> dict[str, str]:
     if number == 0:
         return dict.fromkeys(sizes, SINGLE)
     return {name: f"model-{at + 1:05d}-of-{number + 1:05d}.safetensors" for name, at in numbers.items()}
+
+
+def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """A safetensors file, readable by others as its neighbours are: the library makes it the user's alone."""
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ class Config:
     format: Literal["merged", "adapter"] = "merged"
     """All weights are written, LoRA merged in (merged), or the LoRA matrices alone, for PEFT (adapter)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Merged weights, and a base that is written, are written in this type."""
+    """Merged weights are written in this type; a base beside an adapter in float32."""
     lora_scale: float = 1.0
     """What LoRA learned is multiplied by this: 1 is the run, 0 its base model. Between them a model keeps more of what
     it knew and most of what it learned (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903)."""

@@ -1,6 +1,7 @@
 """Unusual configurations and files: the same log-probabilities as transformers, or refused by name."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 from safetensors.numpy import load_file, save_file
 from tiny import jitted_score, one_device, random_variables
 
@@ -19,6 +21,7 @@ from models.pretrained import open_pretrained
 from models.safetensors_weights import write_hf_folder
 from models.scoring import score
 from models.transformer import Transformer
+from sharding.mesh import MeshConfig, make_mesh
 from tests.fixtures.variants import cases
 
 EXPECTED = np.load(Path(cases.__file__).with_name("variants.npz"))
@@ -146,6 +149,21 @@ def test_decoding_reads_each_layers_own_window():
         hidden = jnp.concatenate([hidden, last], axis=1)
     whole = model.apply(variables, *(columns[name][:, :34] for name in ("tokens", "positions", "segment_ids")))
     np.testing.assert_allclose(hidden, whole, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["xla", "flash"])
+def test_layers_that_differ_on_a_mesh(kernel, tmp_path, monkeypatch):
+    make = splash_attention_kernel.make_splash_mqa_single_device
+    monkeypatch.setattr(splash_attention_kernel, "make_splash_mqa_single_device",
+                        functools.partial(make, interpret=True))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    opened = open_pretrained(str(cases.write(tmp_path / "model", "qwen3, layer_types")))
+    model, variables = opened.load(mesh, attention=kernel)
+    rows = jax.tree.map(lambda column: jnp.concatenate([column, column]), batch())
+    with jax.set_mesh(mesh):
+        found = jitted_score(model, variables, rows).logps
+    np.testing.assert_allclose(found[:2], EXPECTED["qwen3, layer_types"], atol=2e-5)
 
 
 def test_one_layer_is_compiled_for_layers_that_differ():
