@@ -42,11 +42,15 @@ def resolve(flags: Flags) -> Flags:
     return dataclasses.replace(flags, dtype=resolve_dtype(flags.dtype), **models)
 
 
-def open_sources(flags: RunFlags) -> tuple[list[Any], list[Any]]:
-    """(sources of --data, sources of --eval-data), none of their rows read yet."""
-    from data.sources import open_in_order, open_mixture
+def open_sources(flags: RunFlags, tokenizer: Any) -> tuple[list[Any], list[Any]]:
+    """(sources of --data, sources of --eval-data), none of their rows read yet; `tokenizer` has the chat template.
 
-    return open_mixture(flags.data), open_in_order(flags.eval_data)
+    Raises InputError for --chat-template-kwargs that it does not look at."""
+    from data.sources import open_in_order, open_mixture, with_template_kwargs
+
+    train, held_out = (with_template_kwargs(each, flags.chat_template_kwargs, tokenizer)
+                       for each in (open_mixture(flags.data), open_in_order(flags.eval_data)))
+    return train, held_out
 
 
 class Rows(NamedTuple):
@@ -68,9 +72,9 @@ def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: st
     from data.reading import read_all
 
     context = opened.config.max_length
-    sources, eval_sources = open_sources(flags)
-    columns = needed.found([*sources, *eval_sources])
-    encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form, columns)
+    encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form)
+    sources, eval_sources = open_sources(flags, encoder.open_tokenizer())
+    encoder = dataclasses.replace(encoder, **needed.found([*sources, *eval_sources]))
     config = check_output_dir(flags, sources, eval_sources)
     streams = make_streams(flags, packing, sources, encoder, context)
     eval_encoder = dataclasses.replace(encoder, max_length=context)

@@ -43,6 +43,9 @@ class RunFlags:
     eval_data: tuple[DataSource, ...] = ()
     """The rows of these sources are not trained on; the model is evaluated on them before the first step and after the
     last."""
+    chat_template_kwargs: str | None = None
+    """The chat template gets these besides, such as "{enable_thinking: false}"; a row's column chat_template_kwargs
+    comes before them."""
     eval_every: int = 0
     """The run is evaluated every so many steps, too; 0 evaluates at its beginning and end alone."""
     save_every: int = 100

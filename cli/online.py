@@ -54,7 +54,7 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
     if tokenizer is None:
         raise InputError(f"model {flags.model!r} has no tokenizer, and rewards need text; put tokenizer.json into its "
                          f"folder")
-    sources, eval_sources = open_sources(flags)
+    sources, eval_sources = open_sources(flags, tokenizer)
     config = check_output_dir(flags, sources, eval_sources, renamed=renamed)
     if flags.max_new_tokens > opened.config.max_length - 8:
         raise InputError(f"--max-new-tokens {flags.max_new_tokens} leaves no room for a prompt in the model's context "

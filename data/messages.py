@@ -136,6 +136,19 @@ def read_template_kwargs(kwargs: Any) -> Mapping[str, Any]:
     return kwargs
 
 
+def parse_template_kwargs(text: str | None) -> Mapping[str, Any]:
+    """--chat-template-kwargs, a mapping in YAML, of which JSON is a part."""
+    import yaml
+
+    try:
+        kwargs = yaml.safe_load(text or "{}")
+    except yaml.YAMLError:
+        kwargs = None
+    if not isinstance(kwargs, dict):
+        raise InputError(f"--chat-template-kwargs {text}: not a mapping; the form is {{enable_thinking: false}}")
+    return read_template_kwargs(kwargs)
+
+
 def _parsed(name: str, value: Any) -> Any:
     """JSON text taken at its word; in anything else null is absent."""
     try:

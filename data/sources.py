@@ -11,9 +11,12 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from data.messages import parse_template_kwargs, read_template_kwargs
 from data.records import JsonlSource, Record
+from data.templates import check_template_kwargs
+from data.tokenizer import Tokenizer
 from errors import InputError
 
 KINDS = ("FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or a glob of them), hf:OWNER/NAME, tfds:NAME or gym:TASK, then "
@@ -191,3 +194,29 @@ class Renamed:
     def _rename(self, record: Record) -> Record:
         rest = {name: value for name, value in record.items() if name not in self._columns.values()}
         return rest | {ours: record[theirs] for ours, theirs in self._columns.items()}
+
+
+def with_template_kwargs(sources: Sequence[Source], text: str | None, tokenizer: Tokenizer | None) -> list[Source]:
+    """Sources whose rows all have the `chat_template_kwargs` that a flag gives. Raises InputError for what is no
+    mapping, and for names that the tokenizer's template does not look at."""
+    kwargs = parse_template_kwargs(text)
+    check_template_kwargs(kwargs, tokenizer)
+    return [WithTemplateKwargs(each, dict(kwargs)) for each in sources] if kwargs else list(sources)
+
+
+class WithTemplateKwargs:
+    """A source whose rows all have `chat_template_kwargs`; a row's own come before these."""
+
+    def __init__(self, source: Source, kwargs: dict[str, Any]):
+        self._source, self._kwargs = source, kwargs
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        own = read_template_kwargs(record.get("chat_template_kwargs"))
+        return record | {"chat_template_kwargs": self._kwargs | dict(own)}
+
+    def place(self, index: int) -> str:
+        return self._source.place(index)

@@ -100,6 +100,18 @@ class ChatTemplate:
             raise InputError(f"chat template fails on the messages ({reason}); mend one of them") from error
 
 
+def check_template_kwargs(kwargs: Mapping[str, Any], tokenizer: Tokenizer | None) -> None:
+    """Raises InputError for arguments that would reach no template, or that the template does not look at."""
+    if not kwargs:
+        return
+    if tokenizer is None:
+        raise InputError("--chat-template-kwargs: the model has no tokenizer, and so no chat template; leave it out")
+    unknown = [name for name in kwargs if not ChatTemplate(tokenizer).reads(name)]
+    if unknown:
+        raise InputError(f"--chat-template-kwargs: the chat template looks at no {unknown[0]!r}; mend the name or "
+                         f"leave it out")
+
+
 def _text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     """A tool call whose arguments are JSON text again."""
     if isinstance(call.get("function"), dict):

@@ -34,6 +34,9 @@ class Config:
     """The prompts of these sources are completed; or give --prompt."""
     output: str | None = None
     """The rows are written to this .jsonl file; without it, completions are printed only."""
+    chat_template_kwargs: str | None = None
+    """The chat template gets these besides, such as "{enable_thinking: false}"; a row's column chat_template_kwargs
+    comes before them."""
     max_new_tokens: int = 128
     """A completion has this many tokens at the most."""
     temperature: float = temperature_field()
@@ -77,7 +80,8 @@ def complete(config: Config) -> list[dict[str, Any]]:
     import jax
 
     from data.encode import encode_prompts
-    from data.sources import Concatenated, open_in_order
+    from data.messages import parse_template_kwargs
+    from data.sources import Concatenated, open_in_order, with_template_kwargs
     from data.tokenizer import open_tokenizer
     from rollouts.sampler import Ends, generate, make_ends
     from sharding.mesh import make_mesh
@@ -89,7 +93,10 @@ def complete(config: Config) -> list[dict[str, Any]]:
     mesh = make_mesh(config.mesh)
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
-    source = Concatenated(open_in_order(config.data)) if config.data else [{"prompt": config.prompt}]
+    sources = with_template_kwargs(open_in_order(config.data), config.chat_template_kwargs, tokenizer)
+    kwargs = parse_template_kwargs(config.chat_template_kwargs)
+    prompt = {"prompt": config.prompt} | ({"chat_template_kwargs": kwargs} if kwargs else {})
+    source = Concatenated(sources) if config.data else [prompt]
     max_length = opened.config.max_length - config.max_new_tokens
     encoded = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length,
                              drop_long=config.too_long == "drop")

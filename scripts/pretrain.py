@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     if tokenizer is not None and tokenizer.vocab_size > model_config.vocab_size:
         raise InputError(f"--tokenizer {config.tokenizer} has {tokenizer.vocab_size} tokens, the model only "
                          f"{model_config.vocab_size}; take the model's own")
-    sources, eval_sources = open_sources(config)
+    sources, eval_sources = open_sources(config, tokenizer)
     objective = load_function(config.objective)
     columns = needed_columns(objective, scorer=score).found(sources)
     encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context, columns=columns)

@@ -35,6 +35,9 @@ class Config:
     """The rows of these sources are scored, given as for scripts.sft."""
     output: str
     """The scores are written to this .jsonl file, a row for each row of the data, in its order."""
+    chat_template_kwargs: str | None = None
+    """The chat template gets these besides, such as "{enable_thinking: false}"; a row's column chat_template_kwargs
+    comes before them."""
     batch_size: int = 8
     """This many rows are scored at a time, over all devices."""
     temperature: float = temperature_field()
@@ -46,8 +49,8 @@ class Config:
 
 
 def main(config: Config) -> None:
-    from data.reading import Encoder, read_all
-    from data.sources import open_in_order
+    from data.reading import Encoder, explain, read_all
+    from data.sources import open_in_order, with_template_kwargs
     from files import whole_lines
     from sharding.hosts import barrier, connect, is_main
     from sharding.mesh import make_mesh
@@ -63,7 +66,10 @@ def main(config: Config) -> None:
     opened = open_model(config.model)
     encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length,
                       training=opened.config.reward_head)
-    rows, _ = read_all(open_in_order(config.data), encoder, functools.partial(track, what="reading"))
+    sources = with_template_kwargs(open_in_order(config.data), config.chat_template_kwargs, encoder.open_tokenizer())
+    rows, counts = read_all(sources, encoder, functools.partial(track, what="reading"))
+    for line in explain(counts):
+        print(f"note: {line}")
     dtype = resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
     scorer = make_scorer(opened, config.temperature)

@@ -10,6 +10,7 @@ import pytest
 from cli.flags import check_flags, check_online_flags
 from cli.parsing import parse, parse_recipe
 from cli.renamed import EXPORT, GENERATE, GRPO
+from data.messages import parse_template_kwargs
 from data.sources import DataSource
 from errors import InputError
 from scripts import dpo, export, generate, grpo, pretrain, sft
@@ -149,3 +150,13 @@ def test_scripts_know_their_old_names(script):
     old, new = next(iter({"grpo": GRPO, "generate": GENERATE, "export": EXPORT}[script].items()))
     done = subprocess.run([sys.executable, "-m", f"scripts.{script}", f"--{old}", "1"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: --{old} is called --{new} now; write that\n")
+
+
+def test_template_kwargs_are_a_mapping_in_a_recipe_and_in_a_flag(recipe):
+    for arguments in (recipe("chat_template_kwargs: {enable_thinking: false, budget: 3}\n"),
+                      ["--chat-template-kwargs", '{"enable_thinking": false, "budget": 3}']):
+        made = parse(sft.Config, [*arguments, *BASE], "")
+        assert parse_template_kwargs(made.chat_template_kwargs) == {"enable_thinking": False, "budget": 3}
+    for text in ("{", "enable_thinking", "[1]"):
+        with pytest.raises(InputError, match="not a mapping; the form is"):
+            parse_template_kwargs(text)

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data.sources import DataSource, open_source, parse_source
+from data.sources import DataSource, WithTemplateKwargs, open_source, parse_source
 from errors import InputError
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "name": "Ada"}]
@@ -268,3 +268,12 @@ def test_no_progress_bars_without_a_terminal(folder, capfd):
     write_parquet(folder / "a.parquet", numbers(0, 3))
     open_named("a.parquet")
     assert capfd.readouterr().err == ""
+
+
+def test_template_kwargs_are_a_column_of_every_row(tmp_path):
+    rows = [{"text": "a"}, {"text": "b", "chat_template_kwargs": '{"x": 2}'},
+            {"text": "c", "chat_template_kwargs": {"y": None}}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = WithTemplateKwargs(open_source(DataSource(str(tmp_path / "rows.jsonl"))), {"x": 1})
+    assert [row["chat_template_kwargs"] for row in source] == [{"x": 1}, {"x": 2}, {"x": 1}]
+    assert source.place(2).endswith("rows.jsonl:3")
