@@ -109,7 +109,8 @@ def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, voc
 
 def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:
     """The training rows as streams. A small data set is read through first, a large one's first rows."""
-    from data.reading import check_rows, explain
+    from data.chat import explain
+    from data.reading import check_rows
     from data.streams import Streams
     from training.progress import track
 

@@ -49,11 +49,13 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
                  needed: Needed = NOTHING) -> Prompts:
     """The prompts for an opened model. Raises InputError for bad ones, or where --output-dir holds another run."""
     from batch import buckets
+    from data.encode import check_ends
     from data.prompts import read_prompts
 
     if tokenizer is None:
         raise InputError(f"model {flags.model!r} has no tokenizer, and rewards need text; put tokenizer.json into its "
                          f"folder")
+    check_ends(tokenizer, opened.config.vocab_size)
     sources, eval_sources = open_sources(flags, tokenizer)
     config = check_output_dir(flags, sources, eval_sources, renamed=renamed)
     if flags.max_new_tokens > opened.config.max_length - 8:

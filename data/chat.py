@@ -26,6 +26,17 @@ PLAIN_ROLES = frozenset({"system", "user", "assistant", "tool"})
 """roles that a template either knows or fails on; others, some leave out without a word"""
 
 
+EXPLAINED = {
+    "rows_added": "the chat template writes earlier turns anew once a conversation goes on, so turns became rows of "
+                  "their own, each after the prompt that the model will see",
+    "turns_dropped": "turns are context alone, since the chat template writes them anew in the prompt of a later one, "
+                     "or has no prompt or no end token for them",
+    "content_dropped": "the chat template leaves out what is said: by a role that it has not, or beside a tool call",
+    "reasoning_dropped": "the chat template leaves out what the assistant thought, so it is not trained on",
+    "tools_dropped": "the chat template leaves out tools or tool calls"}
+"""what chat templates do to rows, by names of data.reading.COUNTS"""
+
+
 class Encoded(NamedTuple):
     """A row: tokens [T]; loss mask [T], 1 on targets (or the turn's weight), 0 on all else; and what happened to it on
     the way, by names of data.reading.COUNTS."""
@@ -65,9 +76,12 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
     return open_template(tokenizer, columns).render(_read(tokenizer, messages), add_generation_prompt)
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], **columns: Any) -> list[int]:
-    """Tokens of the conversation and of the header of the next assistant turn; nothing is added to them."""
-    return tokenizer.encode(render(tokenizer, messages, add_generation_prompt=True, **columns))
+def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], **columns: Any) -> Encoded:
+    """The conversation and the header of the next assistant turn, without a target; nothing is added to them."""
+    template, messages = open_template(tokenizer, columns), _read(tokenizer, messages)
+    text = template.render(messages, add_generation_prompt=True)
+    tokens = tokenizer.encode(text)
+    return Encoded(tokens, [0.0] * len(tokens), _count_left_out(template, messages, text))
 
 
 def encode_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_target: int = 0,
@@ -111,8 +125,7 @@ def _render_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_targe
                          "turn, or no such turn; mend the template, or name its end token in generation_config.json's "
                          "eos_token_id")
     rows[-1] = _with_what_follows(template, messages, rows[-1])
-    events["content_dropped"] += _count_left_out(messages, "".join(row.text for row in rows))
-    events["tools_dropped"] += bool(template.tools) and not template.reads("tools")
+    events += _count_left_out(template, messages, "".join(row.text for row in rows))
     rows[-1].events.update(events)
     return rows
 
@@ -241,10 +254,17 @@ def _common_prefix(*texts: str) -> int:
     return len(os.path.commonprefix(texts))
 
 
-def _count_left_out(messages: list[Message], text: str) -> int:
-    """Messages whose role the template passes over."""
-    return sum(message["role"] not in PLAIN_ROLES and text_of(message["content"]).strip() not in text
-               for message in messages)
+def _count_left_out(template: ChatTemplate, messages: list[Message], text: str) -> Counter[str]:
+    """Messages whose role the template passes over, and tools."""
+    content = sum(message["role"] not in PLAIN_ROLES and text_of(message["content"]).strip() not in text
+                  for message in messages)
+    tools = bool(template.tools) and not template.reads("tools")
+    return Counter(content_dropped=content, tools_dropped=int(tools))
+
+
+def explain(counts: Mapping[str, int]) -> list[str]:
+    """A line for each thing that a chat template did to rows."""
+    return [f"{name} {counts[name]}: {why}" for name, why in EXPLAINED.items() if counts.get(name)]
 
 
 # --------------------------------------------------------------------------------------------------- text as tokens

@@ -1,12 +1,14 @@
 """One record to one row: token ids and the loss mask, index t always speaking of token t."""
 
+import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from batch import Row
-from data.chat import Encoded, encode_chat, encode_prompt, encode_turns, end_texts
+from data.chat import Encoded, encode_chat, encode_prompt, encode_turns, end_texts, explain
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from errors import InputError
@@ -62,11 +64,18 @@ def template_columns(record: Record) -> dict[str, Any]:
 
 def check_ids(tokens: Sequence[int], tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises InputError for a token that the model has no embedding for."""
-    highest = max(tokens, default=0)
+    highest = int(max(tokens, default=0))
     if highest >= vocab_size:
         text = tokenizer.decode([highest], skip_special_tokens=False)
         raise InputError(f"token {highest} ({text!r}) is beyond the model's embedding, which has ids from 0 to "
                          f"{vocab_size - 1}; take a tokenizer that fits the model, or drop what has the token")
+
+
+def check_ends(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises InputError where the model can draw none of the tokens that end a completion."""
+    if min(tokenizer.eos_ids) >= vocab_size:
+        raise InputError(f"the end tokens (ids {list(tokenizer.eos_ids)}) are beyond the model's embedding, which has "
+                         f"ids from 0 to {vocab_size - 1}, so no completion could end; take a tokenizer that fits")
 
 
 def finish_row(encoded: Encoded, training: bool) -> Row:
@@ -151,10 +160,11 @@ def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
     Messages that end with the assistant's are cut before it. A prompt that is longer than max_length is None if
     `drop_long`. Raises InputError, naming file and line, for it otherwise, and for a bad row.
     """
-    prompts = []
+    prompts, events = [], Counter()
     for index in range(len(source)):
         try:
-            tokens = _encode_prompt(source[index], tokenizer, vocab_size)
+            tokens, _, left_out = _encode_prompt(source[index], tokenizer, vocab_size)
+            events.update(left_out)
             too_long = len(tokens) > max_length
             if not tokens or (too_long and not drop_long):
                 raise InputError(f"a prompt of {len(tokens)} tokens, where 1 to {max_length} fit the model's "
@@ -164,25 +174,28 @@ def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
         except InputError as error:
             where = source.place(index) if hasattr(source, "place") else "--prompt"
             raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    for line in explain(events):
+        print(f"note: prompts: {line}", file=sys.stderr)
     return prompts
 
 
-def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int) -> Encoded:
     if "tokens" in record:
-        return pretokenised(record, vocab_size).tokens
+        return pretokenised(record, vocab_size)
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
-    tokens = _encode_unread(normalise(record), tokenizer)
-    check_ids(tokens, tokenizer, vocab_size)
-    return tokens
+    encoded = _encode_asked(normalise(record), tokenizer)
+    check_ids(encoded.tokens, tokenizer, vocab_size)
+    return encoded
 
 
-def _encode_unread(record: Record, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a normalised record's prompt."""
+def _encode_asked(record: Record, tokenizer: Tokenizer) -> Encoded:
+    """The prompt of a normalised record."""
     prompt = read_prompt(record)
     if isinstance(prompt, str):
         if not tokenizer.chat_template or is_rendered(prompt, tokenizer):
-            return missing_start(prompt, tokenizer) + tokenizer.encode(prompt)
+            tokens = missing_start(prompt, tokenizer) + tokenizer.encode(prompt)
+            return Encoded(tokens, [0.0] * len(tokens))
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list):
         raise InputError(f"no known columns among {sorted(record)}; a row has prompt, messages or tokens")

@@ -26,16 +26,6 @@ COUNTS = ("rows_truncated", "rows_dropped", "rows_skipped", "rows_added", "turns
           "reasoning_dropped", "tools_dropped")
 """what happened to rows that could not be taken as they are; counted with the row that is read next"""
 
-EXPLAINED = {
-    "rows_added": "the chat template writes earlier turns anew once a conversation goes on, so turns became rows of "
-                  "their own, each after the prompt that the model will see",
-    "turns_dropped": "turns are context alone, since the chat template writes them anew in the prompt of a later one, "
-                     "or has no prompt or no end token for them",
-    "content_dropped": "the chat template leaves out what is said: by a role that it has not, or beside a tool call",
-    "reasoning_dropped": "the chat template leaves out what the assistant thought, so it is not trained on",
-    "tools_dropped": "the chat template leaves out tools or tool calls"}
-"""of COUNTS, what chat templates cause, and why"""
-
 SAMPLED = 1000
 """rows, evenly spaced, that a data set is known again by"""
 
@@ -175,11 +165,6 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
         rows, events = read_record(index, source, encoder)
         max_length, counts = max(max_length, longest_row(rows)), counts + events
     return max_length if max_length and all(len(source) <= share for source in sources) else None, counts
-
-
-def explain(counts: Mapping[str, int]) -> list[str]:
-    """A line for each thing that a chat template did to rows."""
-    return [f"{name} {counts[name]}: {why}" for name, why in EXPLAINED.items() if counts.get(name)]
 
 
 def windows(rows: Sequence[Row], length: int) -> list[Row]:

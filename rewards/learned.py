@@ -8,7 +8,7 @@ import numpy as np
 
 from batch import Row
 from data.chat import render
-from data.encode import encode_text, is_rendered, template_columns
+from data.encode import check_ids, encode_text, is_rendered, template_columns
 from data.tokenizer import open_tokenizer
 from errors import InputError
 from models.config import default_dtype
@@ -45,6 +45,8 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
         given = [template_columns({name: values[row] for name, values in columns.items()})
                  for row in range(len(prompts))]
         rows = [_encode(*each, tokenizer, chat) for each in zip(prompts, completions, given, strict=True)]
+        for row in rows:
+            check_ids(row.tokens, tokenizer, opened.config.vocab_size)
         scores = iter(scorer(variables, [row for row in rows if len(row.tokens) <= context]))
         return values_or_raise([next(scores).rewards.item() if len(row.tokens) <= context else
                                 _too_long(reference, row, context) for row in rows])

@@ -79,7 +79,7 @@ def complete(config: Config) -> list[dict[str, Any]]:
     """The input rows with their completions."""
     import jax
 
-    from data.encode import encode_prompts
+    from data.encode import check_ends, encode_prompts
     from data.messages import parse_template_kwargs
     from data.sources import Concatenated, open_in_order, with_template_kwargs
     from data.tokenizer import open_tokenizer
@@ -109,6 +109,8 @@ def complete(config: Config) -> list[dict[str, Any]]:
     stop = config.sampling.stop
     if stop and tokenizer is None:
         raise InputError(f"--stop: model {config.model!r} has no tokenizer, so its tokens have no text")
+    if tokenizer:
+        check_ends(tokenizer, opened.config.vocab_size)
     ends = make_ends(tokenizer, stop) if tokenizer else Ends()
     with jax.set_mesh(mesh), counted(len(prompts) * config.num_samples, "generating") as advance:
         completions = generate(model, variables, prompts, jax.random.key(config.seed),

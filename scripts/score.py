@@ -49,7 +49,8 @@ class Config:
 
 
 def main(config: Config) -> None:
-    from data.reading import Encoder, explain, read_all
+    from data.chat import explain
+    from data.reading import Encoder, read_all
     from data.sources import open_in_order, with_template_kwargs
     from files import whole_lines
     from sharding.hosts import barrier, connect, is_main

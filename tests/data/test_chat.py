@@ -171,7 +171,7 @@ def test_the_whole_is_rendered_and_encoded_once(make, template):
     assert encode_chat(tokenizer, talk)[0] == tokenizer.encode(text)
     prompt = render(tokenizer, talk[:1], add_generation_prompt=True)
     assert text.startswith(prompt)
-    assert encode_prompt(tokenizer, talk[:1]) == tokenizer.encode(prompt)
+    assert encode_prompt(tokenizer, talk[:1]).tokens == tokenizer.encode(prompt)
 
 
 @pytest.mark.parametrize(("template", "eos"), [(LLAMA2, "</s>"), (LLAMA3, "<|eot_id|>")])
@@ -180,7 +180,7 @@ def test_bos_is_never_doubled(make, template, eos):
     assert tokenizer.encode("x", add_special_tokens=True)[0] == tokenizer.bos_id  # it would, if asked to
     talk = TALK[1:3]
     assert encode_chat(tokenizer, talk)[0].count(tokenizer.bos_id) == 1
-    assert encode_prompt(tokenizer, talk[:1]).count(tokenizer.bos_id) == 1
+    assert encode_prompt(tokenizer, talk[:1]).tokens.count(tokenizer.bos_id) == 1
 
 
 def test_end_tokens_of_generation_config_end_a_turn(make):
@@ -331,8 +331,8 @@ def test_a_thought_that_the_prompt_opens_is_closed(make, content, expected):
     tokenizer = make(THINKING)
     talk = [TALK[1], {"role": "assistant", "content": content}]
     assert learned(tokenizer, *encode_chat(tokenizer, talk)) == [expected]
-    assert encode_chat(tokenizer, talk).tokens[: len(encode_prompt(tokenizer, talk[:1]))] == encode_prompt(
-        tokenizer, talk[:1])
+    assert encode_chat(tokenizer, talk).tokens[: len(encode_prompt(tokenizer, talk[:1]).tokens)] == encode_prompt(
+        tokenizer, talk[:1]).tokens
 
 
 def test_a_conversation_may_begin_with_the_assistant(make):
@@ -482,7 +482,7 @@ def test_smollm2_chats_are_those_of_transformers(smollm2, entry):
     assert render(smollm2, messages) == entry["rendered"]
     assert smollm2.encode(entry["rendered"]) == entry["tokens"]
     assert render(smollm2, messages, add_generation_prompt=True) == entry["rendered_with_prompt"]
-    assert encode_prompt(smollm2, messages) == entry["tokens_with_prompt"]
+    assert encode_prompt(smollm2, messages).tokens == entry["tokens_with_prompt"]
 
 
 def test_smollm2_learns_its_replies_and_their_end(smollm2):

@@ -83,7 +83,7 @@ def test_every_turn_follows_the_prompt_that_the_model_will_see(family, name):
     """Of the last turn: its row begins with the prompt's ids, and nothing before it in the row is another's."""
     tokenizer, (messages, columns) = open_family(family), parts(FIXTURES["conversations"][name])
     row = encode_turns(tokenizer, messages, **columns)[-1]
-    prompt = encode_prompt(tokenizer, messages[:-1], **columns)
+    prompt = encode_prompt(tokenizer, messages[:-1], **columns).tokens
     assert row.tokens[: len(prompt)] == prompt
     assert row.loss_mask[len(prompt)] == 1
     assert row.tokens[max(i for i, on in enumerate(row.loss_mask) if on)] in tokenizer.eos_ids

@@ -6,10 +6,11 @@ import pytest
 import tokenizers
 from chat_model import write_model
 
-from data.encode import encode_prompts, encode_record
+from data.chat import explain
+from data.encode import check_ends, encode_prompts, encode_record
 from data.pairs import encode_labelled, encode_pair
 from data.prompts import read_prompts
-from data.reading import Encoder, explain, read_all
+from data.reading import Encoder, read_all
 from data.records import JsonlSource
 from data.sources import WithTemplateKwargs
 from data.templates import check_template_kwargs
@@ -104,7 +105,7 @@ def test_a_flag_is_a_column_that_all_rows_have(source, tokenizer):
         check_template_kwargs({"moood": 1}, tokenizer)
 
 
-def test_what_a_template_leaves_out_is_counted_and_told(source, folder, tokenizer):
+def test_what_a_template_leaves_out_is_counted_and_told(source, folder, tokenizer, capsys):
     silent = folder.parent / "silent"
     if not silent.exists():
         write_model(silent)
@@ -112,6 +113,8 @@ def test_what_a_template_leaves_out_is_counted_and_told(source, folder, tokenize
     _, counts = read_all([source(SHAPES["messages"] | {"tools": TOOLS})], Encoder(silent, 128, 99, form="turns"))
     assert {name: count for name, count in counts.items() if count} == {"tools_dropped": 1}
     assert [line.partition(":")[0] for line in explain(counts)] == ["tools_dropped 1"]
+    encode_prompts(source(SHAPES["prompt"] | {"tools": TOOLS}), open_tokenizer(silent), vocab_size=128, max_length=99)
+    assert "tools_dropped 1: the chat template leaves out tools" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------- ids, BOS and end tokens
@@ -186,6 +189,12 @@ def test_a_bos_beyond_the_embedding_is_named(with_bos, source):
     bos = open_tokenizer(with_bos).bos_id
     with pytest.raises(InputError, match=rf"rows\.jsonl:1: token {bos} \('<s>'\) is beyond the model's embedding"):
         read(with_bos, source({"text": "hi"}), bos)
+
+
+def test_end_tokens_beyond_the_embedding_are_named(tokenizer):
+    check_ends(tokenizer, 2)
+    with pytest.raises(InputError, match=r"the end tokens \(ids \[1\]\) are beyond the model's embedding"):
+        check_ends(tokenizer, 1)
 
 
 @pytest.mark.parametrize("template", [None, "<s>" + TEMPLATE])
