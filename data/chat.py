@@ -121,13 +121,19 @@ def _render_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_targe
         else:
             rows.append(turn)
     if not rows:
-        raise InputError(f"the chat template writes no end token (ids {list(tokenizer.eos_ids)}) after any assistant "
-                         "turn, or no such turn; mend the template, or name its end token in generation_config.json's "
-                         "eos_token_id")
+        raise InputError(_nothing_left(tokenizer, events))
     rows[-1] = _with_what_follows(template, messages, rows[-1])
     events += _count_left_out(template, messages, "".join(row.text for row in rows))
     rows[-1].events.update(events)
     return rows
+
+
+def _nothing_left(tokenizer: Tokenizer, events: Counter[str]) -> str:
+    if events["turns_dropped"]:
+        return (f"the chat template writes no end token (ids {list(tokenizer.eos_ids)}) after any assistant turn, or "
+                "no prompt before it; mend it, or name its end token in generation_config.json's eos_token_id")
+    return ("the chat template leaves out all that the assistant says, tool calls or thoughts; drop the row, or take a "
+            "model whose template has them")
 
 
 def _with_what_follows(template: ChatTemplate, messages: list[Message], row: Rendered) -> Rendered:
@@ -147,13 +153,9 @@ def _choose_targets(messages: list[Message], first_target: int) -> list[tuple[in
         which = "whose weight is above 0 " if turns else ""
         raise InputError(f"no assistant turn {which}in the conversation{where}, nothing to train on; drop the row")
     for i, weight in turns:
-        if weight and not text_of(messages[i]["content"]).strip() and not _says_otherwise(messages[i]):
+        if weight and not _said(messages[i]):
             raise InputError(f"message {i}: the assistant's content is empty; fill it or drop the row")
     return [(i, weight) for i, weight in turns if weight]
-
-
-def _says_otherwise(message: Message) -> bool:
-    return bool(message.get("tool_calls") or read_spoken(message).thought)
 
 
 def _weight(i: int, message: Message) -> float:
@@ -174,16 +176,30 @@ def _render_turn(template: ChatTemplate, messages: list[Message], i: int, weight
     if prompt is None:
         return "turns_dropped"
     answer = _answer(template, messages, i, prompt)
-    calls_lost = _loses_calls(message, answer)
-    if calls_lost and not text_of(message["content"]).strip():
-        return "tools_dropped"
+    lost = _lost(message, prompt, answer)
+    if lost.keys() == _said(message):
+        return next(iter(lost))
     end = _find_end(template, answer)
     if end is None:
         return "turns_dropped"
+    return Rendered(prompt + answer, [Target(i, len(prompt), len(prompt) + end, weight)], lost)
+
+
+def _said(message: Message) -> set[str]:
+    """What a turn holds, by the names under which it is counted if the template leaves it out."""
     spoken = read_spoken(message)
-    events = Counter(tools_dropped=int(calls_lost), content_dropped=int(spoken.answer.strip() not in answer),
-                     reasoning_dropped=int(spoken.thought not in answer))
-    return Rendered(prompt + answer, [Target(i, len(prompt), len(prompt) + end, weight)], events)
+    held = {"tools_dropped": message.get("tool_calls"), "content_dropped": spoken.answer.strip(),
+            "reasoning_dropped": spoken.thought}
+    return {name for name, value in held.items() if value}
+
+
+def _lost(message: Message, prompt: str, answer: str) -> Counter[str]:
+    """What of a turn the template leaves out: it stands neither in the answer nor across its border to the prompt."""
+    spoken, names = read_spoken(message), [call["function"]["name"] for call in message.get("tool_calls", ())]
+    written = prompt[len(prompt) - len(spoken.answer) :] + answer
+    lost = {"tools_dropped": not all(name in answer for name in names),
+            "content_dropped": spoken.answer.strip() not in written, "reasoning_dropped": spoken.thought not in answer}
+    return Counter({name: 1 for name, value in lost.items() if value})
 
 
 def _answer(template: ChatTemplate, messages: list[Message], i: int, prompt: str) -> str:
@@ -223,12 +239,6 @@ def _opening_prompt(template: ChatTemplate, message: Message) -> str | None:
     if prompt.startswith(asked) and opened.endswith(prompt[len(asked) :]):
         return opened
     return None
-
-
-def _loses_calls(message: Message, answer: str) -> bool:
-    """Whether the template leaves out a tool call."""
-    functions = [call.get("function", call) for call in message.get("tool_calls", ())]
-    return not all(str(function.get("name", "")) in answer for function in functions)
 
 
 def _find_end(template: ChatTemplate, answer: str) -> int | None:

@@ -16,8 +16,8 @@ def read_messages(messages: Sequence[Message]) -> list[Message]:
     """The messages, checked, as plain JSON values: a template gets no objects whose methods it could call.
 
     Null is absent, at any depth; so is an empty list of tool calls. Arguments of tool calls that are JSON text are
-    parsed. A turn of the assistant that only calls tools or thinks has "" for content, however it was written, and a
-    thought goes by all names that templates read, as transformers has it.
+    parsed. A turn of the assistant that only calls tools or thinks has "" for content, however it was written (and so
+    has a tool that answers nothing), and a thought goes by all names that templates read, as transformers has it.
     """
     if not isinstance(messages, list | tuple):
         raise InputError(f"messages are a {type(messages).__name__}, not a list of {{'role', 'content'}}")
@@ -39,14 +39,14 @@ def _check_message(i: int, message: Any) -> None:
         raise InputError(f"message {i} has no 'role'; every message needs 'role' and 'content'"
                          if "role" not in message else
                          f"message {i}: 'role' is a {type(message['role']).__name__}, not a string")
-    if not _speaks_otherwise(message):
+    if message.get("content") is not None or not _may_be_silent(message):
         _check_content(i, message)
 
 
-def _speaks_otherwise(message: Message) -> bool:
-    """Whether a turn without content is one of the assistant's that calls tools or thinks."""
+def _may_be_silent(message: Message) -> bool:
+    """Whether a turn needs no content: the assistant's that calls tools or thinks, and a tool's."""
     other = any(message.get(key) for key in ("tool_calls", *THOUGHTS))
-    return message["role"] == "assistant" and bool(other) and message.get("content") is None
+    return message["role"] == "tool" or (message["role"] == "assistant" and bool(other))
 
 
 def _check_content(i: int, message: Message) -> None:
@@ -78,15 +78,23 @@ def _one_spelling(i: int, message: Message) -> Message:
 
 
 def _parsed_call(i: int, call: Any) -> Any:
-    """A tool call, {"function": {"name", "arguments"}} or {"name", "arguments"}, with its arguments parsed."""
-    if not isinstance(call, dict):
-        raise InputError(f"message {i}: a tool call is a {type(call).__name__}, not a dict of 'function'")
-    if isinstance(call.get("function"), dict):
-        return call | {"function": _parsed_call(i, call["function"])}
-    if not isinstance(call.get("arguments"), str):
-        return call
+    """A tool call as {"type", "function": {"name", "arguments"}}, also where it was {"name", "arguments"}, with its
+    arguments parsed; without any they are {}."""
+    if not isinstance(call, dict) or not isinstance(call.get("function", call.get("name")), dict | str):
+        raise InputError(f"message {i}: a tool call is {json.dumps(call)[:60]}, not {{'function': {{'name', "
+                         f"'arguments'}}}}")
+    if "function" not in call:
+        function = {key: call[key] for key in ("name", "arguments") if key in call}
+        call = {"type": "function", **{key: call[key] for key in call if key not in function}, "function": function}
+    return call | {"function": _parse_arguments(i, call["function"])}
+
+
+def _parse_arguments(i: int, function: Any) -> Message:
+    arguments = function.get("arguments", {}) if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InputError(f"message {i}: a tool call's function is {json.dumps(function)[:60]}, which has no name")
     try:
-        return call | {"arguments": json.loads(call["arguments"] or "{}")}
+        return function | {"arguments": json.loads(arguments or "{}") if isinstance(arguments, str) else arguments}
     except ValueError as error:
         raise InputError(f"message {i}: a tool call's arguments are no JSON ({error}); mend them or drop the row"
                          ) from None

@@ -114,9 +114,8 @@ def check_template_kwargs(kwargs: Mapping[str, Any], tokenizer: Tokenizer | None
 
 def _text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     """A tool call whose arguments are JSON text again."""
-    if isinstance(call.get("function"), dict):
-        return call | {"function": _text_arguments(call["function"])}
-    return call | {"arguments": json.dumps(call.get("arguments", {}), ensure_ascii=False)}
+    function = call["function"]
+    return call | {"function": function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
 @functools.lru_cache(maxsize=32)

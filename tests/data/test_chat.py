@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -344,6 +345,54 @@ def test_a_conversation_may_begin_with_the_assistant(make):
             f"Hello.{eos}", f"Nobody, and you?{eos}"]
     with pytest.raises(InputError, match="must alternate"):
         encode_chat(make(LLAMA2, "</s>"), talk)
+
+
+@pytest.mark.parametrize(("weights", "expected"), [
+    ([{"weight": 0}, {"weight": 1}], [0.0, 1.0]), ([{"train": False}, {"train": True}], [0.0, 1.0]),
+    ([{}, {"weight": 0.5}], [1.0, 0.5]), ([{"weight": None}, {"train": None}], [1.0, 1.0]),
+    ([{"weight": 2, "train": True}, {"weight": 3, "train": False}], [2.0, 0.0]),
+])
+def test_a_turns_weight_is_its_loss_mask(make, weights, expected):
+    tokenizer = make(CHATML)
+    talk = [dict(message) for message in TALK]
+    for i, keys in zip((2, 4), weights):
+        talk[i] |= keys
+    tokens, mask, _ = encode_chat(tokenizer, talk)
+    plain = encode_chat(tokenizer, TALK)
+    assert tokens == plain.tokens
+    runs = [weight for weight, _ in itertools.groupby(zip(mask, plain.loss_mask)) if weight[1]]
+    assert [weight for weight, _ in runs] == expected
+
+
+@pytest.mark.parametrize(("keys", "line"), [({"weight": -1}, "weight is -1, not a number"),
+                                            ({"weight": "0"}, "weight is '0', not a number"),
+                                            ({"weight": float("inf")}, "weight is inf, not a number"),
+                                            ({"train": "no"}, "train is 'no', not true or false"),
+                                            ({"weight": 0}, "no assistant turn whose weight is above 0")])
+def test_weights_that_are_none_are_named(make, keys, line):
+    with pytest.raises(InputError, match=line):
+        encode_chat(make(CHATML), [TALK[1], TALK[2] | keys])
+
+
+@pytest.mark.parametrize("content", [
+    "Say <|im_end|> to end.", "<|im_end|> ends it",
+    "a<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\nc"])
+def test_an_end_token_in_an_answer_does_not_end_it(make, content):
+    for template in (CHATML, QWEN3):
+        [row] = encode_turns(make(template), [TALK[1], {"role": "assistant", "content": content}])
+        assert learned(make(template), *row)[0].removeprefix("<think>\n\n</think>\n\n") == f"{content}<|im_end|>"
+
+
+def test_what_follows_the_end_token_is_not_learned(make):
+    """Phi-3's template ends a conversation with a second end token."""
+    tokenizer = make(CHATML + "{{ '</s>' if not add_generation_prompt }}", end_ids=(1, 3))
+    [row] = encode_turns(tokenizer, TALK)
+    assert learned(tokenizer, *row) == ["Nobody, and you?<|im_end|>", "Then there's a pair of us 🙂<|im_end|>"]
+
+
+def test_a_template_that_leaves_out_all_that_is_said_is_refused(make):
+    with pytest.raises(InputError, match="leaves out all that the assistant says"):
+        encode_chat(make(CHATML), [TALK[1], {"role": "assistant", "reasoning_content": "hm"}])
 
 
 # ---------------------------------------------------------------------------------------- malformed messages
