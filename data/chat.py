@@ -217,7 +217,9 @@ def _answer(template: ChatTemplate, messages: list[Message], i: int, prompt: str
     if plain.startswith(plain_prompt):
         return plain[len(plain_prompt) :]
     said = plain[_common_prefix(plain, template.render([QUESTION, _with_answer(messages[i], PROBE)])) :]
-    return f"{read_spoken(messages[i]).thought}\n</think>\n\n{said}" if prompt.rstrip().endswith("<think>") else said
+    opened = prompt.rstrip()
+    gap = prompt[len(opened) :]  # what follows <think> precedes </think>
+    return f"{read_spoken(messages[i]).thought}{gap}</think>{2 * gap}{said}" if opened.endswith("<think>") else said
 
 
 QUESTION: Message = {"role": "user", "content": "What?"}

@@ -19,8 +19,9 @@ DESCRIPTION = """Sample completions.
   python -m scripts.generate --model smollm2-135m-instruct --prompt "What is the capital of France?"
   python -m scripts.generate --model runs/first --data rows.jsonl --output out.jsonl --temperature 0.7
 
-Rows have prompt (a string is a user's message where the tokenizer has a chat template), messages, or tokens. Output
-rows are the row with "completion", "completion_tokens", "completion_logps" and "finish_reason" (stop or length)."""
+Rows have prompt (a string is a user's message where the tokenizer has a chat template, unless it begins with a special
+token), messages, or tokens, and perhaps tools and chat_template_kwargs for the template. Output rows are the row with
+"completion", "completion_tokens", "completion_logps" and "finish_reason" (stop or length)."""
 
 
 @dataclasses.dataclass(frozen=True)

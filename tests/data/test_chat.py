@@ -336,6 +336,13 @@ def test_a_thought_that_the_prompt_opens_is_closed(make, content, expected):
         tokenizer, talk[:1]).tokens
 
 
+def test_a_thought_is_closed_as_it_is_opened(make):
+    """DeepSeek-V3.1 writes no line breaks."""
+    tokenizer = make(THINKING.replace("<think>\n", "<think>"))
+    talk = [TALK[1], {"role": "assistant", "content": "yes", "reasoning_content": "hm"}]
+    assert learned(tokenizer, *encode_chat(tokenizer, talk)) == ["hm</think>yes<|im_end|>"]
+
+
 def test_a_conversation_may_begin_with_the_assistant(make):
     for template, eos in ((CHATML, "<|im_end|>"), (LLAMA3, "<|eot_id|>"), (QWEN3, "<|im_end|>")):
         tokenizer = make(template, eos)
