@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from data.records import without_null
 from errors import InputError
 
 Message = dict[str, Any]  # at least {"role": str, "content": str}
@@ -29,7 +30,7 @@ def read_messages(messages: Sequence[Message]) -> list[Message]:
         plain = json.loads(json.dumps(messages))
     except (TypeError, ValueError) as error:
         raise InputError(f"messages hold what is not JSON ({error}); remove it") from error
-    return [_one_spelling(i, _without_nulls(message)) for i, message in enumerate(plain)]
+    return [_one_spelling(i, without_null(message)) for i, message in enumerate(plain)]
 
 
 def _check_message(i: int, message: Any) -> None:
@@ -100,12 +101,6 @@ def _parse_arguments(i: int, function: Any) -> Message:
                          ) from None
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
-
-
 def text_of(content: Any) -> str:
     """A message's content as one string; of a list, its parts put together."""
     return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
@@ -138,7 +133,7 @@ def read_tools(tools: Any) -> list[Any] | None:
 
 def read_template_kwargs(kwargs: Any) -> Mapping[str, Any]:
     """The column `chat_template_kwargs`, a mapping or JSON text of one; null is absent."""
-    kwargs = _parsed("chat_template_kwargs", kwargs) or {}
+    kwargs = without_null(_parsed("chat_template_kwargs", kwargs)) or {}
     if not isinstance(kwargs, dict):
         raise InputError(f"chat_template_kwargs are {kwargs!r}, not a mapping such as {{\"enable_thinking\": false}}")
     return kwargs
@@ -158,10 +153,10 @@ def parse_template_kwargs(text: str | None) -> Mapping[str, Any]:
 
 
 def _parsed(name: str, value: Any) -> Any:
-    """JSON text taken at its word; in anything else null is absent."""
+    """JSON text, or what is JSON already, as plain values."""
     try:
         if isinstance(value, str):
             return json.loads(value) if value.strip() else None
-        return _without_nulls(json.loads(json.dumps(value)))
+        return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: no JSON ({error}); mend the column or drop the row") from None

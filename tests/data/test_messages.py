@@ -1,8 +1,10 @@
 """Messages in one spelling: what rows write in several ways is one to a template, and what is no message is named."""
 
+import json
+
 import pytest
 
-from data.messages import read_messages, read_spoken, read_tools
+from data.messages import read_messages, read_spoken, read_template_kwargs, read_tools
 from errors import InputError
 
 CALL = {"type": "function", "id": "1", "function": {"name": "f", "arguments": {"a": None, "b": 1}}}
@@ -33,13 +35,14 @@ def test_no_arguments_are_none(function):
     assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
 
 
-def test_null_is_absent_but_for_json_text():
+def test_null_is_absent_but_for_json_text_and_tools():
     [message] = read_messages([{"role": "user", "content": "x", "tool_calls": None, "meta": {"a": None, "b": [None]}}])
     assert message == {"role": "user", "content": "x", "meta": {"b": [None]}}
     [message] = read_messages([assistant(tool_calls=[call(arguments='{"a": null}')])])
     assert message["tool_calls"][0]["function"]["arguments"] == {"a": None}
-    assert read_tools([{"name": "f", "enum": None}]) == [{"name": "f"}]
-    assert read_tools('[{"name": "f", "default": null}]') == [{"name": "f", "default": None}]
+    schema = [{"name": "f", "default": None}]  # where null is a value
+    assert read_tools(schema) == read_tools(json.dumps(schema)) == schema
+    assert read_template_kwargs({"a": None, "b": 1}) == {"b": 1}
 
 
 def test_a_call_without_its_wrapping_gets_one():

@@ -9,7 +9,7 @@ from chat_model import write_model
 
 from batch import COUNT
 from data.batches import TrainingBatches
-from data.reading import COUNTS, Encoder
+from data.reading import COUNTS, Encoder, read_all
 from data.streams import WINDOW, StreamReader, Streams, window_size
 from data.tokenizer import open_tokenizer
 from errors import InputError
@@ -247,3 +247,12 @@ def test_turns_that_are_rows_of_their_own_are_all_seen_and_gone_on_from(packing,
         _, position = read(streams, cut)
         position = json.loads(json.dumps(position))
         assert_same(read(streams, steps - cut, start=[position[str(row)] for row in range(B)])[0], whole[cut:])
+
+
+def test_turns_that_are_too_long_are_left_out_one_by_one(tmp_path):
+    folder = write_model(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(SHORTENING)
+    rows, counts = read_all([Talks(3)], Encoder(folder, 128, 20, "drop", form="turns"))  # of 10, 18 and 26 tokens
+    assert [len(row.tokens) for row in rows] == [10, 10, 18, 10, 18]
+    assert counts["rows_dropped"] == 1
+    assert counts["rows_added"] == 3
