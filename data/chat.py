@@ -84,6 +84,13 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], **columns: 
     return Encoded(tokens, [0.0] * len(tokens), _count_left_out(template, messages, text))
 
 
+def render_answered(tokenizer: Tokenizer, messages: Sequence[Message], **columns: Any) -> str:
+    """The conversation as encode_chat has it in the row of its last message, the assistant's, which may be empty."""
+    template, messages = open_template(tokenizer, columns), _read(tokenizer, messages)
+    prompt = template.render(messages[:-1], add_generation_prompt=True)
+    return prompt + _answer(template, messages, len(messages) - 1, prompt)
+
+
 def encode_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_target: int = 0,
                  **columns: Any) -> list[Encoded]:
     """The rows in which every assistant turn is a target once, after the prompt that the model sees at that turn.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from batch import Row
-from data.chat import render
+from data.chat import render_answered
 from data.encode import check_ids, encode_text, is_rendered, template_columns
 from data.tokenizer import open_tokenizer
 from errors import InputError
@@ -62,7 +62,7 @@ def _encode(prompt: Any, completion: Any, columns: Mapping[str, Any], tokenizer:
     if isinstance(prompt, str):
         tokens = encode_text(prompt, completion, tokenizer, training=True).tokens
     else:
-        tokens = tokenizer.encode(render(tokenizer, [*prompt, *completion], **columns))
+        tokens = tokenizer.encode(render_answered(tokenizer, [*prompt, *completion], **columns))
     return Row(np.asarray(tokens, np.int32), np.ones(len(tokens), np.float32))
 
 

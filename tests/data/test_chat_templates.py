@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from data.chat import encode_prompt, encode_turns, render
+from data.chat import encode_prompt, encode_turns, render, render_answered
 from data.tokenizer import FastTokenizer
 from data.tokenizer_config import TokenizerConfig
 from errors import InputError
@@ -84,6 +84,7 @@ def test_every_turn_follows_the_prompt_that_the_model_will_see(family, name):
     tokenizer, (messages, columns) = open_family(family), parts(FIXTURES["conversations"][name])
     row = encode_turns(tokenizer, messages, **columns)[-1]
     prompt = encode_prompt(tokenizer, messages[:-1], **columns).tokens
+    assert row.tokens == tokenizer.encode(render_answered(tokenizer, messages, **columns))
     assert row.tokens[: len(prompt)] == prompt
     assert row.loss_mask[len(prompt)] == 1
     assert row.tokens[max(i for i, on in enumerate(row.loss_mask) if on)] in tokenizer.eos_ids
