@@ -42,8 +42,8 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
     scorer = make_row_scorer(model, batch_size, mesh, score_rewards, context)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        given = [template_columns({name: values[row] for name, values in columns.items()})
-                 for row in range(len(prompts))]
+        for_template = template_columns(columns)
+        given = [{name: values[row] for name, values in for_template.items()} for row in range(len(prompts))]
         rows = [_encode(*each, tokenizer, chat) for each in zip(prompts, completions, given, strict=True)]
         for row in rows:
             check_ids(row.tokens, tokenizer, opened.config.vocab_size)

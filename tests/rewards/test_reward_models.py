@@ -1,6 +1,7 @@
 """A reward model as a reward function: the scores of scripts.score, strings and chats, in any batch."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -67,6 +68,18 @@ def test_a_string_prompt_is_a_users_message_where_the_policy_takes_it_for_one(fo
     assert strings == reward([prompt for prompt, _ in CHATS], [completion for _, completion in CHATS])
     continued = load_reward_model(str(folder), one_device(), batch_size=2, chat=False)(["Hi"] * 3, list(ANSWERS))
     assert not np.isclose(strings, continued, atol=1e-3).any()
+
+
+def test_tools_reach_the_reward_models_template(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = "{{ tools[0].name if tools }}" + tokenizer.chat_template
+    tokenizer.save(tmp_path / "model")
+    reward = load_reward_model(str(tmp_path / "model"), one_device(), batch_size=2)
+    prompts, completions = zip(*CHATS)
+    without = reward(prompts, completions)
+    with_tools = reward(prompts, completions, tools=[[{"name": "f"}], None, '[{"name": "g"}]'], other=[1, 2, 3])
+    assert [one == other for one, other in zip(without, with_tools)] == [False, True, False]
 
 
 def test_the_run_says_how_its_policy_takes_a_string(folder, tmp_path):
