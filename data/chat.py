@@ -73,12 +73,14 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
            **columns: Any) -> str:
     """The conversation as the chat template writes it; on request with the next assistant turn's header. `columns` are
     open_template's."""
-    return open_template(tokenizer, columns).render(_read(tokenizer, messages), add_generation_prompt)
+    template = open_template(tokenizer, columns)
+    return template.render(_read(template, messages), add_generation_prompt)
 
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], **columns: Any) -> Encoded:
     """The conversation and the header of the next assistant turn, without a target; nothing is added to them."""
-    template, messages = open_template(tokenizer, columns), _read(tokenizer, messages)
+    template = open_template(tokenizer, columns)
+    messages = _read(template, messages)
     text = template.render(messages, add_generation_prompt=True)
     tokens = tokenizer.encode(text)
     return Encoded(tokens, [0.0] * len(tokens), _count_left_out(template, messages, text))
@@ -86,7 +88,8 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], **columns: 
 
 def render_answered(tokenizer: Tokenizer, messages: Sequence[Message], **columns: Any) -> str:
     """The conversation as encode_chat has it in the row of its last message, the assistant's, which may be empty."""
-    template, messages = open_template(tokenizer, columns), _read(tokenizer, messages)
+    template = open_template(tokenizer, columns)
+    messages = _read(template, messages)
     prompt = template.render(messages[:-1], add_generation_prompt=True)
     return prompt + _answer(template, messages, len(messages) - 1, prompt)
 
@@ -117,7 +120,8 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], first_target:
 
 def _render_turns(tokenizer: Tokenizer, messages: Sequence[Message], first_target: int,
                   columns: Mapping[str, Any]) -> list[Rendered]:
-    messages, template = _read(tokenizer, messages), open_template(tokenizer, columns)
+    template = open_template(tokenizer, columns)
+    messages = _read(template, messages)
     rows, events = [], Counter()
     for i, weight in _choose_targets(messages, first_target):
         turn = _render_turn(template, messages, i, weight)
@@ -288,9 +292,14 @@ def explain(counts: Mapping[str, int]) -> list[str]:
 
 # --------------------------------------------------------------------------------------------------- text as tokens
 
-def _read(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Message]:
-    """read_messages; an answer that brings its end token has it from the template alone, once."""
-    return [_without_end(tokenizer, message) for message in read_messages(messages)]
+def _read(template: ChatTemplate, messages: Sequence[Message]) -> list[Message]:
+    """read_messages; what brings a BOS or an end token that the template writes has it from the template alone, once.
+    """
+    messages = [_without_end(template.tokenizer, message) for message in read_messages(messages)]
+    bos, first = template.tokenizer.bos_token, text_of(messages[0]["content"]).lstrip()
+    if bos and first.startswith(bos) and template.render([QUESTION]).lstrip().startswith(bos):
+        messages[0] = messages[0] | {"content": first.removeprefix(bos)}
+    return messages
 
 
 def _without_end(tokenizer: Tokenizer, message: Message) -> Message:

@@ -185,6 +185,15 @@ def test_a_bos_that_the_text_brings_is_not_doubled(record, expected, with_bos, s
     assert read(with_bos, source(record), 128)[0].tokens.tolist() == open_tokenizer(with_bos).encode(expected)
 
 
+def test_a_bos_that_a_message_brings_is_the_templates(with_bos, source):
+    for template, expected in (("<s>" + TEMPLATE, "<s>uhiayes<end>"), (TEMPLATE, "u<s>hiayes<end>")):
+        (with_bos / "chat_template.jinja").write_text(template)
+        tokenizer = open_tokenizer(with_bos)
+        row = encode_record({"messages": [ASKED | {"content": "<s>hi"}, YES]}, tokenizer, vocab_size=128, training=True)
+        assert row.tokens.tolist() == tokenizer.encode(expected)
+    (with_bos / "chat_template.jinja").unlink()
+
+
 def test_a_bos_beyond_the_embedding_is_named(with_bos, source):
     bos = open_tokenizer(with_bos).bos_id
     with pytest.raises(InputError, match=rf"rows\.jsonl:1: token {bos} \('<s>'\) is beyond the model's embedding"):
