@@ -11,11 +11,12 @@ WORDS = re.compile(r"(?:[^\W\d_]{3,}|no)(?:[ '-]+[^\W\d_]+)*|[^\W\d_]", re.IGNOR
 """one letter, or words; two letters are a product, but for one word"""
 LABELLED = re.compile(r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s*)?\(?([a-j])\)?[.):]?",
                       re.IGNORECASE)
-ARTICLE = re.compile(r"(?:the|an?)\s+(?=[^\W\d_]{2})", re.IGNORECASE)
+ARTICLE = re.compile(r"(?:the|an?)\s+(?=[^\W\d_]{3})", re.IGNORECASE)
 LETTERS = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|&|\band\b)\s*)+\(?[A-J]\)?)+|[A-J]{2,}")
 CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s))\s*(?![+*/^=<>,)\s])(.+)", re.DOTALL)
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)(?:\.|[a-z]{3,}\b|\b)"
+MONTH = (r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?"
+         r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?")
 DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 DATE = re.compile(
     r"(?<![\d.])(?P<year>\d{4})([-/.])(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?!\d)"
@@ -55,6 +56,11 @@ def letters(text: str) -> frozenset[str]:
     """The letters of several choices: `A, C`, `A and C` or `AC`."""
     bare = WRAPPED.sub(r" \1 ", text).strip()
     return frozenset(re.sub(r"and|[^A-J]", "", bare)) if LETTERS.fullmatch(bare) else frozenset()
+
+
+def same_letters(one: str, other: str) -> bool:
+    """Whether both name the same choices; of two without anything between the letters the order counts, as in words."""
+    return letters(one) == letters(other) != frozenset() and not (one.isalpha() and other.isalpha())
 
 
 def choice(text: str) -> tuple[str, str] | None:

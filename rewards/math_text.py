@@ -77,7 +77,6 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in (
     (r"^\[([^\[\]]+,[^\[\]]+)\[$", r"[\1)"),
     (r"^\\\{\s*([a-z])(?:\s*\\in\s*\\mathbb\s*\{R\})?\s*(?:\\mid(?![a-z])|\\vert(?![a-z])|\||:)\s*"
      r"(.*(?:[<>]|\\[gl]e|\\ne).*)\\\}$", r"\2"),
-    (r"^[A-Z]\s*(?=\([^()]+,[^()]+\)$)", ""),
     (r"(\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(st|nd|rd|th)\s*\}?\}?(?![a-z])", r"\1\2"),
     (r"\\(bar|overline|vec|hat|tilde)\s*([A-Za-z])(?![A-Za-z])", r"\\\1{\2}"),
     (r"(?<![A-Za-z\\])(a(?:rc)?(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|alpha|beta|theta|lambda)"

@@ -18,7 +18,7 @@ EXACT = sympy.Float("1e-20", 30)
 POINTS = [sympy.Rational(*each) for each in ((7, 5), (29, 13), (2, 9), (-3, 11), (-31, 17))]
 WHOLE = [sympy.Integer(each) for each in (3, 4, 6)]
 """values for variables, at which the same expressions have the same value; whole ones where they count something"""
-COUNTING = (sympy.Sum, sympy.Product, sympy.factorial, sympy.binomial, sympy.floor, sympy.ceiling, sympy.Mod)
+COUNTING = (sympy.Sum, sympy.Product)
 ENOUGH = 2
 """points at which both have a value"""
 LONGEST_SOLVED, HIGHEST_SOLVED = 25, 6
@@ -46,6 +46,8 @@ def _alike(one: Any, other: Any) -> tuple[Any, Any]:
         return _as_tuple(one), _as_tuple(other)
     if all(isinstance(each, sympy.Eq) and each.lhs.is_Symbol for each in (one, other)) and one.lhs == other.lhs:
         return one.rhs, other.rhs
+    if any(isinstance(each, sympy.Union) for each in (one, other)):
+        return _as_union(one), _as_union(other)
     if _is_inequality(one) and _is_inequality(other) and one.free_symbols == other.free_symbols:
         return _as_set(one), _as_set(other)
     return one, other
@@ -69,6 +71,12 @@ def _is_relation(value: Any) -> bool:
 
 def _parts(value: Any) -> tuple:
     return value.args if isinstance(value, sympy.And) else (value,)
+
+
+def _as_union(value: Any) -> Any:
+    """x < 1, x > 2 as what either of them allows."""
+    several = isinstance(value, sympy.FiniteSet) and all(map(_is_inequality, value.args))
+    return sympy.Union(*map(_as_set, value.args)) if several else value
 
 
 def _as_set(inequality: Any) -> Any:
@@ -122,21 +130,15 @@ def _ratio(one: Any, other: Any, point: Any) -> Any:
 
 
 def all_close(one: Any, other: Any) -> bool | None:
-    """Whether the values are equal at all points at which both are real numbers, or both are not; None for what has
-    a value at too few of them."""
+    """Whether the values are equal wherever both have one; None for what has a value at too few points."""
     if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
         return None
     names = sorted(one.free_symbols | other.free_symbols, key=str)
-    decimals = one.has(sympy.Float) or other.has(sympy.Float)
     points = (WHOLE if one.has(*COUNTING) or other.has(*COUNTING) else POINTS) if names else POINTS[:1]
-    close = [_close(*(_evaluate(each.subs(_values(names, point))) for each in (one, other)), decimals, bool(names))
-             for point in points]
+    close = [_close_at(one, other, _values(names, point)) for point in points]
     if False in close:
         return False
-    if not names and True in close:
-        exact = [each.doit() for each in (one, other)]
-        return exact[0] == exact[1] if all(each.is_Rational for each in exact) else True
-    return True if close.count(True) >= ENOUGH else None
+    return True if close.count(True) >= min(ENOUGH, len(points)) else None
 
 
 def _values(names: list, point: Any) -> dict:
@@ -144,16 +146,35 @@ def _values(names: list, point: Any) -> dict:
     return {name: point + step * position for position, name in enumerate(names)}
 
 
-def _close(one: Any, other: Any, decimals: bool, named: bool) -> bool | None:
-    """Whether two numbers are equal, decimals as far as they go; None for what is no number, and where of expressions
-    in a variable one is real there and the other is not."""
-    difference, *sizes = abs(one - other), abs(one), abs(other)
+def _close_at(one: Any, other: Any, values: dict) -> bool | None:
+    """Whether both are equal there. Where roots and logarithms leave one without a real value, that is a difference
+    only if the other has an absolute value for it."""
+    real = [_is_real(each, values) for each in (one, other)]
+    if not all(real):
+        return False if any(real) and one.has(sympy.Abs) != other.has(sympy.Abs) else None
+    return _close(*(each.subs(values) for each in (one, other)))
+
+
+def _is_real(value: Any, values: dict) -> bool:
+    """Whether no root or logarithm of something negative is taken; of numbers and of what is complex none is asked."""
+    if not values or value.has(sympy.I):
+        return True
+    inner = [power.base for power in value.atoms(sympy.Pow) if power.exp.subs(values).is_integer is False]
+    inner += [logarithm.args[0] for logarithm in value.atoms(sympy.log)]
+    return not any(each.subs(values).is_negative for each in inner)
+
+
+def _close(one: Any, other: Any) -> bool | None:
+    """Whether two numbers are equal, decimals as far as they go; None for what is no number."""
+    a, b = _evaluate(one), _evaluate(other)
+    difference, *sizes = abs(a - b), abs(a), abs(b)
     if not all(each.is_Number and each.is_finite for each in (difference, *sizes)):
         return None
-    size = max(sizes)
-    if difference <= (max(TOLERANCE * min(1, size), size * 1e-14) if decimals else size * EXACT):
-        return True
-    return None if named and one.is_real != other.is_real else False
+    size, decimals = max(sizes), one.has(sympy.Float) or other.has(sympy.Float)
+    if difference > (max(TOLERANCE * min(1, size), size * 1e-14) if decimals else size * EXACT):
+        return False
+    exact = [each.doit() for each in (one, other)]
+    return exact[0] == exact[1] if all(each.is_Rational for each in exact) else True
 
 
 def _evaluate(number: Any) -> Any:

@@ -10,6 +10,7 @@ def _counted(words: str, start: int, step: int = 1) -> dict[str, int]:
 UNITS = _counted("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
                  "sixteen seventeen eighteen nineteen", 0)
 TENS = _counted("twenty thirty forty fifty sixty seventy eighty ninety", 20, 10)
+VALUES = UNITS | TENS
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 ORDINALS = _counted("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
                     "fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth", 1)
@@ -31,7 +32,8 @@ def numeral(text: str) -> str | None:
     """The number that words say, in LaTeX; None for what is not one in words alone."""
     found = WRITTEN.fullmatch(text)
     words = found[1].lower().replace("-", " ").split() if found else []
-    words = [word for word in words if word != "and"] if words[:1] != ["and"] else []
+    if words in (["half"], ["one", "half"], ["a", "half"]):
+        return r"\frac{1}{2}"
     if len(words) == 1 and words[0] in ORDINALS:
         value = ORDINALS[words[0]]
         return f"{value}{ENDINGS.get(value, 'th')}"
@@ -43,13 +45,21 @@ def numeral(text: str) -> str | None:
 
 
 def _count(words: list[str]) -> int | None:
+    """The whole number; None where a word is none of a number's, or cannot follow the one before."""
     total = part = 0
-    for word in words:
-        if word in SCALES:
+    for before, word in zip(["", *words], words):
+        if word in SCALES and (part or before == ""):
             part = (part or 1) * SCALES[word]
             total, part = (total + part, 0) if SCALES[word] > 100 else (total, part)
-        elif word in UNITS or word in TENS:
-            part += UNITS.get(word, 0) + TENS.get(word, 0)
-        else:
+        elif word in VALUES and _fits(part, VALUES[word], before):
+            part += VALUES[word]
+        elif not (word == "and" and before in SCALES):
             return None
-    return total + part if words else None
+    return total + part if words and words[-1] != "and" else None
+
+
+def _fits(part: int, value: int, before: str) -> bool:
+    """Whether a number below a hundred may follow: five after twenty, but neither ten nor after six."""
+    tens = part % 100
+    return (value > 0 or before == "") and (before != "" or part == 0) and (
+        tens == 0 and before not in VALUES or tens >= 20 and tens % 10 == 0 and value < 10 and before in TENS)

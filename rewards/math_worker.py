@@ -7,18 +7,30 @@ here small numbers are compared relatively.
 
 import functools
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
 
 from rewards.answers import find_answer, stated
-from rewards.math_literals import around_literals, choice, is_textual, is_words, letters, literals, plain, same_literals
+from rewards.math_literals import (
+    around_literals,
+    choice,
+    is_textual,
+    is_words,
+    literals,
+    plain,
+    same_letters,
+    same_literals,
+)
 from rewards.math_prose import PROSE, is_sentence, prose_answer
 from rewards.math_reader import read
 from rewards.math_text import normalize, unicode_to_latex
 from rewards.math_values import same_value
 
 PARTS = {"%": sympy.Rational(1, 100), "°": sympy.pi / 180}
+POINT = re.compile(r"[A-Z]\s*\([^()]+,[^()]+\)")
 NUMBER = re.compile(r"\d[\d.,/]*")
 
 
@@ -63,7 +75,7 @@ def _same(reference: str, answer: str) -> bool:
         return wanted[0] == chosen[0] and _same(wanted[1], chosen[1])
     if wanted or chosen:
         return any(_same(one, other) for one in wanted or (reference,) for other in chosen or (answer,))
-    if (several := letters(reference)) and several == letters(answer):
+    if same_letters(reference, answer):
         return True
     one, other = literals(reference), literals(answer)
     if one and other or (one or other) and not (":" in reference and ":" in answer):
@@ -86,16 +98,23 @@ def _same_value(reference: str, answer: str) -> bool:
 
 def _is_same(reference: str, answer: str, part: sympy.Expr = 1, given_part: sympy.Expr = 1) -> bool:
     """Whether both have one value, multiplied by these parts; an ordered pair is no set, nor a list of other length."""
+    if POINT.fullmatch(reference) and answer[:1] == "(" or POINT.fullmatch(answer) and reference[:1] == "(":
+        reference, answer = (text[text.index("(") :] for text in (reference, answer))  # A(1, 2)
     wanted, given = ([value * factor for value in read(text) if factor == 1 or isinstance(value, sympy.Expr)]
                      if factor != 1 else read(text) for text, factor in ((reference, part), (answer, given_part)))
     braces = [text.startswith(r"\{") for text in (reference, answer)]
     for one, other in zip(wanted, given):
         lists = [getattr(value, "_unsorted_args", ()) for value in (one, other)]
-        if not any(braces) and all(lists) and len(lists[0]) != len(lists[1]):
+        if not any(braces) and all(lists) and not _count_alike(*lists):
             return False
         if any(braces) and any(map(_is_ordered, (one, other))) and max(map(len, lists)) > 1:
             return False
     return same_value(wanted, given)
+
+
+def _count_alike(one: Sequence, other: Sequence) -> bool:
+    """Whether what stands several times in one list does so in the other."""
+    return len(one) == len(other) and (len(set(one)) == len(one) or Counter(one) == Counter(other))
 
 
 def _is_ordered(value: Any) -> bool:

@@ -440,7 +440,7 @@ MORE_RIGHT = {
         (r"\gcd(12,18)", "6"),
         (r"\sum_{k=1}^{n}k", r"\frac{n(n+1)}{2}"),
         (r"\sin 2x", r"2\sin x\cos x"),
-        (r"\ln(x^2)", r"2\ln x"),
+        (r"\sqrt{a}\sqrt{b}", r"\sqrt{ab}"),
         ("²⁄₃", r"\frac23"),
         ("f'(x)=2x", "2x"),
         (r"\frac{dy}{dx}=2x", "2x"),
@@ -460,6 +460,9 @@ MORE_WRONG = {
     ],
     "words": [
         ("25", "thirty-five"),
+        ("3", "one and two"),
+        ("50", "twenty thirty"),
+        ("bc", "a bc"),
         ("3", "third"),
         ("3rd", "3"),
         (r"\emptyset", "all real numbers"),
@@ -486,6 +489,9 @@ MORE_WRONG = {
     ],
     "lists": [
         ("1,1,2", "1,2"),
+        ("1,1,2", "1,2,2"),
+        ("ABC", "CAB"),
+        ("A(1,2)", "B(1,2)"),
         ("(1,2)", r"\{1,2\}"),
         (r"\{1,2\}", "(1,2)"),
         (r"\frac{-1\pm\sqrt5}{2}", r"\frac{-1+\sqrt5}{2}"),
@@ -501,6 +507,8 @@ MORE_WRONG = {
         (r"\sum_{k=1}^{n}k", r"\frac{n(n-1)}{2}"),
         (r"\sqrt{x^2}", "x"),
         ("n!", "(n+1)!"),
+        (r"\lfloor x\rfloor", "x"),
+        (r"\ln|x|", r"\ln x"),
         ("-x", "x"),
     ],
 }
