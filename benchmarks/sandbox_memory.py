@@ -96,7 +96,10 @@ KINDS = {
     "timers": "again(lambda i: checked(libc.timer_create(1, 0, ctypes.create_string_buffer(8))), 10 ** 7)",
     "queued signals": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [40])\n"
                       "again(lambda i: os.kill(os.getpid(), 40), 10 ** 6)",
+    "names that do not exist": "for i in range(10 ** 8): os.path.exists(f'/usr/lib/{i:0240}')",
 }
+KINDS["all in turn"] = "\n".join(KINDS[kind] for kind in (
+    "sockets", "threads", "files' bytes", "empty files", "objects"))
 WORKER = """
 import sys
 from rewards.execution.sandbox import Limits, run_python
