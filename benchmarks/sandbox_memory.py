@@ -99,7 +99,7 @@ KINDS = {
     "names that do not exist": "for i in range(10 ** 8): os.path.exists(f'/usr/lib/{i:0240}')",
 }
 KINDS["all in turn"] = "\n".join(KINDS[kind] for kind in (
-    "sockets", "threads", "files' bytes", "empty files", "objects"))
+    "files' bytes", "empty files", "sockets", "objects"))
 WORKER = """
 import sys
 from rewards.execution.sandbox import Limits, run_python
