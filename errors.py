@@ -21,4 +21,5 @@ def shown(value: object) -> str:
         return " ".join(f"{name} {shown(each)}" for name, each in value.items()) or "none"
     if isinstance(value, list | tuple | set | frozenset):
         return " ".join(map(shown, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else str(value)

@@ -28,8 +28,8 @@ class Needed(NamedTuple):
             missing = [name for name in self.required if record and not has_column(record, name)]
             if missing:
                 raise InputError(f"{source.place(0)}: no column {missing[0]}, which the objective reads (its `needs`), "
-                                 f"among {' '.join(sorted(record))}; beside the data's, this script gives "
-                                 f"{' '.join(self.computed) or 'none'}")
+                                 f"among {', '.join(sorted(record))}; beside the data's, this script gives "
+                                 f"{', '.join(self.computed) or 'none'}")
         first = _first_record(sources[0])
         present = tuple(name for name in self.optional if has_column(first, name))
         return {"columns": self.required + present,

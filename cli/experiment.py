@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 from cli.checks import max_row_length, resolve_dtype
 from cli.columns import NOTHING, Needed
 from cli.command import print_once
-from cli.flags import MAY_DIFFER, RunFlags, TrainingFlags, check_flags
+from cli.flags import RunFlags, TrainingFlags, check_flags
+from cli.resume import MAY_DIFFER, check_steps, stored_dtype, tell
 from cli.values import defaults
 from errors import InputError
 
@@ -34,12 +35,12 @@ def begin(flags: Flags, check: Callable[[Any], None] = lambda flags: None) -> Fl
 
 
 def resolve(flags: Flags) -> Flags:
-    """The flags with paths of models made absolute and --dtype made concrete."""
+    """The flags with paths of models made absolute and --dtype made concrete: a run's own, where it goes on."""
     from training.runs import absolute_reference
 
     models = {name: absolute_reference(getattr(flags, name)) for name in ("model", "reference")
               if getattr(flags, name, None)}
-    return dataclasses.replace(flags, dtype=resolve_dtype(flags.dtype), **models)
+    return dataclasses.replace(flags, dtype=stored_dtype(flags, resolve_dtype(flags.dtype)), **models)
 
 
 def open_sources(flags: RunFlags, tokenizer: Any) -> tuple[list[Any], list[Any]]:
@@ -133,7 +134,7 @@ def check_output_dir(flags: RunFlags, *sources: list[Any],
     from training.runs import check_free
 
     config = dataclasses.asdict(flags) | {"sha256": [fingerprint(each) for each in sources]}
-    check_free(Path(flags.output_dir), config, MAY_DIFFER, renamed, defaults(flags))
+    tell(check_free(Path(flags.output_dir), config, MAY_DIFFER, renamed, defaults(flags)))
     return config
 
 
@@ -149,10 +150,12 @@ def load_model(flags: Any, opened: Any, mesh: Any) -> tuple[Any, Any]:
     return Transformer(config, lora), params
 
 
-def open_optimizer(flags: RunFlags, updates_per_step: int = 1) -> tuple[Any, Any]:
-    """(optimiser, schedule of its learning rate) over the run's updates."""
+def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: int = 1) -> tuple[Any, Any]:
+    """(optimiser, schedule of its learning rate) over the run's updates. Raises InputError where --output-dir holds a
+    run that cannot go on for as many steps (check_steps)."""
     from training.optimizer import make_optimizer, make_schedule
 
+    check_steps(flags, updates_per_step, tokens_per_step)
     schedule = make_schedule(flags.optimizer, flags.learning_rate, flags.max_steps * updates_per_step)
     return make_optimizer(flags.optimizer, schedule), schedule
 

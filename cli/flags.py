@@ -189,12 +189,6 @@ class OnlineFlags(RunFlags):
         return super().unread() | without_eval_data(self, "rollouts.num_eval_samples")
 
 
-MAY_DIFFER = frozenset({
-    "output_dir", "mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
-    "bad_rows", "reward_timeout", "unsafe_code_without_sandbox", "rollouts.log_completions_every"})
-"""what a resumed run may change"""
-
-
 def check_flags(flags: RunFlags) -> None:
     """Raises InputError for numbers that make no sense."""
     check_positive(flags, "batch_size", "num_microbatches")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from data.sources import DataSource, parse_source
-from errors import InputError
+from errors import InputError, shown
 
 Config = TypeVar("Config")
 
@@ -60,7 +60,7 @@ def read_recipe(config_type: type, path: Path, renamed: Mapping[str, str]) -> li
     """The flags in a YAML file. Raises InputError where it holds anything else."""
     try:
         values = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: a mapping of flags was expected, not {type(values).__name__}")
@@ -80,7 +80,7 @@ def as_flags(config_type: type, values: Mapping[str, Any], renamed: Mapping[str,
             raise InputError(f"{where}unknown key {prefix + str(key)!r}; known are {', '.join(kinds)}")
         if dataclasses.is_dataclass(kind) and kind is not DataSource:
             if not isinstance(value, dict):
-                raise InputError(f"{where}{flag}: a mapping of flags was expected, not {value!r}")
+                raise InputError(f"{where}{flag}: a mapping of flags was expected, not {shown(value)}")
             arguments += as_flags(kind, value, renamed, where, f"{flag}.")
         else:
             arguments += _as_flag(flag, kind, value, where)
@@ -90,7 +90,7 @@ def as_flags(config_type: type, values: Mapping[str, Any], renamed: Mapping[str,
 def _as_flag(flag: str, kind: Any, value: Any, where: str) -> list[str]:
     """A flag with its value or values. Raises InputError for true and false where something else is expected."""
     if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
-        raise InputError(f"{where}{flag}: {value!r} is true or false in YAML, which this flag is not; quote a word")
+        raise InputError(f"{where}{flag}: {shown(value)}, as YAML reads it, is no value of this flag; quote a word")
     if kind is bool and isinstance(value, bool):
         group, _, name = flag.rpartition(".")
         return [f"--{flag}" if value else f"--{group}{'.' * bool(group)}no-{name}"]

@@ -46,8 +46,8 @@ def open_parquet(paths: Sequence[str]) -> ArrowSource:
     footers = [_read_footer(path) for path in paths]
     for path, (_, columns) in zip(paths, footers):
         if columns != footers[0][1]:
-            raise InputError(f"data {path}: has the columns {columns}, but {paths[0]} has {footers[0][1]}; give them "
-                             f"as entries of their own")
+            raise InputError(f"data {path}: has the columns {', '.join(columns)}, but {paths[0]} has "
+                             f"{', '.join(footers[0][1])}; give them as entries of their own")
     try:
         dataset = _load("parquet", data_files=[glob.escape(path) for path in paths], split="train")
     except InputError as error:

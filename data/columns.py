@@ -1,6 +1,5 @@
 """Numbers of a record that an objective asks for, beside its tokens: one for the row, or one for each token."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from batch import Row
 from data.records import Record
 from errors import InputError, shown
 
+FLOAT32 = float(np.finfo(np.float32).max)
 SIDES = ("chosen", "rejected")
 
 
@@ -40,7 +40,7 @@ def has_column(record: Record, name: str) -> bool:
 def read_numbers(name: str, value: Any, record: Record, length: int = 0) -> Any:
     """A number as float, or `length` of them as float32 [T]. Raises InputError for anything else."""
     if value is None:
-        raise InputError(f"no column {name} among {shown(sorted(record))}; the objective reads it")
+        raise InputError(f"no column {name} among {', '.join(sorted(record))}; the objective reads it")
     if _is_number(value):
         return float(value)
     if not length or not isinstance(value, list) or len(value) != length or not all(map(_is_number, value)):
@@ -50,4 +50,4 @@ def read_numbers(name: str, value: Any, record: Record, length: int = 0) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number | np.bool_) and math.isfinite(value)
+    return isinstance(value, int | float | np.number | np.bool_) and abs(value) <= FLOAT32

@@ -53,8 +53,8 @@ def _encode(record: Record, tokenizer: Tokenizer, training: bool, chat: Callable
         return _prompt_completion(record, tokenizer, training, chat)
     if "text" in record:
         return [encode_text("", record["text"], tokenizer, training)]
-    raise InputError(f"no known columns among {sorted(record)}; a row has messages, prompt and completion, text, or "
-                     f"tokens")
+    raise InputError(f"no known columns among {', '.join(sorted(record))}; a row has messages, prompt and "
+                     f"completion, text, or tokens")
 
 
 def template_columns(record: Record) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _encode_asked(record: Record, tokenizer: Tokenizer) -> Encoded:
             return Encoded(tokens, [0.0] * len(tokens))
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list):
-        raise InputError(f"no known columns among {sorted(record)}; a row has prompt, messages or tokens")
+        raise InputError(f"no known columns among {', '.join(sorted(record))}; a row has prompt, messages or tokens")
     return encode_prompt(tokenizer, prompt, **template_columns(record))
 
 

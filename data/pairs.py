@@ -10,7 +10,7 @@ from data.chat import Encoded, encode_chat
 from data.encode import check_ids, encode_record, encode_text, finish_row, pretokenised, template_columns
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
-from errors import InputError
+from errors import InputError, shown
 
 DIFFERENT_PROMPTS = "chosen and rejected answer different prompts, so they cannot be compared; mend or drop the row"
 
@@ -38,8 +38,8 @@ def encode_pair(record: Record, tokenizer: Tokenizer | None, *, vocab_size: int)
         raise InputError("the model has no tokenizer, so rows must have chosen_tokens and rejected_tokens; put "
                          "tokenizer.json into its folder")
     if "chosen" not in record or "rejected" not in record:
-        raise InputError(f"no known columns among {sorted(record)}; a pair has chosen and rejected, with a prompt or "
-                         f"without, or chosen_tokens and rejected_tokens")
+        raise InputError(f"no known columns among {', '.join(sorted(record))}; a pair has chosen and rejected, "
+                         f"with a prompt or without, or chosen_tokens and rejected_tokens")
     pair = _encode_answers(normalise(record), tokenizer)
     for side, answer in zip(Pair._fields, pair):
         _named(side, check_ids, answer.tokens, tokenizer, vocab_size)
@@ -145,8 +145,8 @@ def encode_labelled(record: Record, tokenizer: Tokenizer | None, *, vocab_size: 
     Raises InputError for a label that is missing or neither, and for an empty answer.
     """
     if "label" not in record:
-        raise InputError(f"no column label among {sorted(record)}; a row has prompt and completion, messages or "
-                         f"tokens, and a label, true or false")
+        raise InputError(f"no column label among {', '.join(sorted(record))}; a row has prompt and completion, "
+                         f"messages or tokens, and a label, true or false")
     label = _read_label(record["label"])
     if isinstance(record.get("completion"), str) and not record["completion"].strip():
         raise InputError("the completion is empty; fill it or drop the row")
@@ -159,7 +159,8 @@ def _read_label(label: Any) -> float:
     for number, spellings in ((1.0, (True, "true", "1")), (0.0, (False, "false", "0"))):
         if isinstance(word, str | int | float | np.generic) and word in spellings:
             return number
-    raise InputError(f"label is {label!r} but must be true or false, or 1 or 0")
+    what = shown(label) if isinstance(label, str | int | float) else f"a {type(label).__name__}"
+    raise InputError(f"label is {what} but must be true or false, or 1 or 0")
 
 
 def mismatch(own: Row, other: Row) -> Row:

@@ -20,7 +20,7 @@ from data.pairs import encode_labelled, encode_pair, mismatch
 from data.records import Record
 from data.sources import Source
 from data.tokenizer import Tokenizer, open_tokenizer
-from errors import InputError
+from errors import InputError, shown
 
 COUNTS = ("rows_truncated", "rows_dropped", "rows_skipped", "rows_added", "turns_dropped", "content_dropped",
           "reasoning_dropped", "tools_dropped")
@@ -148,8 +148,8 @@ def read_all(sources: Sequence[Source], encoder: Encoder,
         rows += read
         counts |= {name: counts[name] + count for name, count in events.items()}
     if sources and not rows:
-        raise InputError(f"{sources[0].place(0)} and those after it: no row is left ({counts}); look at --too-long, "
-                         f"--bad-rows and --max-length")
+        raise InputError(f"{sources[0].place(0)} and those after it: no row is left ({shown(counts)}); look at "
+                         f"--too-long, --bad-rows and --max-length")
     return rows, counts
 
 

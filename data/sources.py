@@ -17,7 +17,7 @@ from data.messages import parse_template_kwargs, read_template_kwargs
 from data.records import JsonlSource, Record
 from data.templates import check_template_kwargs
 from data.tokenizer import Tokenizer
-from errors import InputError
+from errors import InputError, shown
 
 KINDS = ("FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or a glob of them), hf:OWNER/NAME, tfds:NAME or gym:TASK, then "
          "maybe @WEIGHT")
@@ -48,10 +48,11 @@ class DataSource:
         if not isinstance(self.source, str) or not self.source:
             raise InputError(f"data {self.source!r}: names no source; give {KINDS}")
         if type(self.weight) not in (int, float) or not 0 < self.weight < math.inf:
-            raise InputError(f"data {self.source}: weight {self.weight!r} is no number above 0; give one or none")
+            raise InputError(f"data {self.source}: weight {shown(self.weight)} is no number above 0; give one or none")
         names = [*self.columns, *self.columns.values()] if isinstance(self.columns, dict) else [None]
         if not all(isinstance(name, str) for name in names):
-            raise InputError(f"data {self.source}: columns are {self.columns!r}; give our name: their name, as strings")
+            raise InputError(f"data {self.source}: columns are {shown(self.columns)}; give our name: their name, as "
+                             f"strings")
 
     def __str__(self) -> str:
         weight = "" if self.weight == 1 else f"@{self.weight:g}"
@@ -185,7 +186,7 @@ class Renamed:
         for ours, theirs in self._columns.items():
             if theirs not in record:
                 raise InputError(f"{self.place(index)}: no column {theirs!r} to take {ours!r} from, only "
-                                 f"{sorted(record)}; mend the data's columns or the row")
+                                 f"{', '.join(sorted(record))}; mend the data's columns or the row")
         return self._rename(record)
 
     def place(self, index: int) -> str:

@@ -122,7 +122,8 @@ def _chat_template(folder: Path, template: str | list[dict[str, str]] | None) ->
         return template
     named = {entry["name"]: entry["template"] for entry in template}
     if "default" not in named:
-        raise InputError(f"{folder}: chat templates {sorted(named)}, none called 'default'; rename one to it")
+        raise InputError(f"{folder}: chat templates {', '.join(sorted(named))}, none called 'default'; rename one to "
+                         f"it")
     return named["default"]
 
 

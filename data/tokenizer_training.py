@@ -163,7 +163,8 @@ def record_texts(record: Record) -> list[str]:
         raise InputError(f"the row has {tokens[0]}, and no tokenizer can be trained on tokens; give rows of text")
     columns = ["text"] if "text" in record else [name for name in CHAT_COLUMNS if name in record]
     if not columns:
-        raise InputError(f"no known columns among {sorted(record)}; a row has text, messages, or prompt and completion")
+        raise InputError(f"no known columns among {', '.join(sorted(record))}; a row has text, messages, "
+                         f"or prompt and completion")
     return [text for name in columns for text in _strings(record[name], name)]
 
 

@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     tokens = config.batch_size * streams.length
     config = dataclasses.replace(config, max_steps=config.max_steps or max(1, config.max_tokens // tokens))
     check_values(config)
-    optimizer, schedule = open_optimizer(config)
+    optimizer, schedule = open_optimizer(config, tokens_per_step=tokens)
     eval_encoder = dataclasses.replace(encoder, max_length=None, columns=(), absent=())
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
     num_bytes = scored_bytes(eval_sources, eval_encoder)

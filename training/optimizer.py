@@ -79,17 +79,17 @@ def make_schedule(config: OptimizerConfig, learning_rate: float, max_steps: int)
         raise InputError(f"optimizer.warmup_steps {warmup} must be fewer than --max-steps {max_steps}")
     rising = optax.linear_schedule(learning_rate / (warmup + 1), learning_rate, warmup)
     stable = optax.constant_schedule(learning_rate)
-    decay_steps = _decay_steps(config, max_steps)
-    if decay_steps == 0:
+    num_decay_steps = decay_steps(config, max_steps)
+    if num_decay_steps == 0:
         return optax.join_schedules([rising, stable], [warmup])
     if config.schedule == "cosine":
-        falling = optax.cosine_decay_schedule(learning_rate, decay_steps, config.final_fraction)
+        falling = optax.cosine_decay_schedule(learning_rate, num_decay_steps, config.final_fraction)
     else:
-        falling = optax.linear_schedule(learning_rate, learning_rate * config.final_fraction, decay_steps)
-    return optax.join_schedules([rising, stable, falling], [warmup, max_steps - decay_steps])
+        falling = optax.linear_schedule(learning_rate, learning_rate * config.final_fraction, num_decay_steps)
+    return optax.join_schedules([rising, stable, falling], [warmup, max_steps - num_decay_steps])
 
 
-def _decay_steps(config: OptimizerConfig, max_steps: int) -> int:
+def decay_steps(config: OptimizerConfig, max_steps: int) -> int:
     """Steps at the end of the run that the decay takes."""
     after_warmup = max_steps - config.warmup_steps
     if config.schedule != "wsd":

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import yaml
 
-from errors import InputError
+from errors import InputError, shown
 from files import write_text, writing
 from models.config import ModelConfig
 from models.heads import with_reward_head
@@ -39,25 +39,28 @@ def is_run(path: Path) -> bool:
 
 def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str],
                renamed: Mapping[str, str] = MappingProxyType({}),
-               defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
+               defaults: Mapping[str, Any] = MappingProxyType({})) -> dict[str, tuple[Any, Any]]:
     """Raises InputError unless `run` is free, or this very experiment's already (then it is resumed).
 
     `may_differ` are flags, or groups of them; `renamed` gives the new names of flags that an older run wrote down, and
-    `defaults` what it had of flags that did not exist yet.
+    `defaults` what it had of flags that did not exist yet. Returns what does differ: name -> (there, now).
     """
     if not is_run(run):
         # a run killed while it was being made leaves these
         leftovers = {"model", "config.yaml.partial"}
         if run.exists() and (not run.is_dir() or any(path.name not in leftovers for path in run.iterdir())):
             raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
-        return
+        return {}
     stored = yaml.safe_load(_dump(dict(defaults))) | {_python_name(renamed.get(name.replace("_", "-"), name)): value
              for name, value in flatten(read_config(run)).items()}
     current = flatten(yaml.safe_load(_dump(config)))
-    for name in [*current, *(name for name in stored if name not in defaults)]:
-        if not {name, name.partition(".")[0]} & may_differ and stored.get(name) != current.get(name):
-            raise InputError(f"output directory {run} holds another experiment ({name}: {stored.get(name)} there, "
-                             f"{current.get(name)} now); choose another --output-dir, or resume it with its own flags")
+    names = [*current, *(name for name in stored if name not in defaults)]
+    differing = {name: (stored.get(name), current.get(name)) for name in names if stored.get(name) != current.get(name)}
+    for name, (there, now) in differing.items():
+        if not {name, name.partition(".")[0]} & may_differ:
+            raise InputError(f"output directory {run} holds another experiment ({name}: {shown(there)} there, "
+                             f"{shown(now)} now); choose another --output-dir, or resume it with its own flags")
+    return differing
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -73,13 +76,17 @@ def _python_name(flag: str) -> str:
 
 
 def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: SavableTokenizer | None) -> None:
-    """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml.
+    """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml, in
+    which a run that goes on for other steps has these.
 
     One process writes; the others wait for it.
     """
-    if hosts.is_main() and not is_run(run):
+    if hosts.is_main():
         with writing(run):
-            _write(run, config, model, tokenizer)
+            if not is_run(run):
+                _write(run, config, model, tokenizer)
+            elif steps := {name: config[name] for name in ("max_steps", "max_tokens") if name in config}:
+                _write_steps(run, steps)
     hosts.barrier("run directory")
 
 
@@ -90,6 +97,12 @@ def _write(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Sav
     if tokenizer is not None:
         tokenizer.save(folder)
     write_text(run / "config.yaml", _dump(config))
+
+
+def _write_steps(run: Path, steps: dict[str, Any]) -> None:
+    stored = read_config(run)
+    if any(stored.get(name) != value for name, value in steps.items()):
+        write_text(run / "config.yaml", _dump(stored | steps))
 
 
 def _dump(config: dict[str, Any]) -> str:

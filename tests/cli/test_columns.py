@@ -67,7 +67,7 @@ def test_needs_must_be_names(needs):
 def test_a_missing_column_names_the_rows_and_what_there_is():
     with pytest.raises(InputError) as error:
         Needed(("weight",), (), ("ref_logps",)).found([Rows([{"weight": 1}]), Rows([{"text": "a", "n": 2}])])
-    assert str(error.value) == ("rows:0: no column weight, which the objective reads (its `needs`), among n text; "
+    assert str(error.value) == ("rows:0: no column weight, which the objective reads (its `needs`), among n, text; "
                                 "beside the data's, this script gives ref_logps")
     assert Needed(("weight",)).found([Rows([{"chosen_weight": 1, "rejected_weight": 2}])])["columns"] == ("weight",)
 

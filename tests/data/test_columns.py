@@ -39,7 +39,8 @@ def test_only_what_is_asked_for_travels():
 
 @pytest.mark.parametrize(("value", "words"), [
     (None, "no column weight among text; the objective reads it"), ("2", "weight must be a number, .* not 2"),
-    (float("nan"), "weight must be a number"), ([1.0, 2.0], "hold one number for each of the 3 tokens, not 1 2"),
+    (float("nan"), "weight must be a number"), (10**400, "weight must be a number"), (1e39, "weight must be a number"),
+    ([float("inf")] * 3, "weight must be a number"), ([1.0, 2.0], "hold one number for each of the 3 tokens, not 1 2"),
     ([1, None, 2], "weight must be a number"), ({"a": 1}, "weight must be a number, .* not a 1"),
     ([[1], [2], [3]], "weight must be a number")])
 def test_what_is_no_number_is_named(value, words):
@@ -53,7 +54,7 @@ def test_sides_of_a_pair_have_numbers_of_their_own():
     rows, _ = read_record(0, Rows([pair]), encoder(form="pair", columns=("margin", "score", "ref_logps")))
     assert [numbers(row) for row in rows] == [{"margin": 0.5, "score": 2, "ref_logps": [0, -1]},
                                               {"margin": 0.5, "score": -1, "ref_logps": [0, -2, -3]}]
-    with pytest.raises(InputError, match="rows:0: no column weight among chosen_ref_logps chosen_score"):
+    with pytest.raises(InputError, match="rows:0: no column weight among chosen_ref_logps, chosen_score"):
         read_record(0, Rows([pair]), encoder(form="pair", columns=("weight",)))
     with pytest.raises(InputError, match="rows:0: there is a column margin, which the first row has not"):
         read_record(0, Rows([pair]), encoder(form="pair", absent=("margin",)))

@@ -79,7 +79,7 @@ def test_pretokenised_rows_pass_through(encode):
 
 
 @pytest.mark.parametrize(("record", "message"), [
-    ({"question": "?"}, r"no known columns among \['question'\]"),
+    ({"question": "?"}, r"no known columns among question"),
     ({"messages": CHAT[:1]}, "assistant"),
     ({"messages": "Hi"}, "messages are a str"),
     ({"text": 3}, "text must be a string, not int"),

@@ -127,7 +127,7 @@ def test_columns_take_our_names(folder):
     (folder / "a.jsonl").write_text('{"q": "?", "a": "!", "prompt": "theirs", "level": 3}\n{"q": "?"}\n')
     source = open_named("a.jsonl", prompt="q", completion="a")
     assert source[0] == {"prompt": "?", "completion": "!", "level": 3}
-    with pytest.raises(InputError, match=r"a\.jsonl:2: no column 'a' to take 'completion' from, only \['q'\]"):
+    with pytest.raises(InputError, match=r"a\.jsonl:2: no column 'a' to take 'completion' from, only q;"):
         source[1]
     assert open_named("a.jsonl", a="q", q="a")[0]["a"] == "?"
     again = pickle.loads(pickle.dumps(source))  # noqa: S301
@@ -202,7 +202,7 @@ def test_shards_that_do_not_fit_are_named(folder, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("datasets"), "handlers", [caplog.handler])
     write_parquet(folder / "a.parquet", numbers(0, 2))
     write_parquet(folder / "b.parquet", [{"j": 1}])
-    with pytest.raises(InputError, match=r"data b\.parquet: has the columns \['j'\], but a\.parquet has \['i'\]"):
+    with pytest.raises(InputError, match=r"data b\.parquet: has the columns j, but a\.parquet has i;"):
         open_named("*.parquet")
     for other, reason in ({"deep": [1]}, "struct"), ("word", "'word'"):
         write_parquet(folder / "b.parquet", [{"i": other}])

@@ -163,14 +163,16 @@ def test_bad_recipes(refused, tmp_path):
     assert "recipe.yaml: " in err
     assert "--max-length" in recipe(others + "max-steps: 1\nmax-length: abc\n")
     assert "--lora.rank" in recipe(others + "max-steps: 1\nlora: {rank: 1.5}\n")
-    assert "recipe.yaml: lora.rank: True" in recipe(others + "lora: {rank: true}\n")
-    assert "recipe.yaml: output-dir: False" in recipe("output-dir: no\n")
+    assert "recipe.yaml: lora.rank: true, as YAML reads it" in recipe(others + "lora: {rank: true}\n")
+    assert "recipe.yaml: output-dir: false, as YAML reads it" in recipe("output-dir: no\n")
     for value in ("4", "", "[rank, 4]"):
         assert "recipe.yaml: lora: a mapping of flags was expected" in recipe(f"lora: {value}\n")
     assert "--max-steps" in recipe(others)
     assert "lora.targets ['qq']: choose from q, k" in recipe(others + "max-steps: 1\nlora: {targets: qq}\n")
     assert "a mapping of flags was expected" in recipe("- 1\n")
     assert "not readable as YAML" in refused("sft", "--config", tmp_path / "none.yaml")
+    (tmp_path / "utf16.yaml").write_text("model: m\n", "utf-16")
+    assert "utf16.yaml: not readable as YAML" in refused("sft", "--config", tmp_path / "utf16.yaml")
 
 
 def test_outputs_that_cannot_be_written(refused, tiny_model, token_rows, tmp_path):

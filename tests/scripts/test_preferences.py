@@ -195,8 +195,8 @@ def test_an_objective_that_takes_no_such_setting(refused, pairs, script, flags, 
              "rejected_loss_mask": [0, 0, 1]}, "answer different prompts"),
     ("reward", {"chosen_tokens": [1, 2], "rejected_tokens": [1]}, "rejected: no token of the row is a target"),
     ("reward", {"chosen_tokens": [1, 2], "rejected_tokens": [1, 3], "margin": "big"}, "margin must be a number"),
-    ("kto", {"tokens": [1, 2], "label": "good"}, "label is 'good' but must be true or false"),
-    ("kto", {"tokens": [1, 2]}, "no column label among ['tokens']"),
+    ("kto", {"tokens": [1, 2], "label": "good"}, "label is good but must be true or false"),
+    ("kto", {"tokens": [1, 2]}, "no column label among tokens"),
 ], ids=str)
 def test_bad_rows(refused, write_rows, script, row, words):
     good = {"chosen_tokens": [1, 2, 3], "rejected_tokens": [1, 2, 4], "tokens": [1, 2, 3], "label": True}
@@ -209,7 +209,7 @@ def test_bad_rows(refused, write_rows, script, row, words):
 @pytest.mark.parametrize("record", [{"chosen": "a", "prompt": "b"}, {"text": "a"}])
 def test_a_missing_column_is_named_among_those_there(refused, write_rows, record):
     err = refused("dpo", write_rows("bad.jsonl", [record]), model="smollm2-135m-instruct")
-    assert f"no known columns among {sorted(record)}" in err
+    assert f"no known columns among {', '.join(sorted(record))}" in err
 
 
 @pytest.mark.parametrize("script", ["sft", "dpo", "kto", "generate"])

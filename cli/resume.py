@@ -1,0 +1,91 @@
+"""Going on with a run under other flags: what may differ, as it leaves the mathematics as it was, and what is said."""
+
+from pathlib import Path
+from typing import Any
+
+from cli.command import print_once
+from errors import InputError, shown
+
+MAY_DIFFER = frozenset({
+    "output_dir", "mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
+    "bad_rows", "reward_timeout", "unsafe_code_without_sandbox", "rollouts.log_completions_every", "num_microbatches",
+    "remat", "attention", "max_steps", "max_tokens"})
+"""what a resumed run may change; steps as check_steps says"""
+
+TOLD = ("num_microbatches", "remat", "attention")
+"""of these, what changes how a step is computed"""
+
+
+def tell(differing: dict[str, tuple[Any, Any]]) -> None:
+    """A line where a run goes on with a step that is computed otherwise; sums may round otherwise, too."""
+    changed = [f"--{name.replace('_', '-')} {shown(now)}, {shown(stored)} before"
+               for name, (stored, now) in differing.items() if name in TOLD]
+    if changed:
+        print_once(f"note: the run goes on with {'; '.join(changed)}: the same mathematics, computed otherwise "
+                   f"(dropout, if any, draws other numbers in other micro-batches)")
+
+
+def stored_flags(flags: Any) -> dict[str, Any]:
+    """What the run in --output-dir was begun with; {} without one."""
+    from training.runs import is_run, read_config
+
+    run = Path(flags.output_dir)
+    return read_config(run) if is_run(run) else {}
+
+
+def stored_dtype(flags: Any, chosen: str) -> str:
+    """The dtype for --dtype auto: the run's own where there is one, else the one `chosen` for this hardware."""
+    stored = stored_flags(flags).get("dtype", chosen)
+    if flags.dtype != "auto" or stored not in ("bfloat16", "float32"):
+        return chosen
+    if stored != chosen:
+        print_once(f"note: --dtype auto is {chosen} on this hardware; the run goes on in {stored}, as it began")
+    return stored
+
+
+def check_steps(flags: Any, updates_per_step: int, tokens_per_step: int) -> None:
+    """Tells what a run's schedule does with other --max-steps than it began with. Raises InputError unless the steps
+    that it has made had the learning rates that they would have had under these."""
+    from training.checkpoints import finished_steps
+
+    stored = stored_flags(flags)
+    old = _steps(stored, tokens_per_step)
+    if old in (None, flags.max_steps):
+        return
+    done = max(finished_steps(Path(flags.output_dir) / "checkpoints"), default=0)
+    where = f"output directory {flags.output_dir} holds a run of {old} steps, of which {done} are made"
+    if flags.max_steps < done:
+        raise InputError(f"{where}; --max-steps {flags.max_steps} is fewer; choose another --output-dir")
+    if not _same_rates(flags, old, done, updates_per_step):
+        raise InputError(f"{where}, and with --max-steps {flags.max_steps} the {flags.optimizer.schedule} schedule "
+                         f"would have given them other learning rates; only a constant one, and wsd before its decay, "
+                         f"can be made longer; choose another --output-dir")
+    print_once(f"note: --max-steps {flags.max_steps}, {old} before: "
+               f"{_future(flags, flags.max_steps * updates_per_step, updates_per_step)}")
+
+
+def _steps(stored: dict[str, Any], tokens_per_step: int) -> int | None:
+    if stored.get("max_steps") or not stored.get("max_tokens"):
+        return stored.get("max_steps")
+    return max(1, stored["max_tokens"] // tokens_per_step)
+
+
+def _same_rates(flags: Any, old: int, done: int, updates_per_step: int) -> bool:
+    import numpy as np
+
+    from training.optimizer import make_schedule
+
+    updates = np.arange(done * updates_per_step)
+    before, now = (make_schedule(flags.optimizer, flags.learning_rate, steps * updates_per_step)(updates)
+                   for steps in (old, flags.max_steps))
+    return bool(np.allclose(before, now, rtol=1e-6, atol=0))
+
+
+def _future(flags: Any, updates: int, updates_per_step: int) -> str:
+    """What the schedule does from here on."""
+    from training.optimizer import decay_steps
+
+    if flags.optimizer.schedule == "constant":
+        return "the learning rate stays as it is"
+    first = (updates - decay_steps(flags.optimizer, updates)) // updates_per_step
+    return f"the {flags.optimizer.schedule} schedule decays after step {first}, up to the last"

@@ -1,0 +1,107 @@
+"""What a resumed run may change: what leaves its mathematics as it was; and the line that says so."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from cli import resume
+from cli.resume import MAY_DIFFER, check_steps, stored_dtype, tell
+from errors import InputError
+from scripts import grpo, pretrain, sft
+from training.optimizer import OptimizerConfig
+from training.runs import check_free
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory of so many steps, some of them made; gives the flags for another number of them."""
+
+    def run(old, done, new, script=sft, updates=1, learning_rate=1e-3, tokens=64, **schedule):
+        required = {"model": "m", "data": (), "output_dir": str(tmp_path / "run")}
+        required |= {"rewards": "length"} if script is grpo else {}
+        flags = script.Config(**required, max_steps=new, learning_rate=learning_rate,
+                              optimizer=OptimizerConfig(**schedule))
+        steps = old if isinstance(old, dict) else {"max_steps": old}
+        (tmp_path / "run" / "checkpoints" / str(done)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(flags) | {"data": []} | steps))
+        check_steps(flags, updates, tokens)
+
+    return run
+
+
+@pytest.mark.parametrize(("old", "done", "new", "schedule", "line"), [
+    (10, 10, 20, {"schedule": "constant", "warmup_steps": 3}, "the learning rate stays as it is"),
+    (10, 8, 20, {"schedule": "wsd"}, "the wsd schedule decays after step 16, up to the last"),
+    (10, 5, 8, {"schedule": "wsd"}, "decays after step 6"), (20, 12, 15, {"schedule": "constant"}, "stays as it is"),
+    (10, 0, 20, {"schedule": "cosine"}, "the cosine schedule decays after step 0"),
+    (10, 3, 20, {"schedule": "linear", "warmup_steps": 3}, "the linear schedule decays after step 3")])
+def test_steps_that_had_the_same_rates_may_become_others(run, capsys, old, done, new, schedule, line):
+    run(old, done, new, **schedule)
+    out = capsys.readouterr().out
+    assert out.startswith(f"note: --max-steps {new}, {old} before: ")
+    assert line in out
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize(("old", "done", "new", "schedule", "words"), [
+    (10, 10, 20, {"schedule": "wsd"}, "the wsd schedule would have given them other learning rates"),
+    (10, 9, 20, {"schedule": "wsd", "decay_fraction": 0.3}, "only a constant one, and wsd before its decay"),
+    (10, 2, 20, {"schedule": "cosine"}, "the cosine schedule would have given them other learning rates"),
+    (10, 9, 11, {"schedule": "linear"}, "holds a run of 10 steps, of which 9 are made"),
+    (10, 9, 8, {"schedule": "constant"}, "--max-steps 8 is fewer")])
+def test_steps_that_would_have_had_other_rates_are_refused(run, old, done, new, schedule, words):
+    with pytest.raises(InputError, match=words) as error:
+        run(old, done, new, **schedule)
+    assert "\n" not in str(error.value)
+
+
+def test_updates_are_counted_where_a_step_has_several(run):
+    run(10, 8, 20, grpo, updates=3, schedule="wsd")
+    with pytest.raises(InputError, match="other learning rates"):
+        run(10, 9, 20, grpo, updates=3, schedule="wsd")
+
+
+def test_tokens_are_steps_of_so_many(run, capsys):
+    run({"max_steps": None, "max_tokens": 640}, 10, 20, pretrain, tokens=64, schedule="constant")
+    assert "--max-steps 20, 10 before" in capsys.readouterr().out
+    run({"max_steps": None, "max_tokens": 1280}, 10, 20, pretrain, tokens=64, schedule="cosine")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_same_steps_say_nothing(run, capsys):
+    run(10, 9, 10, schedule="cosine")
+    assert capsys.readouterr().out == ""
+
+
+def test_how_a_step_is_computed_may_differ_and_is_told(tmp_path, capsys):
+    config = {"model": "m", "num_microbatches": 1, "remat": "none", "attention": "auto", "beta": 0.0}
+    config |= {"lora": {"rank": 4}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    now = config | {"num_microbatches": 4, "remat": "full", "attention": "xla", "save_every": 3}
+    tell(check_free(tmp_path, now, MAY_DIFFER))
+    out = capsys.readouterr().out
+    assert "--num-microbatches 4, 1 before; --remat full, none before; --attention xla, auto before" in out
+    assert out.count("\n") == 1
+    tell(check_free(tmp_path, config, MAY_DIFFER))
+    assert capsys.readouterr().out == ""
+    for changed, words in (({"lora": {"rank": 8}}, "lora.rank: 4 there, 8 now"),
+                           ({"beta": None}, "beta: 0 there, none now"),
+                           ({"model": ["a", "b"]}, "model: m there, a b now")):
+        with pytest.raises(InputError, match=words):
+            check_free(tmp_path, config | changed, MAY_DIFFER)
+
+
+@pytest.mark.parametrize(("given", "stored", "chosen", "found", "told"), [
+    ("auto", "float32", "bfloat16", "float32", True), ("auto", "float32", "float32", "float32", False),
+    ("bfloat16", "float32", "bfloat16", "bfloat16", False), ("auto", None, "bfloat16", "bfloat16", False)])
+def test_auto_is_what_the_run_began_with(tmp_path, capsys, given, stored, chosen, found, told):
+    flags = sft.Config(model="m", data=(), output_dir=str(tmp_path), max_steps=1, dtype=given)
+    if stored:
+        (tmp_path / "config.yaml").write_text(f"dtype: {stored}\n")
+    assert stored_dtype(flags, chosen) == found
+    assert ("--dtype auto is bfloat16 on this hardware; the run goes on in float32" in capsys.readouterr().out) == told
+
+
+def test_what_is_told_may_differ():
+    assert set(resume.TOLD) <= MAY_DIFFER
