@@ -11,7 +11,7 @@ from data.chat import render_answered
 from data.encode import check_ids, encode_text, is_rendered, template_columns
 from data.tokenizer import open_tokenizer
 from errors import InputError
-from models.config import default_dtype
+from models.config import ModelConfig, default_dtype
 from models.heads import score_rewards
 from rewards.contract import Reward, values_or_raise
 from sharding.mesh import MeshConfig, make_mesh
@@ -26,7 +26,8 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
     It sees a prompt as the policy did: messages, and strings where the policy takes them for a user's message (`chat`;
     None: where the reward model's tokenizer has a chat template), are rendered with the completion by the template;
     other strings are put together and ended with the end token. An empty completion is scored like any other; a row
-    beyond the model's context is a row that failed (RowErrors). It is compiled once for each of a few lengths.
+    beyond the model's context or embedding is one that failed (RowErrors). It is compiled once for each of a few
+    lengths.
     Raises InputError for a language model, one without a tokenizer, and where `chat` finds no chat template.
     """
     opened = open_reward_model(reference)
@@ -37,19 +38,17 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
         raise InputError(f"reward model {reference!r} has no chat template, and the policy takes a prompt for a user's "
                          f"message; put a chat_template.jinja into its folder")
     chat = bool(tokenizer.chat_template) if chat is None else chat
-    mesh, context = make_mesh(MeshConfig()) if mesh is None else mesh, opened.config.max_length
+    mesh = make_mesh(MeshConfig()) if mesh is None else mesh
     model, variables = opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
-    scorer = make_row_scorer(model, batch_size, mesh, score_rewards, context)
+    scorer = make_row_scorer(model, batch_size, mesh, score_rewards, opened.config.max_length)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         for_template = template_columns(columns)
         given = [{name: values[row] for name, values in for_template.items()} for row in range(len(prompts))]
         rows = [_encode(*each, tokenizer, chat) for each in zip(prompts, completions, given, strict=True)]
-        for row in rows:
-            check_ids(row.tokens, tokenizer, opened.config.vocab_size)
-        scores = iter(scorer(variables, [row for row in rows if len(row.tokens) <= context]))
-        return values_or_raise([next(scores).rewards.item() if len(row.tokens) <= context else
-                                _too_long(reference, row, context) for row in rows])
+        problems = [_problem(reference, row, tokenizer, opened.config) for row in rows]
+        scores = iter(scorer(variables, [row for row, problem in zip(rows, problems) if problem is None]))
+        return values_or_raise([next(scores).rewards.item() if problem is None else problem for problem in problems])
 
     return reward
 
@@ -70,9 +69,16 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _too_long(reference: str, row: Row, context: int) -> InputError:
-    return InputError(f"reward model {reference!r}: a row of {len(row.tokens)} tokens is longer than its context of "
-                      f"{context}; lower --max-new-tokens")
+def _problem(reference: str, row: Row, tokenizer: Any, config: ModelConfig) -> InputError | None:
+    """Why a row cannot be scored, if it cannot."""
+    if len(row.tokens) > config.max_length:
+        return InputError(f"reward model {reference!r}: a row of {len(row.tokens)} tokens is longer than its context "
+                          f"of {config.max_length}; lower --max-new-tokens")
+    try:
+        check_ids(row.tokens, tokenizer, config.vocab_size)
+    except InputError as error:
+        return error
+    return None
 
 
 def open_reward_model(reference: str) -> Any:

@@ -1,5 +1,6 @@
 """A reward model as a reward function: the scores of scripts.score, strings and chats, in any batch."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 from tiny import one_device
 
 import rewards.learned
+from data.encode import encode_text
 from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.architecture import Architecture, make_config, random_params
@@ -132,6 +134,26 @@ def test_a_row_beyond_the_context_fails_alone(reward):
     first, second, third = raised.value.values
     assert second is None
     assert [first, third] == reward(["a", "a"], ["b", "c"])
+
+
+def test_a_token_beyond_the_embedding_fails_its_row_alone(folder, monkeypatch):
+    opened = rewards.learned.open_reward_model
+    smaller = dataclasses.replace(opened(str(folder)).config, vocab_size=40_000)
+    monkeypatch.setattr(rewards.learned, "open_reward_model", lambda reference: Opened(opened(reference), smaller))
+    reward = load_reward_model(str(folder), one_device(), chat=False)
+    tokenizer = load_tokenizer(locate(EMBEDDED))
+    rare = next(text for text in (tokenizer.decode([number]) for number in range(40_000, 49_000))
+                if max(encode_text("a", text, tokenizer, True).tokens) >= 40_000)
+    with pytest.raises(RowErrors, match="row 1 first: token .* is beyond the model's embedding") as raised:
+        reward(["a", "a", "a"], ["b", rare, "c"])
+    assert [value is None for value in raised.value.values] == [False, True, False]
+
+
+class Opened:
+    """An opened model that says that its embedding is smaller."""
+
+    def __init__(self, opened, config):
+        self.tokenizer, self.config, self.load = opened.tokenizer, config, opened.load
 
 
 def test_what_is_no_reward_model_or_does_not_fit(folder, tmp_path):
