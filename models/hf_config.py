@@ -43,7 +43,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 """keys that only these values, transformers' own defaults, leave without effect"""
 
 _PLAIN_OF_FAMILY: dict[str, dict[str, tuple[Any, ...]]] = {
-    "llama": {"sliding_window": (None,), "use_sliding_window": (False,), "max_window_layers": (None,)},
+    "llama": {"sliding_window": (None,), "use_sliding_window": (False,)},
     "mistral": {"attention_bias": (False,), "use_sliding_window": (True,), "max_window_layers": (None,)},
     "qwen2": {}, "qwen3": {}}
 
@@ -82,14 +82,17 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
                                             if value is not None or key in _MAY_BE_NULL}
     _check_values(values, where)
     heads, embed = values["num_attention_heads"], values["hidden_size"]
+    kv_heads, head_dim = values["num_key_value_heads"] or heads, values["head_dim"] or embed // heads
+    if heads % kv_heads or head_dim % 2:
+        raise InputError(f"{where}: num_attention_heads={heads} must divide over num_key_value_heads={kv_heads}, and "
+                         f"head_dim={head_dim} by two")
     window, layer_types = _windows(values, family, where)
-    head_dim = values["head_dim"] or embed // heads
     theta, scaling, max_length = read_rope(values, where)
     has_bias = family in ("llama", "qwen3") and values["attention_bias"]
     return ModelConfig(
         vocab_size=values["vocab_size"], embed_dim=embed, mlp_dim=values["intermediate_size"],
-        num_layers=values["num_hidden_layers"], num_heads=heads, num_kv_heads=values["num_key_value_heads"] or heads,
-        head_dim=head_dim, max_length=max_length, rope_theta=theta, rope_scaling=scaling,
+        num_layers=values["num_hidden_layers"], num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
+        max_length=max_length, rope_theta=theta, rope_scaling=scaling,
         norm_eps=values["rms_norm_eps"], tie_embeddings=values["tie_word_embeddings"],
         qkv_bias=family == "qwen2" or has_bias, o_bias=has_bias, qk_norm=family == "qwen3", sliding_window=window,
         layer_types=layer_types, reward_head=_has_reward_head(config, where), family=family)
@@ -98,6 +101,8 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
 def _check_keys(config: dict[str, Any], family: str, where: str) -> None:
     """Raises InputError for the first key that is not known, or not with this value."""
     plain = _PLAIN | _PLAIN_OF_FAMILY[family]
+    if family == "llama" and config.get("use_sliding_window") is False:
+        del plain["sliding_window"]  # the size of a window that is not used
     for key, value in config.items():
         if value is None:
             continue

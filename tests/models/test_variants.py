@@ -85,6 +85,8 @@ def test_an_export_scores_the_same(name, folder, tmp_path):
     ("llama, linear", {"hidden_act": "gelu"}, "hidden_act='gelu' .* 'silu' or 'swish'"),
     ("llama, linear", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ("llama, linear", {"num_hidden_layers": "4"}, "num_hidden_layers='4' is no positive whole number"),
+    ("llama, linear", {"num_key_value_heads": 3}, "num_attention_heads=4 must divide over num_key_value_heads=3"),
+    ("llama, linear", {"head_dim": 7}, "head_dim=7 by two"),
     ("llama, linear", {"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is neither"),
     ("llama, linear", {"auto_map": {"AutoModel": "m.Mine"}}, "auto_map"),
     ("llama, linear", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised \\(gptq\\).*dequantise"),
@@ -114,7 +116,8 @@ def test_keys_that_change_nothing_are_taken(folder):
     harmless = {"transformers_version": "5.24.0", "initializer_range": 0.1, "attention_dropout": 0.1,
                 "use_cache": False, "eos_token_id": [1, 2], "temperature": 0.6, "unsloth_fixed": True,
                 "is_llama_config": True, "rope_interleaved": False, "quantization_config": None, "anything": None,
-                "layer_types": [cases.FULL] * 4}
+                "layer_types": [cases.FULL] * 4, "use_sliding_window": False, "sliding_window": 9,
+                "max_window_layers": 3}
     config = cases.CONFIGS["llama, linear"]
     assert from_hf(config | harmless, "here") == from_hf(config, "here")
 
