@@ -180,7 +180,7 @@ def _run(plan: _Plan, state: _Slots, keys: Key[Array, "R"], limits: np.ndarray, 
             state, at = _shrink(state, at, few)
         state = _decode(plan.model, plan.weights, state, controls, end_ids, np.int32(_patience(plan, at, few)),
                         np.int32(LOOKS if ends.strings else np.iinfo(np.int32).max))
-        out = jax.device_get((state.done, state.count, state.tokens, state.logps))
+        out = jax.device_get(_everywhere((state.done, state.count, state.tokens, state.logps)))
         finished = dict(_finished(out, at, end_ids, ends))
         for slot, completion in finished.items():
             found[at[slot]], at[slot] = completion, None
@@ -242,6 +242,13 @@ def _fill(plan: _Plan, state: _Slots, at: list[int | None], keys: Key[Array, "R"
 
 
 # ------------------------------------------------------------------------------------------------------ the device
+
+def _everywhere(drawn: Any) -> Any:
+    """What was drawn where every process can read it."""
+    if jax.process_count() == 1:
+        return drawn
+    return jax.jit(lambda tree: tree, out_shardings=jax.sharding.PartitionSpec())(drawn)
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def _prepare(model: Transformer, variables: Any) -> decoding.Weights:

@@ -12,6 +12,7 @@ from cli.flags import SamplingFlags, seed_field, temperature_field
 from cli.renamed import GENERATE
 from data.sources import DataSource
 from errors import InputError
+from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 
 DESCRIPTION = """Sample completions.
@@ -54,6 +55,7 @@ class Config:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Matmuls are computed in this type; auto is what is fastest here."""
     mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
 
     def unread(self) -> dict[str, str]:
         """Settings that nothing reads beside the others -> where (cli.values)."""
@@ -66,14 +68,23 @@ class Config:
 
 
 def main(config: Config) -> None:
-    from files import whole_lines
+    from sharding.hosts import barrier, is_main
 
     rows = complete(config)
+    if is_main():
+        write_completions(config, rows)
+        print_completions(config, rows)
+    barrier("generated")
+
+
+def write_completions(config: Config, rows: list[dict[str, Any]]) -> None:
+    """--output, where it is given."""
+    from files import whole_lines
+
     if config.output:
         with whole_lines(Path(config.output)) as write:
             for row in rows:
                 write(row)
-    print_completions(config, rows)
 
 
 def complete(config: Config) -> list[dict[str, Any]]:
@@ -85,12 +96,14 @@ def complete(config: Config) -> list[dict[str, Any]]:
     from data.sources import Concatenated, open_in_order, with_template_kwargs
     from data.tokenizer import open_tokenizer
     from rollouts.sampler import Ends, generate, make_ends
+    from sharding.hosts import connect
     from sharding.mesh import make_mesh
     from training.progress import counted
     from training.runs import open_policy
 
     check(config)
     controls = config.sampling.controls(config.temperature)
+    connect(config.hosts)
     mesh = make_mesh(config.mesh)
     opened = open_policy(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)

@@ -8,7 +8,7 @@ import signal
 
 import numpy as np
 import pytest
-from processes import ended, finish, kill_one, launched, started, wait_for_checkpoint
+from processes import TINY, ended, finish, kill_one, launched, started, wait_for_checkpoint
 
 from tests.fixtures.variants import cases
 from training.checkpoints import finished_steps
@@ -124,3 +124,19 @@ def test_two_processes_score_as_one(tmp_path):
         lines = (tmp_path / f"{count}.jsonl").read_text().splitlines()
         scores.append(np.concatenate([json.loads(line)["logps"] for line in lines]))
     np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_generate_as_one(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"tokens": list(range(1, 6 + at))}) + "\n"
+                                                 for at in range(5)))
+    drawn = []
+    for count, mesh in ((1, ()), (2, ("--mesh.fsdp", 2, "--mesh.tensor", 2))):
+        flags = ("--model", TINY, "--data", tmp_path / "rows.jsonl", "--dtype", "float32", "--max-new-tokens", 7,
+                 "--num-samples", 2, "--output", tmp_path / f"{count}.jsonl", *mesh)
+        with launched("generate", *flags, count=count, devices=2) as processes:
+            assert sorted(out.count("10 completions") for out in ended(processes)) == [0, 1][-count:]
+        lines = [json.loads(line) for line in (tmp_path / f"{count}.jsonl").read_text().splitlines()]
+        drawn.append([line["completion_tokens"] for line in lines])
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 10
