@@ -20,7 +20,8 @@ _HARMLESS = {
     # where it comes from and how transformers holds it
     "transformers_version", "torch_dtype", "dtype", "name_or_path", "_name_or_path", "_commit_hash",
     "tokenizer_class", "unsloth_version", "unsloth_fixed", "transformers.js_config", "attn_implementation",
-    "_attn_implementation", "_attn_implementation_autoset", "use_cache", "return_dict", "output_attentions",
+    "_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled", "gradient_checkpointing",
+    "model_max_length", "use_cache", "return_dict", "output_attentions",
     "output_hidden_states", "tie_last_hidden_states", "chunk_size_feed_forward", "torchscript", "use_bfloat16",
     "tf_legacy_loss", "keys_to_ignore_at_inference", "finetuning_task", "task_specific_params",
     # how it was first trained, or is drawn from: dropout and initial weights are the run's own affair

@@ -15,7 +15,7 @@ from tiny import jitted_score, one_device, random_variables
 
 from errors import InputError
 from models import decoding
-from models.config import ModelConfig
+from models.config import PRESETS, ModelConfig
 from models.hf_config import from_hf, to_hf
 from models.pretrained import open_pretrained
 from models.safetensors_weights import write_hf_folder
@@ -120,6 +120,23 @@ def test_keys_that_change_nothing_are_taken(folder):
                 "max_window_layers": 3}
     config = cases.CONFIGS["llama, linear"]
     assert from_hf(config | harmless, "here") == from_hf(config, "here")
+
+
+@pytest.mark.parametrize(("preset", "keys"), [
+    ("smollm2-135m", {"is_llama_config": True, "rope_interleaved": False, "rope_scaling": None, "mlp_bias": False,
+                      "pretraining_tp": 1, "attention_bias": False, "pad_token_id": 2, "use_cache": True,
+                      "transformers.js_config": {"dtype": "q4"}, "_name_or_path": "somewhere"}),
+    ("qwen2.5-7b", {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 28,
+                    "attention_dropout": 0.0, "initializer_range": 0.02}),
+    ("qwen2.5-1.5b", {"use_mrope": False, "use_sliding_window": False, "sliding_window": 4096,
+                      "max_window_layers": 21, "eos_token_id": 151643}),
+    ("qwen3-8b", {"sliding_window": None, "max_window_layers": 36, "use_sliding_window": False, "rope_scaling": None}),
+    ("llama3.1-8b", {"eos_token_id": [128001, 128008, 128009], "mlp_bias": False, "unsloth_fixed": True}),
+], ids=lambda each: each if isinstance(each, str) else "")
+def test_published_configurations_are_taken(preset, keys):
+    """The keys that the models' own config.json has besides those that to_hf writes."""
+    config = PRESETS[preset]
+    assert from_hf(to_hf(config, "bfloat16") | keys, "here") == config
 
 
 def test_yarn_reaches_beyond_the_original_length():

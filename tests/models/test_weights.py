@@ -158,11 +158,12 @@ def test_a_hub_id_is_fetched_without_pickles(monkeypatch, llama):
         return str(llama)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert open_pretrained("owner/some-model").config.family == "llama"
+    opened = open_pretrained("owner/some-model")
+    assert (opened.config.family, opened.name) == ("llama", "owner/some-model")
     assert asked["repo"] == "owner/some-model"
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["patterns"])
-    open_pretrained("qwen3-0.6b")
-    assert asked["repo"] == "Qwen/Qwen3-0.6B-Base"
+    assert open_pretrained("qwen3-0.6b").name == "Qwen/Qwen3-0.6B-Base" == asked["repo"]
+    assert open_pretrained(str(llama)).name == str(llama.resolve())
 
 
 def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):

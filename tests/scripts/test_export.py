@@ -10,6 +10,7 @@ import yaml
 from chat_model import write_model
 from processes import ended, launched
 
+from data.transformers_tokenizer import QWEN2
 from models.pretrained import open_pretrained
 from tests.fixtures.variants import cases
 
@@ -144,6 +145,13 @@ def test_a_tokenizer_that_transformers_makes_anew_is_told(run, tmp_path):
     _, err = run("export", "--model", model, "--output", tmp_path / "out")
     assert "makes a Qwen2Tokenizer for a model of the family qwen2, which gives other ids" in err
     assert "warning" not in run("export", "--model", tmp_path / "llama", "--output", tmp_path / "again")[1]
+    content = read(model / "tokenizer.json")
+    split = {"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": False}
+    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    content |= {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, by_bytes]},
+                "normalizer": {"type": "NFC"}}
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    assert "warning" not in run("export", "--model", model, "--output", tmp_path / "qwens own")[1]
 
 
 @pytest.mark.slow
