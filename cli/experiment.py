@@ -79,7 +79,8 @@ def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: st
     config = check_output_dir(flags, sources, eval_sources)
     streams = make_streams(flags, packing, sources, encoder, context)
     eval_encoder = dataclasses.replace(encoder, max_length=context)
-    eval_rows, _ = read_all(eval_sources, eval_encoder)
+    eval_rows, counts = read_all(eval_sources, eval_encoder)
+    tell_counts("held out", counts)
     eval_rows = [row.spread() for row in eval_rows] if packing != "none" else eval_rows  # as those that are trained on
     return Rows(streams, eval_rows, eval_encoder, eval_sources, config)
 
@@ -110,7 +111,6 @@ def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, voc
 
 def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:
     """The training rows as streams. A small data set is read through first, a large one's first rows."""
-    from data.chat import explain
     from data.reading import check_rows
     from data.streams import Streams
     from training.progress import track
@@ -119,11 +119,18 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
     measured = packing == "none" or (packing == "first-fit" and flags.max_length is None)
     max_length, counts = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
                                     functools.partial(track, what="checking rows"))
-    for line in explain(counts):
-        print_once(f"note: {line}")
+    tell_counts("checked", counts)
     weights = tuple(each.weight for each in flags.data)
     return Streams(tuple(sources), weights, encoder, flags.batch_size, max_length or length if measured else length,
                    packing, flags.seed)
+
+
+def tell_counts(which: str, counts: Mapping[str, int]) -> None:
+    """Says what the chat template did to rows."""
+    from data.chat import explain
+
+    for line in explain(counts):
+        print_once(f"note: rows {which}: {line}")
 
 
 def check_output_dir(flags: RunFlags, *sources: list[Any],
