@@ -187,6 +187,7 @@ def _render_turn(template: ChatTemplate, messages: list[Message], i: int, weight
     if prompt is None:
         return "turns_dropped"
     answer = _answer(template, messages, i, prompt)
+    answer += _end_in_next(template, messages, i, prompt + answer)
     lost = _lost(message, prompt, answer)
     if lost.keys() == _said(message):
         return next(iter(lost))
@@ -218,8 +219,9 @@ def _answer(template: ChatTemplate, messages: list[Message], i: int, prompt: str
 
     Where the template writes the prompt of a turn differently once it is answered, it may be that what it rewrites
     lies before the last question (Mistral's system message): then it answers a plain question as it answers this one.
-    Else it is the beginning of the answer that it rewrites (R1-Distill's prompt ends in <think>, which its answers do
-    not have): then the answer is what it writes from where the content begins, after the thought that was opened.
+    Else it is the beginning of the answer that it rewrites: then the answer is what it writes from where the message
+    begins; after a prompt that opens a thought (R1-Distill's, whose answers have none) the message's, closed, and what
+    follows it; after one that closes a thought, what follows the message's.
     """
     whole = template.render(messages[: i + 1])
     if whole.startswith(prompt):
@@ -227,8 +229,10 @@ def _answer(template: ChatTemplate, messages: list[Message], i: int, prompt: str
     plain_prompt, plain = template.render([QUESTION], True), template.render([QUESTION, messages[i]])
     if plain.startswith(plain_prompt):
         return plain[len(plain_prompt) :]
-    said = plain[_common_prefix(plain, template.render([QUESTION, _with_answer(messages[i], PROBE)])) :]
     opened = prompt.rstrip()
+    thinks = opened.endswith(("<think>", "</think>"))
+    probe = _with_answer(messages[i], PROBE) if thinks else {"role": "assistant", "content": PROBE}
+    said = plain[_common_prefix(plain, template.render([QUESTION, probe])) :]
     gap = prompt[len(opened) :]  # what follows <think> precedes </think>
     return f"{read_spoken(messages[i]).thought}{gap}</think>{2 * gap}{said}" if opened.endswith("<think>") else said
 
@@ -263,6 +267,15 @@ def _find_end(template: ChatTemplate, answer: str) -> int | None:
         tail = len(answer) - _common_prefix(answer[::-1], probe[::-1])
         ends = [end for end in ends if end > tail] or ends[-1:]
     return ends[0] if ends else None
+
+
+def _end_in_next(template: ChatTemplate, messages: list[Message], i: int, text: str) -> str:
+    """The end token of turn i where that is what the next turn begins with (GLM's <|user|>), else nothing."""
+    if text.rstrip().endswith(end_texts(template.tokenizer)):
+        return ""
+    longer = template.render([*messages[: i + 1], *(messages[i + 1 : i + 2] or [QUESTION])])
+    ends = [end for end in end_texts(template.tokenizer) if longer.startswith(text + end)]
+    return max(ends, key=len, default="")
 
 
 def _occurrences(text: str, where: str) -> Iterator[int]:

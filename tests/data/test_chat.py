@@ -336,6 +336,26 @@ def test_a_thought_that_the_prompt_opens_is_closed(make, content, expected):
         tokenizer, talk[:1]).tokens
 
 
+def test_a_thought_stays_where_the_prompt_has_nothing_to_do_with_it(make):
+    """The prompt differs from what is written before an answer, by a second line break."""
+    tokenizer = make(CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n\n'"))
+    for content in ("<think>\nhm\n</think>\n\nyes", "yes"):
+        talk = [TALK[1], {"role": "assistant", "content": content}]
+        assert shown(tokenizer, encode_chat(tokenizer, talk)) == (
+            render(tokenizer, talk[:1], True), [f"{content}<|im_end|>"])
+
+
+def test_a_turn_may_end_with_the_beginning_of_the_next(make):
+    """GLM stops where it would write <|user|> or <|observation|>, which its template begins turns of others with."""
+    template = ("{% for m in messages %}{{ {'user': '<s>', 'tool': '</s>'}[m.role] + m.content if m.role != 'assistant'"
+                " else '<|im_start|>' + m.content }}{% endfor %}{{ '<|im_start|>' if add_generation_prompt }}")
+    tokenizer = make(template, "<s>", end_ids=(1,))
+    talk = [TALK[1], TALK[2], {"role": "tool", "content": "x"}, TALK[2], TALK[1], TALK[4]]
+    [row] = encode_turns(tokenizer, talk)
+    assert learned(tokenizer, *row) == ["Nobody, and you?</s>", "Nobody, and you?<s>", TALK[4]["content"] + "<s>"]
+    assert tokenizer.decode(row.tokens, False) == render(tokenizer, talk) + "<s>"
+
+
 def test_a_thought_is_closed_as_it_is_opened(make):
     """DeepSeek-V3.1 writes no line breaks."""
     tokenizer = make(THINKING.replace("<think>\n", "<think>"))
