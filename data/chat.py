@@ -249,12 +249,15 @@ def _with_answer(message: Message, answer: str) -> Message:
 
 def _opening_prompt(template: ChatTemplate, message: Message) -> str | None:
     """The prompt of an assistant turn that opens the conversation, of which templates render none: what is written
-    before any content, where that ends as a prompt does. None where it does not."""
+    before any content, where that ends as a prompt does, but for a thought that prompts open or leave out. None where
+    it does not."""
     opened = template.render([message])
     opened = opened[: _common_prefix(opened, template.render([_with_answer(message, PROBE)]))]
     asked, prompt = template.render([QUESTION]), template.render([QUESTION], True)
-    if prompt.startswith(asked) and opened.endswith(prompt[len(asked) :]):
-        return opened
+    header = prompt[len(asked) :]
+    bare = header.partition("<think>")[0]
+    if prompt.startswith(asked) and opened.endswith(bare):
+        return opened.removesuffix(bare) + header
     return None
 
 

@@ -370,8 +370,19 @@ def test_a_conversation_may_begin_with_the_assistant(make):
         said = [text for row in encode_turns(tokenizer, talk) for text in learned(tokenizer, *row)]
         assert [text.removeprefix("<think>\n\n</think>\n\n") for text in said] == [
             f"Hello.{eos}", f"Nobody, and you?{eos}"]
+    tokenizer = make(THINKING)
+    assert [shown(tokenizer, row)[1] for row in encode_turns(tokenizer, talk)] == [
+        ["\n</think>\n\nHello.<|im_end|>"], ["\n</think>\n\nNobody, and you?<|im_end|>"]]
     with pytest.raises(InputError, match="must alternate"):
         encode_chat(make(LLAMA2, "</s>"), talk)
+
+
+def test_an_opening_turn_without_a_prompt_is_context(make):
+    template = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>model\n'")
+    talk = [{"role": "assistant", "content": "Hello."}, *TALK[1:3]]
+    [row] = encode_turns(make(template), talk)
+    assert learned(make(template), *row) == ["Nobody, and you?<|im_end|>"]
+    assert +Counter(row.events) == {"turns_dropped": 1}
 
 
 @pytest.mark.parametrize(("weights", "expected"), [
