@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from batch import Row
-from data.chat import Encoded, encode_chat, encode_prompt, encode_turns, end_texts, explain
+from data.chat import Encoded, encode_chat, encode_prompt, encode_turns, explain
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
+from data.turns import end_texts
 from errors import InputError
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
