@@ -73,6 +73,8 @@ def _one_spelling(i: int, message: Message) -> Message:
     if thought is not None:
         message = {"thinking": thought, **message, "reasoning_content": thought}
     calls = message.pop("tool_calls", None)
+    if isinstance(calls, str):
+        calls = _parsed(f"message {i}: tool_calls", calls)
     if calls and not isinstance(calls, list):
         raise InputError(f"message {i}: 'tool_calls' is a {type(calls).__name__}, not a list")
     return message | ({"tool_calls": [_parsed_call(i, call) for call in calls]} if calls else {})
@@ -122,8 +124,9 @@ def read_spoken(message: Message) -> Spoken:
 
 
 def read_tools(tools: Any) -> list[Any] | None:
-    """The column `tools`, a list or JSON text of one; None without any."""
+    """The column `tools`, a list or JSON text of one or of each; None without any."""
     tools = _parsed("tools", tools)
+    tools = [_parsed("tools", tool) for tool in tools] if isinstance(tools, list) else tools
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

@@ -24,6 +24,7 @@ def call(**function):
     assistant(tool_calls=[CALL]),
     assistant(content="", tool_calls=[CALL], name=None),
     assistant(tool_calls=[call(arguments='{"b": 1}')]),
+    assistant(tool_calls=json.dumps([call(arguments='{"b": 1}')])),
 ])
 def test_a_turn_that_only_calls_tools_has_one_spelling(message):
     assert read_messages([message]) == [ONE]
@@ -41,7 +42,7 @@ def test_null_is_absent_but_for_json_text_and_tools():
     [message] = read_messages([assistant(tool_calls=[call(arguments='{"a": null}')])])
     assert message["tool_calls"][0]["function"]["arguments"] == {"a": None}
     schema = [{"name": "f", "default": None}]  # where null is a value
-    assert read_tools(schema) == read_tools(json.dumps(schema)) == schema
+    assert read_tools(schema) == read_tools(json.dumps(schema)) == read_tools([json.dumps(schema[0])]) == schema
     assert read_template_kwargs({"a": None, "b": 1}) == {"b": 1}
 
 
@@ -70,7 +71,8 @@ def test_thought_and_answer_in_one_content(content, spoken):
 
 
 @pytest.mark.parametrize(("calls", "line"), [
-    ("f()", "'tool_calls' is a str, not a list"), (["f()"], "a tool call is \"f\\(\\)\""),
+    ("f()", "tool_calls: no JSON"), ({"a": 1}, "'tool_calls' is a dict, not a list"),
+    (["f()"], "a tool call is \"f\\(\\)\""),
     ([{"id": "1"}], "a tool call is"),
     ([{"function": "f"}], "a tool call's function is \"f\", which has no name"),
     ([{"function": {"arguments": {}}}], "which has no name"), ([call(arguments="{a")], "arguments are no JSON"),
