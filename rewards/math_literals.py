@@ -13,7 +13,7 @@ LABELLED = re.compile(r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)
                       re.IGNORECASE)
 ARTICLE = re.compile(r"(?:the|an?)\s+(?=[^\W\d_]{3})", re.IGNORECASE)
 LETTERS = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|&|\band\b)\s*)+\(?[A-J]\)?)+|[A-J]{2,}")
-CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s))\s*(?![+*/^=<>,)\s])(.+)", re.DOTALL)
+CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s))\s*(?![+*/^=<>,)\s]|\(?[A-J][.:)])(.+)", re.DOTALL)
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 MONTH = (r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?"
          r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?")

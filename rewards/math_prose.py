@@ -6,7 +6,7 @@ from rewards.answers import STEP, TAG, TAIL, THOUGHT, stated
 from rewards.math_text import normalize, unicode_to_latex
 
 SAID = re.compile(r".*(?:\bis\b|\bare\b|\bequals\b|(?<![<>=])=(?![>=]))(.+)", re.DOTALL)
-LISTED = re.compile(r"^\s*(?:[->*]|\d{1,2}[.)]|#+)\s+")
+LISTED = re.compile(r"^\s*(?:[->*]|\d{1,2}[.)]|\(?[a-z]\)|#+)\s+")
 LONGEST_SAID = 200
 PROSE = re.compile(r"(?<![A-Za-z\\{])(?!(?:and|or)\b)[A-Za-z]{2,}(?![A-Za-z]*\})")
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -20,7 +20,10 @@ INLINE = r"(?<![\\$])\$(?:\\.|[^\n$\\])+\$|\\\((?:[^\\\n]|\\(?![()]))+\\\)"
 FORMULA = re.compile(rf"{DISPLAYED}|{INLINE}")
 JOINS = re.compile(r"\s*(?:,|,?\s*\band\b|,?\s*\bor\b)\s*")
 THOUSANDS = r"\d{1,3}(?:(?:,|\{,\}|[ \u00a0\u2009\u202f])\d{3})+(?!\d)"
+TUPLE = r"[(\[]\s*-?[\d./]+\s*(?:,\s*-?[\d./]+\s*)+[)\]]"
+BOUND = r"(?<![A-Za-z\\])[a-z]\s*(?:[<>]=?|\\[lg]e(?![a-z]))\s*-?\d+(?:\.\d+)?"
 NUMBER = re.compile(
+    rf"{TUPLE}|{BOUND}|"
     r"-?\\[dt]?frac\s*\{\d+\}\s*\{\d+\}"
     rf"|(?:(?<![\w.)}}])-\s?)?(?<![A-Za-z_^{{.\d])[$€£]?(?:{THOUSANDS}|\d+|(?=\.\d))(?:\.\d+)?(?:\s?/\s?\d+)?"
     r"(?:\s*(?:%|(?:percent|dozen|hundred|thousand|million|billion|trillion)\b))?")
@@ -45,6 +48,7 @@ def _said(text: str, found: tuple[int, str] | None) -> str | None:
     said = SAID.fullmatch(line)
     whole = line.count("=") > 1 and not PROSE.search(line)  # x = 1 or x = 2
     rest = found[1] if found and found[1] else said[1] if said and not whole and not set("$\\") & set(line) else line
+    rest = rest.rstrip("}") if rest.count("}") > rest.count("{") else rest
     answer = normalize(rest) if len(rest) <= LONGEST_SAID else ""
     return answer if answer and not PROSE.search(answer) and rest.count("$") in (0, 2) else None
 

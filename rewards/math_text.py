@@ -24,7 +24,7 @@ COMMANDS = _named(
     "∴⇒×·⋅∙•÷∞≤⩽≥⩾≠≈±∓∪∩∈∅√∠△…⋯⌊⌋⌈⌉⟨⟩→∖",
     "therefore Rightarrow times cdot cdot cdot cdot div infty le le ge ge ne approx pm mp cup cap in emptyset sqrt "
     "angle triangle ldots ldots lfloor rfloor lceil rceil langle rangle to setminus")
-SIGNS = {"−": "-", "–": "-", "‐": "-", "‑": "-", "⁄": "/", "∕": "/", "∗": "*", "′": "'", "’": "'", "∶": ":",
+SIGNS = {"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "⁄": "/", "∕": "/", "∗": "*", "′": "'", "’": "'", "∶": ":",
          "°": r"^{\circ}", "º": r"^{\circ}", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "“": '"', "”": '"',
          **{letter: rf"\mathbb{{{plain}}}" for letter, plain in zip("ℝℤℕℚℂ", "RZNQC", strict=True)}}
 
@@ -54,7 +54,8 @@ LOOKS = re.compile(
     r"|\\(?:(?:display|text|script)style|limits|bf(?:series)?|rm|it|sf|tt|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)"
     r"(?![A-Za-z])"
     r"|\\(?:boxed|fbox)(?!\s*\{)|(?<!\\)\\[\[\]()]|\\?\$|\\!"  # delimiters, negative space
-    r"|\\[hv]?phantom\s*\{[^{}]*\}|\\(?:tag|label)\*?\s*\{[^{}]*\}\s*$|\\(?:pounds|euro|yen)(?![A-Za-z])"
+    r"|\\[hv]?phantom\s*\{[^{}]*\}|\\(?:tag|label)\*?\s*\{[^{}]*\}\s*$"
+    r"|\\(?:pounds|euro|yen|blacksquare|square|Box|qed|checkmark)(?![A-Za-z])"
     r"|</?(?:b|i|u|p|strong|em|span|div|br)\s*/?>|&nbsp;")
 SPACES = re.compile(r"(?:(?<!\\)\\(?:[,;: ]|q?quad(?![a-z])|hspace\*?\{[^{}]*\}|hfill(?![a-z]))|(?<!~)~(?!~)|\s+)+")
 
@@ -68,6 +69,9 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in (
     (r"°(?!\s*\.?$)\s*(?:(?:\\(?:text|mathrm)\s*\{)?[CFK](?![A-Za-z])\}?)?", ""),
     (r"\\(?:nicefrac|sfrac|flatfrac)(?![a-z])", r"\\frac"),
     (r"\\[ij]math(?![a-z])", "i"),
+    (r"\{([^{}]*?)\s*\\over(?![a-z])\s*([^{}]*)\}|^([^{}]*?)\s*\\over(?![a-z])\s*([^{}]*)$",
+     lambda found: rf"\frac{{{found[1] or found[3]}}}{{{found[2] or found[4]}}}"),
+    (r"^(?:minus|negative)\s+(?=[\d.\\])", "-"),
     (r"\\lg(?![a-z])", r"\\log_{10}"),
     (r"\\log\s*_\s*(?:e(?![a-z])|\{\s*e\s*\})", r"\\ln"),
     (r"\\[lr]angle(?![a-z])", lambda found: "(" if found[0] == r"\langle" else ")"),

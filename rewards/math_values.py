@@ -17,8 +17,8 @@ EXACT = sympy.Float("1e-20", 30)
 """between numbers without decimals, of the larger"""
 POINTS = [sympy.Rational(*each) for each in ((7, 5), (29, 13), (2, 9), (-3, 11), (-31, 17))]
 WHOLE = [sympy.Integer(each) for each in (3, 4, 6)]
-"""values for variables, at which the same expressions have the same value; whole ones where they count something"""
-COUNTING = (sympy.Sum, sympy.Product)
+"""values for variables, at which the same expressions have the same value; whole ones where that makes a difference"""
+STEPS = (sympy.floor, sympy.ceiling, sympy.Mod)
 ENOUGH = 2
 """points at which both have a value"""
 LONGEST_SOLVED, HIGHEST_SOLVED = 25, 6
@@ -42,6 +42,7 @@ def _verify(one: Any, other: Any) -> bool:
 
 def _alike(one: Any, other: Any) -> tuple[Any, Any]:
     """Both as what they can be compared as: of a column and a tuple two tuples, of two inequalities two sets."""
+    one, other = _evaluated(one), _evaluated(other)
     if any(isinstance(each, (sympy.Tuple, sympy.Interval)) for each in (one, other)):
         return _as_tuple(one), _as_tuple(other)
     if all(isinstance(each, sympy.Eq) and each.lhs.is_Symbol for each in (one, other)) and one.lhs == other.lhs:
@@ -53,6 +54,12 @@ def _alike(one: Any, other: Any) -> tuple[Any, Any]:
     return one, other
 
 
+def _evaluated(value: Any) -> Any:
+    """Of sets that are joined or cut, what comes out."""
+    joined = isinstance(value, (sympy.Union, sympy.Intersection, sympy.Complement)) and not value.free_symbols
+    return value.doit() if joined else value
+
+
 def _as_tuple(value: Any) -> Any:
     return sympy.Tuple(*value) if isinstance(value, sympy.MatrixBase) and value.cols == 1 else value
 
@@ -61,8 +68,11 @@ def _is_inequality(value: Any) -> bool:
     """Whether the value is one in one variable, and soon solved."""
     if not _is_relation(value) or len(value.free_symbols) != 1 or not _are_small(value):
         return False
+    if any((part.lhs - part.rhs).expand().free_symbols != value.free_symbols for part in _parts(value)):
+        return False  # x < x + 1
     sides = [side.replace(sympy.Abs, lambda inner: inner) for part in _parts(value) for side in part.args]
-    return all(side.is_polynomial() and sympy.degree(side, *value.free_symbols) <= HIGHEST_SOLVED for side in sides)
+    return all(side.is_rational_function() and all(sympy.degree(part, *value.free_symbols) <= HIGHEST_SOLVED
+                                                   for part in sympy.fraction(side)) for side in sides)
 
 
 def _is_relation(value: Any) -> bool:
@@ -134,11 +144,15 @@ def all_close(one: Any, other: Any) -> bool | None:
     if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
         return None
     names = sorted(one.free_symbols | other.free_symbols, key=str)
-    points = (WHOLE if one.has(*COUNTING) or other.has(*COUNTING) else POINTS) if names else POINTS[:1]
+    points = _points(sympy.Tuple(one, other)) if names else POINTS[:1]
     close = [_close_at(one, other, _values(names, point)) for point in points]
     if False in close:
         return False
     return True if close.count(True) >= min(ENOUGH, len(points)) else None
+
+
+def _points(both: Any) -> list:
+    return WHOLE if both.has(sympy.Sum, sympy.Product) else POINTS + WHOLE * both.has(*STEPS)
 
 
 def _values(names: list, point: Any) -> dict:
