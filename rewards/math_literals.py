@@ -32,6 +32,7 @@ BASED = re.compile(r"\b0([xbo])([\dA-Fa-f]+)\b|"
 LOWER = re.compile(r"(?<![\w\\])[\da-f]{2,}(?=\)?\s*_\s*\{?16(?!\d))")
 RATIO = re.compile(r"(?<!\d)\d+\s*:\s*\d+\s*:\s*\d+")
 CONGRUENCE = re.compile(r"\\(?:[bp]?mod|equiv)(?![a-z])|\bmod\b")
+FIGURE = re.compile(r"\\(?:triangle|angle|odot|square|parallel|perp)\s*[A-Z]")
 SENTENCE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")
 COMMANDS = re.compile(r"\\(?:begin|end|operatorname)\*?\{\w+\*?\}|\\(?:text|math)\w*\s*\{[^{}]*\}|\\[A-Za-z]+")
 
@@ -135,6 +136,7 @@ def _of_day(time: tuple) -> tuple:
 
 
 def is_textual(text: str) -> bool:
-    """Whether only the same text is the same answer: ratios of three, congruences, sentences."""
+    """Whether only the same text is the same answer: ratios of three, congruences, figures, sentences."""
     bare = COMMANDS.sub(" ", text)
-    return bool(RATIO.search(text) or CONGRUENCE.search(text) or SENTENCE.search(bare))
+    return bool(RATIO.search(text) or CONGRUENCE.search(text) or SENTENCE.search(bare)
+                or FIGURE.search(text) and "=" not in text)

@@ -50,13 +50,18 @@ def _said(text: str, found: tuple[int, str] | None) -> str | None:
     rest = found[1] if found and found[1] else said[1] if said and not whole and not set("$\\") & set(line) else line
     rest = rest.rstrip("}") if rest.count("}") > rest.count("{") else rest
     answer = normalize(rest) if len(rest) <= LONGEST_SAID else ""
-    return answer if answer and not PROSE.search(answer) and rest.count("$") in (0, 2) else None
+    return answer if answer and _is_formula(answer) and rest.count("$") in (0, 2) else None
+
+
+def _is_formula(answer: str) -> bool:
+    """Whether a normal text has no words in it, in whatever script; ° is the one sign that stays as it is."""
+    return answer.replace("°", "").isascii() and not PROSE.search(answer)
 
 
 def _found(text: str, which: int) -> str | None:
     """The first (0) or last (-1) formula or number; formulas that "and" or a comma joins are one."""
     text = unicode_to_latex(text)
-    formulas = [span for span in _formulas(text) if not PROSE.search(normalize(text[slice(*span)]))]
+    formulas = [span for span in _formulas(text) if _is_formula(normalize(text[slice(*span)]))]
     numbers = [found.span() for found in NUMBER.finditer(text)
                if not any(begin <= found.start() < end for begin, end in formulas)]
     spans = sorted(formulas + numbers)

@@ -62,6 +62,8 @@ UNDONE = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivativ
 """what sympy would work out to compare the ends of an interval"""
 
 GREEK = _words("alpha beta gamma delta epsilon theta lambda mu nu xi pi rho sigma tau phi chi psi omega")
+DROPPED = re.compile(r"'|\\ldots|\d\s*_")
+"""what latex2sympy would leave out: a prime behind no letter, dots, a number's subscript"""
 PRIMED = re.compile(r"(?<=[A-Za-z])'+")
 SYMBOL = re.compile(r"\\(?:text|math|operatorname|mbox)\w*\s*\{[^{}]*\}"
                     r"|(\\[A-Za-z]+|[A-Za-z])(?:\s*_\s*(?:\{([A-Za-z0-9]+)\}|([A-Za-z0-9])))?(\s*\^)?")
@@ -77,7 +79,7 @@ def read(text: str) -> list:
     if DECIMAL.fullmatch(text) and len(text) <= LONGEST:
         return [_number(text)]  # 05 is 5
     text = PRIMED.sub(lambda primes: f"_{{{len(primes[0]) * 'p'}}}", text)
-    if len(text) > LONGEST or "'" in text or r"\ldots" in text:  # which latex2sympy drops
+    if len(text) > LONGEST or DROPPED.search(text):
         return []
     try:
         value = _combined(_each_sign(text.replace("%", r"\%")))
@@ -182,7 +184,10 @@ class _Bounded(_Latex2Sympy):
         return _number(text)
 
     def convert_exp(self, exp: Any) -> Any:
-        return _bounded(super().convert_exp(exp))
+        return _real_root(_bounded(super().convert_exp(exp)))
+
+    def convert_func(self, func: Any) -> Any:
+        return _real_root(super().convert_func(func))
 
     def convert_postfix(self, postfix: Any) -> Any:
         return _bounded(super().convert_postfix(postfix))
@@ -223,6 +228,15 @@ def _number(text: str) -> sympy.Number:
 
 
 latex2sympy2.convert_number = _number
+
+
+def _real_root(value: Any) -> Any:
+    """Of an odd root of a negative number the real one; sympy's is complex."""
+    if not (isinstance(value, sympy.Pow) and value.exp.is_Rational and value.exp.q % 2 and value.exp.q > 1):
+        return value
+    if not (value.base.is_number and value.base.is_negative):
+        return value
+    return (-1) ** value.exp.p * sympy.Pow(-value.base, value.exp, evaluate=False)
 
 
 def _bounded(value: Any) -> Any:

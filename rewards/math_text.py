@@ -36,6 +36,7 @@ WRITTEN = re.compile(r"[A-Za-z\s.,'()/-]*")
 """what the braces of a font hold where it stays: words, which the parser would read as products without it"""
 WRAPPED = re.compile(rf"\\(?:{FONTS})\s*{{([^{{}}]*)}}")
 
+COMMAND_ENDS = re.compile(r"\\[A-Za-z]+$")
 GROUP = re.compile(r"\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 BOLD = re.compile(r"\*\*([^*]+)\*\*|__([^_]+)__|`([^`]+)`|^_([^_]+)_$|^==([^=]+)==$|^'([^']+)'$")
@@ -45,6 +46,8 @@ RAISED_UNITS = re.compile(rf"(?<=[\d\s}},;:~])\\(?:{FONTS})\s*\{{((?:[A-Za-z\s.,
 BRACED = re.compile(r"\\(?:under|over)brace\s*\{([^{}]*)\}\s*[_^]\s*\{(?:[^{}]|\{[^{}]*\})*\}")
 ONE_CELL = re.compile(r"\\begin\{(?:array\}\s*\{[clr|]*|cases|matrix)\}((?:[^&\\]|\\(?!\\|end))*)"
                       r"\\end\{(?:array|cases|matrix)\}")
+SYSTEM = re.compile(r"\\begin\{(?:cases|aligned|gathered|array\}\s*\{[clr|]*)\}(.*?)"
+                    r"\\end\{(?:cases|aligned|gathered|array)\}", re.DOTALL)
 RAISED = re.compile(r"\\(?:cdot|[,;: ])|\^\s*(?:\{-?\d\}|-?\d)|[~*]")
 ELLIPSIS = re.compile(r"\.{3,}|\\(?:c|d)?dots(?![a-z])")
 ENVIRONMENTS = re.compile(r"\\(?:begin|end)\{(?:aligned|align|gathered|gather|equation|split|displaymath)\*?\}")
@@ -69,6 +72,7 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in (
     (r"°(?!\s*\.?$)\s*(?:(?:\\(?:text|mathrm)\s*\{)?[CFK](?![A-Za-z])\}?)?", ""),
     (r"\\(?:nicefrac|sfrac|flatfrac)(?![a-z])", r"\\frac"),
     (r"\\[ij]math(?![a-z])", "i"),
+    (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
     (r"\{([^{}]*?)\s*\\over(?![a-z])\s*([^{}]*)\}|^([^{}]*?)\s*\\over(?![a-z])\s*([^{}]*)$",
      lambda found: rf"\frac{{{found[1] or found[3]}}}{{{found[2] or found[4]}}}"),
     (r"^(?:minus|negative)\s+(?=[\d.\\])", "-"),
@@ -190,7 +194,7 @@ def _latex(char: str) -> str:
 
 def without_wrappers(text: str) -> str:
     """The text without what is only looks: maths delimiters, Markdown, colours, boxes, sizes, bold, kinds of spaces."""
-    text = BRACED.sub(r"\1", ONE_CELL.sub(r"\1", text.strip()))
+    text = SYSTEM.sub(_in_a_row, BRACED.sub(r"\1", ONE_CELL.sub(r"\1", text.strip())))
     text = RAISED_UNITS.sub(lambda units: rf"\text{{{RAISED.sub(' ', units[1])}}}", text)
     text = BOLD.sub(lambda bold: next(filter(None, bold.groups())), text).replace(r",\!", "{,}").replace("{:}", ":")
     text = SPACES.sub(" ", LOOKS.sub("", ELLIPSIS.sub(r"\\ldots ", text.replace(r"\%", "%"))))
@@ -201,6 +205,12 @@ def without_wrappers(text: str) -> str:
     text = _without_fonts(text).strip(" *`\"")
     grouped = GROUP.fullmatch(text)
     return (grouped[1] if grouped else text).rstrip("\\ .")
+
+
+def _in_a_row(system: re.Match) -> str:
+    """The equations of a system with commas between them; what has other rows stays as it is."""
+    rows = [row.replace("&", "").strip() for row in system[1].split(r"\\") if row.strip()]
+    return ", ".join(rows) if all("=" in row for row in rows) else system[0]
 
 
 def _without_fonts(text: str) -> str:
@@ -216,7 +226,8 @@ def _without_fonts(text: str) -> str:
             opened.append(brace)
     kept, end = [], 0
     for begin, after in sorted(dropped):
-        kept.append(text[end:begin])
+        glued = COMMAND_ENDS.search(text, end, begin) and text[after : after + 1].isalpha()  # \pi\mathrm{i}
+        kept.append(text[end:begin] + " " * bool(glued))
         end = after
     return "".join([*kept, text[end:]])
 
