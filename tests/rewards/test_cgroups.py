@@ -26,7 +26,7 @@ def container(monkeypatch, tmp_path):
 
     def mkdir(folder, *arguments, **options):
         make(folder, *arguments, **options)
-        for name in ("cgroup.procs", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"):
+        for name in ("cgroup.procs", "cgroup.kill", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"):
             (folder / name).touch()
 
     (tmp_path / "cgroup.type").write_text("domain")
@@ -50,7 +50,7 @@ def groups(folder):
 def test_a_container_is_divided_and_a_group_lasts_as_long_as_its_sandbox(container):
     with cgroups.group(123, 45) as (command, variables):
         [made] = groups(container)
-        assert contents(made) == {"cgroup.procs": "", "memory.max": "123", "memory.swap.max": "0",
+        assert contents(made) == {"cgroup.procs": "", "cgroup.kill": "", "memory.max": "123", "memory.swap.max": "0",
                                   "memory.oom.group": "1", "pids.max": "45"}
         assert command[-1] == str(made)
         assert variables == {}
@@ -96,7 +96,7 @@ def test_a_group_without_the_controllers_is_none(container, monkeypatch):
 
 SYSTEMD_RUN = """#!/bin/sh
 echo "$@" >> FOLDER/asked
-case "$*" in *memory.max*) echo REPLY; exit;; esac
+case "$*" in *memory.max*) echo REPLY; shift $(($# - 1)); exec /bin/sh -c "OPEN${1##*&& }";; esac
 while [ "$1" != -- ]; do shift; done
 shift; exec "$@"
 """
@@ -104,10 +104,10 @@ shift; exec "$@"
 
 @pytest.fixture
 def systemd_run(monkeypatch, tmp_path):
-    """Makes a systemd-run that says of each limit that it is REPLY."""
-    def make(reply):
+    """Makes a systemd-run that says of each limit that it is `reply`, and runs what it is given after `opens`."""
+    def make(reply, opens=""):
         script = tmp_path / "systemd-run"
-        script.write_text(SYSTEMD_RUN.replace("FOLDER", str(tmp_path)).replace("REPLY", reply))
+        script.write_text(SYSTEMD_RUN.replace("FOLDER", str(tmp_path)).replace("REPLY", reply).replace("OPEN", opens))
         script.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
@@ -130,6 +130,11 @@ def test_a_sandbox_runs_in_a_scope_of_systemd(systemd_run):
 
 def test_a_systemd_whose_limits_do_not_hold_is_not_used(systemd_run):
     systemd_run("max")
+    assert cgroups.found() is None
+
+
+def test_a_systemd_that_closes_files_is_not_used(systemd_run):
+    systemd_run(str(1 << 30), opens=": ")
     assert cgroups.found() is None
 
 
