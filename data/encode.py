@@ -167,6 +167,8 @@ def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
             tokens, _, left_out = _encode_prompt(source[index], tokenizer, vocab_size)
             events.update(left_out)
             too_long = len(tokens) > max_length
+            if max_length < 1:
+                raise InputError("--max-new-tokens leaves no room for a prompt in the model's context; lower it")
             if not tokens or (too_long and not drop_long):
                 raise InputError(f"a prompt of {len(tokens)} tokens, where 1 to {max_length} fit the model's "
                                  f"context beside the new ones; change the prompt or lower --max-new-tokens"

@@ -11,7 +11,7 @@ from cli.checks import check_file, check_positive, check_seed, resolve_dtype
 from cli.flags import SamplingFlags, seed_field, temperature_field
 from cli.renamed import GENERATE
 from data.sources import DataSource
-from errors import InputError
+from errors import InputError, shown
 from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 
@@ -155,7 +155,8 @@ def print_completions(config: Config, rows: list[dict[str, Any]]) -> None:
         print(f"{len(rows)} completions: {config.output}")
     else:
         for row in rows:
-            print(row["completion"], end="\n---\n")
+            text = shown(row["completion_tokens"]) if row["completion"] is None else row["completion"]
+            print(text, end="\n---\n")
 
 
 if __name__ == "__main__":

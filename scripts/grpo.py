@@ -93,9 +93,10 @@ def main(config: Config) -> None:
     config = with_kl(online.begin(config, check))
     objective = make_objective(config)
     num_updates = config.num_minibatches * config.num_iterations
-    if num_updates == 1 and (config.epsilon_low, config.epsilon_high) != (Config.epsilon_low, Config.epsilon_high):
-        command.print_once("note: with one update a batch the policy is the old one, all ratios are 1, and "
-                           "--epsilon-low and --epsilon-high clip none; --num-minibatches makes more")
+    bounds = (config.epsilon_low, config.epsilon_high, config.algorithm.delta)
+    if num_updates == 1 and bounds != (Config.epsilon_low, Config.epsilon_high, AlgorithmFlags.delta):
+        command.print_once("note: with one update a batch the policy is the old one, all ratios are 1, and no epsilon "
+                           "or delta clips any; --num-minibatches or --num-iterations make more updates")
     optimizer, schedule = open_optimizer(config, num_updates)
     mesh, run = make_mesh(config.mesh), Path(config.output_dir)
     policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)

@@ -1,6 +1,7 @@
 """Bad input: one line that names the culprit, a non-zero exit status, nothing overwritten."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -107,10 +108,16 @@ def test_changed_rows_are_another_experiment(refused, run_script, tiny_model, wr
     assert "holds another experiment (sha256" in err
 
 
-def test_prompts_that_do_not_fit_are_named_first(refused, tiny_model, write_rows, tmp_path):
+def test_prompts_that_do_not_fit_are_named_first(refused, run_script, tiny_model, write_rows, tmp_path):
     data = write_rows("prompts.jsonl", [{"tokens": [1]}, {"tokens": [1] * 120}])
     err = refused("generate", "--model", tiny_model, "--data", data, "--max-new-tokens", 9)
     assert "prompts.jsonl:2: a prompt of 120 tokens, where 1 to 119 fit" in err
+    err = refused("generate", "--model", tiny_model, "--data", data, "--max-new-tokens", 2_000_000_000)
+    assert "--max-new-tokens leaves no room for a prompt in the model's context; lower it" in err
+    status, out, _ = run_script("generate", "--model", tiny_model, "--data", write_rows("one.jsonl", [{"tokens": [1]}]),
+                                "--max-new-tokens", 2, "--temperature", "1e-320")
+    assert (status, "None" in out) == (0, False)
+    assert re.search(r"^\d+( \d+)?\n---$", out, re.MULTILINE)
 
 
 def test_prompts_that_do_not_fit_are_left_out_of_what_is_generated(run_script, tiny_model, write_rows, tmp_path):
