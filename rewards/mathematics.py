@@ -30,7 +30,7 @@ WORKER = "rewards.math_worker:same_answer"
 
 def make_math(timeout: float = 5.0) -> Reward:
     r"""1.0 for the right answer, 0.0 for another or none. The answer is what the last of \boxed{}, <answer></answer>
-    and #### holds, else whatever math-verify finds at the completion's end ("the answer is ...", the last number).
+    and #### holds, else what the completion's end says ("the answer is ...", the last formula or number).
 
     `timeout` seconds a row, of the CPU's time; an answer that takes longer, or that the check cannot read, is wrong. It
     is checked in the sandbox, or without one as far as `is_plain` goes, with a warning. The reward raises RowErrors
