@@ -128,7 +128,10 @@ class Candidate:
         if kind == "object":
             return self.objects[content[0]]
         if kind == "function":
-            return lambda *args, **kwargs: self.call_back(content, args, kwargs)
+            number, name = content
+            function = lambda *args, **kwargs: self.call_back(number, args, kwargs)  # noqa: E731
+            function.__name__ = function.__qualname__ = name
+            return function
         if content not in self.names:
             raise NameError(f"name {content!r} is not defined")
         return self.names[content]

@@ -35,7 +35,8 @@ KNOWN_EXTENSIONS = frozenset((
     "_json", "_random", "_bisect", "_heapq", "_datetime", "_decimal", "_statistics", "_csv", "_pickle", "_queue",
     "_asyncio", "_contextvars", "_zoneinfo", "_hashlib", "_md5", "_sha1", "_sha2", "_sha256", "_sha512", "_sha3",
     "_blake2", "_elementtree", "_opcode", "_posixsubprocess", "_socket", "_bz2", "_lzma", "_uuid", "_typing", "_string",
-    "_multiprocessing", "_posixshmem", "_crypt", "_sqlite3", "pyexpat", "mmap", "_lsprof", "_stat", "_operator"))
+    "_multiprocessing", "_posixshmem", "_crypt", "_sqlite3", "pyexpat", "mmap", "_lsprof",
+    "readline", "termios", "_stat", "_operator"))
 
 
 class TamperedError(BaseException):
@@ -138,6 +139,7 @@ class Room:
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         self._done: queue.SimpleQueue = queue.SimpleQueue()
         before = threading.stack_size(size)
+        sys.setrecursionlimit(3 * sys.getrecursionlimit())  # what is wrapped takes two frames for one
         self.thread = threading.Thread(target=_serve, args=(self._tasks.get, self._done.put), daemon=True)
         self.thread.start()
         threading.stack_size(before)

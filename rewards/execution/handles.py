@@ -1,8 +1,8 @@
 """What stands in the tests' process for things of the candidate's that are no plain values.
 
 Nothing that the candidate wrote may learn what a test expects and then say that it is so. So an object that a function
-gave back equals no plain value, is no operand of one, and of the methods that plain values have, too, only those are
-called that ask for no agreement (`append`, `pop`), or whose agreement was tried with strangers (Link.agrees).
+gave back equals no plain value, is no operand of one, and of the methods of plain values that agree or not
+(`startswith`) only those count whose agreement was tried with strangers (Link.knows).
 An instance of a class that the tests name by a capital and make themselves has all of its operators and methods: they
 are what is tested; where it is compared with plain values, strangers are tried, too. A subclass of a plain kind is
 compared as its base's value, which is fetched.
@@ -17,11 +17,9 @@ from typing import Any
 
 _PLAIN = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set,
                                            frozenset, dict)}
-_PLAIN_NAMES = {name for kind in _PLAIN.values() for name in dir(kind)}
-_NO_AGREEMENT = {"append", "add", "clear", "copy", "discard", "extend", "get", "insert", "items", "keys", "pop",
-                 "popitem", "remove", "reverse", "setdefault", "sort", "update", "values"}
-AGREEMENTS = _PLAIN_NAMES - _NO_AGREEMENT
-"""methods by which an object might agree to what it does not know"""
+AGREEMENTS = {name for kind in _PLAIN.values() for name in dir(kind) if name.startswith("is")} | {
+    "startswith", "endswith", "count", "index", "find", "rfind", "rindex"}
+"""methods of plain values by which an object might agree to what it does not know"""
 _TOLD = {"__name__", "__qualname__", "__doc__", "__module__", "__annotations__", "__dict__", "__defaults__",
          "__wrapped__", "__members__", "__cause__", "__notes__"}
 _TYPES = {"generator": types.GeneratorType, "function": types.FunctionType, "method": types.MethodType, "map": map,
@@ -47,19 +45,23 @@ class Handle:
             if name not in _TOLD:
                 self._refuse(name)
             return self._link.ask("getattr", self, name)
-        if name in AGREEMENTS and not self._made and self._reference[0] == "object":
+        if name in AGREEMENTS and self._reference[0] == "object":
             return self._with_care(name)
         return self._of_mine(self._link.ask("getattr", self, name))
 
     def _with_care(self, name: str) -> Any:
         """A method by which an object might agree to what it does not know."""
-        if self._base is not None:
+        if self._base is not None and not self._made:
             return getattr(self._fetched(), name)
         method = self._link.ask("getattr", self, name)
         if not issubclass(type(method), Handle):
-            raise AttributeError(f"no plain value, and no method {name!r}")
-        return lambda *args: self._link.ask("call", method, *args) if args and self._link.knows(
-            method, *args) else _no_agreement(name)
+            return method if self._made else _no_agreement(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            known = self._made if kwargs or not args else self._link.knows(method, self._made, *args)
+            return self._of_mine(self._link.ask("call", method, *args, **kwargs)) if known else _no_agreement(name)
+
+        return call
 
     def _of_mine(self, answer: Any) -> Any:
         """What an object of the tests' own making hands out is of their making, too."""
@@ -111,9 +113,7 @@ class Handle:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
         """What a test raised itself may be swallowed, and nothing that shows that the candidate is wrong."""
-        swallowed = self._link.ask("exit", self, kind and kind.__name__, str(error)) is True
-        return swallowed and trace is not None and trace.tb_next is None and not isinstance(
-            error, (AssertionError, TypeError, AttributeError, NameError)) and isinstance(error, Exception)
+        return self._link.ask("exit", self, kind and kind.__name__, str(error)) is True and may_swallow(error, trace)
 
     def __instancecheck__(self, instance: Any) -> bool:
         return self._link.ask("isinstance", instance, self) is True
@@ -124,6 +124,12 @@ class Handle:
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
         self._link.cannot = "a test derives a class from one of the candidate's"
         raise TypeError(self._link.cannot)
+
+    def __copy__(self) -> Any:
+        return self._of_mine(self._link.ask("copy", self))
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self._of_mine(self._link.ask("deepcopy", self))
 
     async def __aenter__(self) -> Any:
         return self._of_mine(self._link.ask("aenter", self))
@@ -138,11 +144,17 @@ class Handle:
         return self._link.ask("anext", self)
 
 
-def name_handle(link: Any, name: str, kind: str) -> Handle:
+def name_handle(link: Any, name: str, kind: str, base: str = "") -> Handle:
     """Of a name of the candidate's: a class with a capital is one whose instances tests make."""
-    handle = Handle(link, ["name", name], is_class=kind == "class")
+    handle = Handle(link, ["name", name], base=base, is_class=kind == "class")
     object.__setattr__(handle, "_made", kind == "class" and name[:1].isupper())
     return handle
+
+
+def may_swallow(error: BaseException | None, trace: Any) -> bool:
+    """Whether a context manager of the candidate's may: what a test raised itself, and no sign of a wrong candidate."""
+    wrong = isinstance(error, (AssertionError, TypeError, AttributeError, NameError))
+    return isinstance(error, Exception) and not wrong and trace is not None and trace.tb_next is None
 
 
 def relayed(handle: Handle, type_name: str) -> Any:

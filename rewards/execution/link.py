@@ -124,7 +124,7 @@ class Link:
             raise Unsendable(self.cannot)
         number = len(self.functions)
         self.functions[number] = value
-        return ["function", number]
+        return ["function", [number, str(getattr(value, "__name__", "function"))]]
 
     def find(self, kind: str, content: Any) -> Any:
         """The one handle of an object of the candidate's."""
@@ -142,10 +142,13 @@ class Link:
         answer, others = self._lineup(operation, handle, value, stranger)
         return answer is True and True not in others
 
-    def knows(self, method: Handle, *args: Any) -> bool:
-        """Whether a method's answer is a no, or another than for strangers."""
+    def knows(self, method: Any, made: bool, *args: Any) -> bool:
+        """Whether a method's answer is a no, or another than for any stranger; for an object that the tests made, than
+        for all of them."""
         answer, others = self._lineup("call", method, list(args), lambda args: [stranger(each) for each in args])
-        return answer in (False, None, -1) or answer not in others
+        said = [each for each in others if each is not None]
+        same = [each == answer for each in said]
+        return answer in (False, None, -1) or not any(same) or (made and same != [True] * len(others))
 
     def _lineup(self, operation: str, handle: Handle, value: Any, another: Callable[[Any], Any]) -> tuple[Any, list]:
         line = [value, *(another(value) for _ in range(STRANGERS))]

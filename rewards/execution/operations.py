@@ -3,8 +3,8 @@
 Runs inside the sandbox: standard library only.
 """
 
-import asyncio
 import builtins
+import copy
 import math
 import operator
 from collections.abc import Callable
@@ -27,6 +27,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(builtins, name) for name in (
         "getattr", "setattr", "delattr", "isinstance", "issubclass", "len", "iter", "next", "bool", "str", "repr",
         "hash", "abs", "int", "float", "complex", "round", "format", "reversed", "dir", "divmod", "bytes")},
+    "copy": copy.copy, "deepcopy": copy.deepcopy,
     **{name: getattr(operator, name) for name in (
         "getitem", "setitem", "delitem", "neg", "pos", "invert", "contains", "index")},
     **{name: getattr(math, name) for name in ("floor", "ceil", "trunc")},
@@ -49,7 +50,7 @@ class Operations:
 
     def __init__(self, names: dict[str, Any]):
         self.names = names
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop: Any = None
 
     def of(self, operation: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         own = getattr(self, f"do_{operation}", None)
@@ -63,6 +64,8 @@ class Operations:
         if isinstance(value, type):
             kind = "exception" if issubclass(value, BaseException) else "class"
             return [kind, [each.__name__ for each in value.__mro__[1:]]]
+        if type(value) in (list, dict, set, bytearray):
+            return ["changing", [type(value).__name__]]
         if callable(value) or not isinstance(self.is_plain(value), bool):
             return ["function" if callable(value) else "object", []]
         return ["value", value]
@@ -81,7 +84,7 @@ class Operations:
     def _verdict(self, operation: str, target: Any, value: Any) -> Any:
         try:
             found = target(*value) if operation == "call" else OPERATIONS[operation](target, value)
-            return found if type(found) in UNCHANGING else bool(found)
+            return found if type(found) in UNCHANGING else None if found is NotImplemented else bool(found)
         except Exception:  # noqa: BLE001 - most likely a value that it cannot be compared with
             return None
 
@@ -91,6 +94,7 @@ class Operations:
         return base(value) if base is not None else NotImplemented
 
     def do_await(self, awaitable: Any) -> Any:
+        import asyncio  # takes a while, and hardly any program needs it
         self.loop = self.loop or asyncio.new_event_loop()
 
         async def wait() -> Any:
@@ -109,7 +113,7 @@ class Operations:
 
 
 def base_of(value: Any) -> type | None:
-    return next((base for base in _BASES if isinstance(value, base)), None)
+    return next((base for base in _BASES if issubclass(type(value), base)), None)
 
 
 def _refuse(value: Any) -> Any:

@@ -7,10 +7,9 @@ Runs inside the sandbox: standard library only.
 """
 
 import ast
-import asyncio
+import functools
 import itertools
 import types
-import unittest
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -68,7 +67,7 @@ def _pieces(tree: ast.Module) -> Iterator[Part]:
     if _needs_pytest(tree, cases):
         names = tuple(_pytest_names(tree, cases))
         yield from (Part(statements, ast.Module([node], []), 0) for node in tree.body if not _ignored(node))
-        yield Part(with_pytest, ast.Module([], []), len(names), names)
+        yield Part(functools.partial(with_pytest, _pytest()), ast.Module([], []), len(names), names)
         return
     for statement in tree.body:
         if _ignored(statement):
@@ -77,16 +76,17 @@ def _pieces(tree: ast.Module) -> Iterator[Part]:
         if isinstance(statement, ast.ClassDef) and statement.name in cases:
             methods = tuple(_test_methods(statement))
             if methods:
-                yield Part(test_case, ast.Module([], []), len(methods), (statement.name, *methods))
+                yield Part(functools.partial(test_case, _unittest()), ast.Module([], []), len(methods),
+                           (statement.name, *methods))
         elif _is_test_function(statement):
             yield Part(function, ast.parse(statement.name), 1, (statement.name,))
 
 
 def _ignored(statement: ast.stmt) -> bool:
-    """A docstring, `pass`, `if __name__ == ...` and calls of unittest.main, which would pass as tests."""
+    """A docstring, `pass`, `if __name__ == ...` and calls of a runner's main, which would pass as tests."""
     expression = isinstance(statement, ast.Expr)
     docstring = expression and isinstance(statement.value, ast.Constant)
-    main = expression and ast.unparse(statement.value).startswith(("unittest.main(", "pytest.main("))
+    main = expression and ast.unparse(statement.value).startswith(("unittest.main(", "pytest.main(", "main("))
     script = isinstance(statement, ast.If) and ast.unparse(statement.test).startswith("__name__")
     return docstring or main or script or isinstance(statement, ast.Pass)
 
@@ -148,7 +148,8 @@ def statements(part: Part, module: types.ModuleType) -> list[bool]:
 def function(part: Part, module: types.ModuleType) -> list[bool]:
     """Calls a test function."""
     outcome = getattr(module, part.names[0])()
-    if asyncio.iscoroutine(outcome):
+    if isinstance(outcome, types.CoroutineType):
+        import asyncio
         asyncio.run(outcome)
     return [True]
 
@@ -158,36 +159,27 @@ def together(part: Part, module: types.ModuleType) -> list[bool]:
     return [all(itertools.chain.from_iterable([piece.run(piece, module) for piece in part.parts]))]
 
 
-def test_case(part: Part, module: types.ModuleType) -> list[bool]:
+def test_case(succeeded: Callable[..., set[str]], part: Part, module: types.ModuleType) -> list[bool]:
     """Runs a unittest class."""
     name, *methods = part.names
-    result = _Succeeded()
-    unittest.TestSuite([getattr(module, name)(method) for method in methods]).run(result)
-    return [method in result.methods for method in methods]
+    found = succeeded(module, name, methods)
+    return [method in found for method in methods]
 
 
-class _Succeeded(unittest.TestResult):
-    """The methods that succeeded, or failed as they should; a skipped one did neither."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.methods: set[str] = set()
-
-    def addSuccess(self, test: Any) -> None:  # noqa: N802
-        self.methods.add(test._testMethodName)
-
-    def addExpectedFailure(self, test: Any, error: Any) -> None:  # noqa: N802
-        self.methods.add(test._testMethodName)
-
-    def _exc_info_to_string(self, error: Any, test: Any) -> str:
-        return ""
+def _unittest() -> Callable[..., set[str]]:
+    from rewards.execution.unittest_inside import succeeded  # takes a while, and few tests need it
+    return succeeded
 
 
-def with_pytest(part: Part, module: types.ModuleType) -> list[bool]:
-    """Runs all that pytest finds in the module."""
+def _pytest() -> Callable[[types.ModuleType], set[str]]:
     try:
         from rewards.execution.pytest_inside import succeeded
     except ModuleNotFoundError as error:
         raise BadTests(f"they are in pytest's style, and there is no pytest: {error}") from None
+    return succeeded
+
+
+def with_pytest(succeeded: Callable[[types.ModuleType], set[str]], part: Part, module: types.ModuleType) -> list[bool]:
+    """Runs all that pytest finds in the module."""
     found = succeeded(module)
     return [name in found for name in part.names]

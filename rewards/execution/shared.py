@@ -18,10 +18,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from rewards.execution.carried import KINDS, put_together, taken_apart
 from rewards.execution.guard import Modules, Room, TamperedError, private_builtins, set_hook
-from rewards.execution.handles import AGREEMENTS, Handle, name_handle
+from rewards.execution.handles import AGREEMENTS, Handle, may_swallow, name_handle
 from rewards.execution.inside import enter, silence
-from rewards.execution.link import Link
+from rewards.execution.link import Link, stranger
 from rewards.execution.load import MODULE, load, prepare
 from rewards.execution.names import solution_modules
 from rewards.execution.operations import Operations, base_of
@@ -29,19 +30,24 @@ from rewards.execution.parts import BadTests, Part, parts_of
 from rewards.execution.tester import MODULE as TESTS
 from rewards.execution.tester import names_of, run, start_module, whole
 
-_PRELOADED = ("array", "ast", "asyncio", "bisect", "calendar", "cmath", "collections.abc", "contextlib", "copy", "csv",
-              "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "inspect",
-              "io", "itertools", "json", "logging", "math", "operator", "pathlib", "queue", "random", "re",
-              "statistics", "string", "textwrap", "threading", "time", "traceback", "types", "typing", "unittest.mock",
-              "uuid", "warnings")
+_PRELOADED = ("array", "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
+              "fractions", "functools", "heapq", "io", "itertools", "json", "math", "operator", "random", "re",
+              "string", "threading", "time", "types", "typing", "uuid")
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
-_WRAPPED_DUNDERS = ("__call__", "__getitem__", "__enter__")
+_WRAPPED_DUNDERS = ("__call__", "__getitem__", "__enter__", "__exit__")
+_ITERATORS = (types.GeneratorType, map, filter, zip, enumerate, reversed, *(type(iter(each)) for each in (
+    [], (), "", set(), range(0), b"", {}, {}.values(), {}.items())))
+_LIBRARY = frozenset(("builtins", "io", "re", "threading", "queue", "asyncio", "concurrent", "random", "logging",
+                      "socket", "pathlib", "types", "contextlib", "numpy", "array", "time", "string", "datetime",
+                      "decimal", "fractions", "collections", "uuid", "functools", "operator", "pandas", "scipy"))
+"""modules whose classes' instances answer for themselves"""
 _COMPARED = {"__eq__": True, "__ne__": False, "__contains__": True}
 """special methods by which an object agrees, and what it says then"""
 _HARMLESS = {"__new__", "__init__", "__repr__", "__str__", "__module__", "__dict__", "__weakref__", "__doc__",
              "__slots__", "__qualname__", "__init_subclass__", "__setattr__", "__delattr__", "__static_attributes__",
-             "__firstlineno__", "__annotations__", "append", "insert", "extend", "pop", "remove", "clear", "add",
+             "__firstlineno__", "__annotations__", "__getnewargs__", "__hash__",
+             "append", "insert", "extend", "pop", "remove", "clear", "add",
              "discard", "update", "setdefault", "popitem", "sort", "reverse", "copy"}
 
 
@@ -85,7 +91,8 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
     prepare(job["program"])
     say(f"ready {total}")
     silence(2)
-    del sys.modules[TESTS]
+    for each in [each for each in sys.modules if each.partition(".")[0] in (TESTS, "rewards", "ctypes", "_ctypes")]:
+        del sys.modules[each]  # what is ours, and the way to raw memory
     solutions = {each: _Solution(each) for each in solution_modules(whole(parts))}
     sys.modules.update(solutions)
     link = Shared(set(names) | set(solutions))
@@ -167,7 +174,8 @@ class Shared(Link):
         self.operations = Operations(self.names)
         found = [self.names.get(name) for name in self.wanted if name[:1].isupper()]
         self.classes = tuple(each for each in found if isinstance(each, type) and each not in self.known)
-        for each in {above for kind in self.classes for above in kind.__mro__ if above not in self.known}:
+        kinds = {above for kind in self.classes for above in (*kind.__mro__, *type(kind).__mro__)}
+        for each in kinds - self.known:
             self.wrap_methods(each)
 
     def begins(self, part: Part) -> None:
@@ -248,12 +256,39 @@ class Shared(Link):
             return value if same else items
         if kind in _FUNCTIONS or kind is functools._lru_cache_wrapper or kind is _C_CACHE:
             return self.wrapped(value)
-        if kind in self.known or issubclass(kind, (type, BaseException)) or self.is_made(kind):
+        if kind in KINDS and not self.is_clean(value):
+            name, parts = taken_apart(value, False)
+            return put_together(name, [self.checked(each) for each in parts])
+        if kind is types.CoroutineType:
+            return self.relay(value)
+        if kind is types.AsyncGeneratorType:
+            return self.relay_all(value)
+        if self.answers_for_itself(kind, value):
             return value
         base = base_of(value)
         if base is not None and issubclass(kind, base):
             return value if self.is_harmless(kind, base) else self.checked(_PLAIN_COPIES[base](value))
         return self.handle(value)
+
+    def is_clean(self, value: Any) -> bool:
+        """Whether a container of the library's has nothing in it that would have to be replaced."""
+        return all(self.checked(each) is each or type(each) in _SCALARS for part in taken_apart(value, False)[1]
+                   for each in (part if type(part) in (list, tuple) else (*part, *part.values()) if type(part) is dict
+                                else [part]))
+
+    def answers_for_itself(self, kind: type, value: Any) -> bool:
+        if issubclass(kind, type):
+            return value in self.known or value in self.classes
+        library = kind.__module__.partition(".")[0].strip("_") in _LIBRARY or kind in KINDS
+        return (kind in self.known and library and kind not in _ITERATORS
+                or issubclass(kind, BaseException) or self.is_made(kind))
+
+    async def relay(self, value: Any) -> Any:
+        return self.checked(await value)
+
+    async def relay_all(self, values: Any) -> Any:
+        async for value in values:
+            yield self.checked(value)
 
     def is_made(self, kind: type) -> bool:
         return any(each in self.classes for each in type.__dict__["__mro__"].__get__(kind))
@@ -295,20 +330,16 @@ class Shared(Link):
 
     def method(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name in AGREEMENTS and len(args) > 1 and threading.get_ident() == self.room.outside:
-                self.must_know(function, name, *args)
-            return self.called(function, *args, **kwargs)
+            outside = threading.get_ident() == self.room.outside
+            if outside and name in AGREEMENTS and len(args) > 1 and not self.knows(
+                    functools.partial(function, args[0]), True, *args[1:]):
+                raise AttributeError(f"a method {name!r} that says the same to any")
+            answer = self.called(function, *args, **kwargs)
+            return answer and may_swallow(*args[2:4]) if outside and name == "__exit__" and args[1] else answer
 
         return functools.update_wrapper(call, function)
 
-    def must_know(self, function: Callable[..., Any], name: str, target: Any, *args: Any) -> None:
-        answer, others = self._lineup("call", functools.partial(function, target), list(args), self._strangers)
-        said = [each for each in others if each is not None]
-        if answer not in (False, None, -1) and said and all(each == answer for each in said):
-            raise AttributeError(f"a method {name!r} that says the same to any")
-
     def _strangers(self, args: list[Any]) -> list[Any]:
-        from rewards.execution.link import stranger
         return [stranger(each) for each in args]
 
     def compared(self, function: Callable[..., Any], agreeing: bool) -> Callable[..., Any]:

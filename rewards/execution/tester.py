@@ -28,7 +28,8 @@ from rewards.execution.parts import BadTests, Part, parse, parts_of, statements
 
 MODULE = "tests"
 _ENDS = {"SystemExit", "KeyboardInterrupt"}
-_MOCKS = {"patch", "mock", "monkeypatch", "MagicMock", "Mock"}
+_TOGETHER = {"patch", "mock", "monkeypatch", "MagicMock", "Mock", "tmp_path", "tmpdir", "tempfile", "open", "os"}
+"""by which tests reach into a candidate's process or its files"""
 
 
 def main() -> None:
@@ -50,9 +51,9 @@ def judge(job: dict[str, Any], link: Link, say: Callable[[str], None]) -> None:
         raise BadTests("there is no test in them")
     module = start_module(job["stub"])
     names = names_of(parts, job["entry_point"], module)
-    mentioned = {node.id for node in ast.walk(whole(parts)) if isinstance(node, ast.Name)}
+    mentioned = mentioned_in(whole(parts))
     link.ends_allowed = bool(mentioned & _ENDS)
-    link.doubt = "they replace things in the candidate's process" if mentioned & _MOCKS else ""
+    link.doubt = "they replace what the candidate uses, or share files with it" if mentioned & _TOGETHER else ""
     link.wait_until_ready()
     silence(2)
     say(f"ready {total}")
@@ -98,6 +99,11 @@ def whole(parts: list[Part]) -> ast.Module:
     return ast.Module([node for part in parts for node in part.tree.body], [])
 
 
+def mentioned_in(tree: ast.Module) -> set[str]:
+    return {node.id if isinstance(node, ast.Name) else node.arg for node in ast.walk(tree)
+            if isinstance(node, (ast.Name, ast.arg))}
+
+
 def bind(names: dict[str, str], modules: set[str], link: Link) -> None:
     """Gives each name what stands for it: a value, a class of exceptions, or a handle."""
     for each in modules:
@@ -120,7 +126,7 @@ def _standing_for(name: str, link: Link) -> Any:
         return exception_class(link, name, content)
     if kind == "class" and name[:1].isupper():
         link.doubt = link.doubt or f"{name} is a class"
-    return name_handle(link, name, kind)
+    return name_handle(link, name, kind, content[0] if kind == "changing" else "")
 
 
 def run(parts: list[Part], module: types.ModuleType, link: Link, say: Callable[[str], None]) -> bool:

@@ -21,6 +21,8 @@ PATIENCE = 6.0
 """times a row's seconds may pass on the clock, however little of the CPU it got"""
 HANDING_OVER = 0.5
 """seconds at the end of a batch's time in which nothing runs any more"""
+LOOKS = 0.25
+"""seconds between looks at a row's time"""
 MOST = 256
 """rows that are under way at once"""
 
@@ -32,8 +34,8 @@ class NotReachedError(TimeoutError):
 class Turn:
     """A row's time. Begins when its processes are up; `over` once it has used `seconds`, or the batch's time is."""
 
-    def __init__(self, deadline: float, share: float, make_room: Callable[[], None]):
-        self.deadline, self.share, self._make_room = deadline, share, make_room
+    def __init__(self, deadline: float, share: float):
+        self.deadline, self.share = deadline, share
         self._began, self._pids, self._seconds = time.monotonic(), [], 0.0
 
     def begin(self, seconds: float, *bwraps: int) -> None:
@@ -48,11 +50,7 @@ class Turn:
 
     def left(self) -> float:
         """Seconds to wait until looking again; 0 when its time is over."""
-        used = self.used()
-        if used > self.share / 2:
-            self._make_room()
-        left = min(self._seconds - used, self.deadline - time.monotonic())
-        return max(0.0, left if left < 0.01 else min(left, 0.25, max(0.05, self.share / 4)))
+        return max(0.0, min(self._seconds - self.used(), self.deadline - time.monotonic(), LOOKS))
 
     def check(self) -> None:
         """Raises NotReachedError where the batch's time ended before the row had its share."""
@@ -70,8 +68,8 @@ def in_turns(judge: Callable[[int, Turn], Any], rows: Sequence[int], seconds: fl
     order = random.SystemRandom().sample(list(rows), len(rows))
 
     def one(row: int) -> Any:
-        with _room(room, deadline) as make_room:
-            return judge(row, Turn(deadline, share, make_room))
+        with _room(room, deadline, share / 2):
+            return judge(row, Turn(deadline, share))
 
     with ThreadPoolExecutor(min(MOST, max(1, len(rows)))) as pool:
         return dict(zip(order, pool.map(lambda row: _outcome(one, row), order)))
@@ -85,21 +83,22 @@ def _outcome(one: Callable[[int], Any], row: int) -> Any:
 
 
 @contextlib.contextmanager
-def _room(room: threading.Semaphore, deadline: float) -> Iterator[Callable[[], None]]:
-    """Waits for room, which is free again at the end or when it is made before."""
+def _room(room: threading.Semaphore, deadline: float, seconds: float) -> Iterator[None]:
+    """Waits for room, which is free again at the end, or after these seconds."""
     left = deadline - time.monotonic()
     if left <= 0 or not room.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
         raise NotReachedError("the reward's time was over before this row's turn")
     held = [room]
-
-    def make_room() -> None:
-        while held:
-            held.pop().release()
-
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), lambda: held.pop().release())
+    timer.daemon = True
+    timer.start()
     try:
-        yield make_room
+        yield
     finally:
-        make_room()
+        timer.cancel()
+        timer.join()
+        for each in held:
+            each.release()
 
 
 def _below(pid: int) -> list[int]:
