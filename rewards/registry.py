@@ -29,6 +29,8 @@ FACTORIES = {
     "repetition": "text:make_repetition",
     "unit_tests": "unit_tests:make_unit_tests",
     "unit_tests_share": "unit_tests:make_unit_tests(share=True)",
+    "programs": "programs:make_programs",
+    "programs_share": "programs:make_programs(share=True)",
     "gym": "gym:make_gym",
     "gym_exact": "gym:make_gym_exact",
     "model": "learned:load_reward_model",
@@ -36,7 +38,8 @@ FACTORIES = {
 }
 """name -> what makes the reward, given the arguments in the flag; NAME:X gives X as the first of them"""
 KNOWN = ("math, math_strict, math_format, format(pattern=...), length(target=...), overlong(max_length=..., cache=...)"
-         ", repetition, unit_tests, unit_tests_share, gym:TASK, gym_exact:TASK, model:PATH_OR_ID, judge:URL, or "
+         ", repetition, unit_tests(isolation=strict|shared|auto, packages=[...]), unit_tests_share, programs, "
+         "programs_share, gym:TASK, gym_exact:TASK, model:PATH_OR_ID, judge:URL, or "
          "package.module:function")
 
 

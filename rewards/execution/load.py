@@ -9,6 +9,7 @@ Runs inside the sandbox: standard library only.
 import __future__
 
 import ast
+import builtins
 import contextlib
 import functools
 import importlib.util
@@ -33,6 +34,7 @@ def load(program: str, stub: str = "") -> dict[str, Any]:
 
 def prepare(program: str) -> None:
     """What is changed in the library for a program, before it runs."""
+    builtins.exit = builtins.quit = sys.exit  # which the module `site` would make
     if sys.version_info >= (3, 12) and "setrecursionlimit" in program:
         functools._lru_cache_wrapper = _cache_without_recursion_in_c()
 

@@ -8,11 +8,12 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 from rewards.execution.packages import Packages
-from rewards.execution.sandbox import Limits, read, start
+from rewards.execution.sandbox import Limits, read, start, wait
+from rewards.execution.script import READY
 from rewards.execution.turns import Turn
 
 START_SECONDS = 60.0
@@ -72,6 +73,22 @@ def in_one_process(case: dict[str, Any], program: dict[str, str], setting: Setti
     return verdict if "end" in lines else verdict._replace(passed=0)
 
 
+def as_script(program: str, given: str, setting: Setting, turn: Turn, most: int) -> str | None:
+    """What a program prints that is given an input; None where it fails, is not done in time, or prints more than
+    `most` bytes. Raises NotStartedError and NotReachedError."""
+    with contextlib.ExitStack() as stack:
+        complaints = stack.enter_context(tempfile.TemporaryFile())
+        process = stack.enter_context(_started("script", {"program": program, "input": given}, setting, complaints, (),
+                                               subprocess.PIPE))
+        data = _ready(process.stdout, complaints, lambda data: data.endswith(READY))
+        turn.begin(setting.limits.seconds, process.pid)
+        data = _read_on(process.stdout, data, turn, most)
+        status = wait(process, time.monotonic() + turn.left()) if len(data) < most else None
+        if status is None:
+            turn.check()
+    return data.removeprefix(READY).decode(errors="replace") if status == 0 else None
+
+
 def _started(module: str, job: dict[str, Any], setting: Setting, complaints: IO[bytes], descriptors: tuple[int, ...],
              stdout: Any) -> Any:
     return start(module, job | {"packages": list(setting.packages.path)}, setting.limits, unsafe=setting.unsafe,
@@ -81,19 +98,31 @@ def _started(module: str, job: dict[str, Any], setting: Setting, complaints: IO[
 def _lines(verdict: IO[bytes], complaints: IO[bytes], setting: Setting, turn: Turn, pids: tuple[int, ...],
            key: str = "") -> list[str]:
     """What is said, `ready N` first, as far as it is said in time; with a key only lines that have it, without it."""
-    data = read(verdict, time.monotonic() + START_SECONDS, 65536, lambda data: data.endswith(b"\n"))
+    data = _ready(verdict, complaints, lambda data: data.endswith(b"\n"))
+    turn.begin(setting.limits.seconds, *pids)
+    data = _read_on(verdict, data, turn, 2**20)
+    lines = data.decode(errors="replace").splitlines()
+    return [line.removeprefix(key) for line in lines if line.startswith(key)]
+
+
+def _ready(file: IO[bytes], complaints: IO[bytes], enough: Callable[[bytes], bool]) -> bytes:
+    """The first line."""
+    data = read(file, time.monotonic() + START_SECONDS, 65536, enough)
     if b"\n" not in data:
         complaints.seek(0)
         message = complaints.read().decode(errors="replace").strip()
         raise NotStartedError(f"the sandbox did not start: {message[-1000:]}")
-    turn.begin(setting.limits.seconds, *pids)
-    while (left := turn.left()) and len(data) < 2**20:
-        more = _more(verdict, left)
+    return data
+
+
+def _read_on(file: IO[bytes], data: bytes, turn: Turn, most: int) -> bytes:
+    """To the end of the file, of the turn, or to `most` bytes."""
+    while len(data) < most and (left := turn.left()):
+        more = _more(file, left)
         if more == b"":
             break
         data += more or b""
-    lines = data.decode(errors="replace").splitlines()
-    return [line.removeprefix(key) for line in lines if line.startswith(key)]
+    return data
 
 
 def _more(file: IO[bytes], seconds: float) -> bytes | None:

@@ -120,10 +120,10 @@ def test_endless_programs_take_no_verdict_from_others():
     reward = make_unit_tests(timeout=6.0, workers=2)
     with given_seconds(8.0):
         try:
-            values = reward([""] * 8, programs, test_list=[[TESTS]] * 8)
+            values, errors = reward([""] * 8, programs, test_list=[[TESTS]] * 8), {}
         except RowErrors as failed:
-            values = failed.values
-            assert all("time was over before" in str(error) for error in failed.errors.values())
+            values, errors = failed.values, failed.errors
+    assert all("time was over before" in str(error) for error in errors.values())
     assert (values[0], values[-1]) == (1.0, 1.0)
     assert set(values[1:-1]) <= {0.0, None}
     assert values.count(0.0) >= 2
