@@ -24,8 +24,9 @@ DESCRIPTION = """Make a model better at what a reward function asks for.
 
 A step: the policy answers --batch-size prompts --group-size times, rewards judge the answers, an answer's advantage is
 how much better it is than others of its group, and the policy is updated. Rewards: math, math_strict, math_format,
-format(pattern=...), length(target=...), overlong(max_length=..., cache=...), repetition, unit_tests, unit_tests_share,
-gym:TASK, gym_exact:TASK, model:PATH_OR_ID, judge:URL, or package.module:function, with TRL's signature.
+format(pattern=...), length(target=...), overlong(max_length=..., cache=...), repetition, unit_tests and programs
+(both also with _share; unit_tests(isolation=strict|shared|auto, packages=[numpy]), see docs/online.md), gym:TASK,
+gym_exact:TASK, model:PATH_OR_ID, judge:URL, or package.module:function, with TRL's signature.
 
 Stopped, by whatever, it goes on where it was when the same command is given again."""
 

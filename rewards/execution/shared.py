@@ -87,8 +87,9 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
     module = start_module(job["stub"])
     vars(module)["__builtins__"] = private_builtins()
     names = names_of(parts, job["entry_point"], module)
-    _import_ahead(parts, job["program"])
-    prepare(job["program"])
+    program, stub = job["candidate"]["program"], job["candidate"]["stub"]
+    _import_ahead(parts, program)
+    prepare(program)
     say(f"ready {total}")
     silence(2)
     for each in [each for each in sys.modules if each.partition(".")[0] in (TESTS, "rewards", "ctypes", "_ctypes")]:
@@ -97,7 +98,7 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
     sys.modules.update(solutions)
     link = Shared(set(names) | set(solutions))
     set_hook(vars(module), ("numpy", "pandas", "scipy"))
-    link.load(job["program"], job["stub"])
+    link.load(program, stub)
     for each in solutions.values():
         vars(each)["_temper_link"] = link
     vars(module).update({name: link.standing_for(name) for name, source in names.items() if source == TESTS})

@@ -66,8 +66,8 @@ def in_one_process(case: dict[str, Any], program: dict[str, str], setting: Setti
     key = secrets.token_hex(32)
     with contextlib.ExitStack() as stack:
         complaints = stack.enter_context(tempfile.TemporaryFile())
-        process = stack.enter_context(_started("shared", case | program | {"key": key}, setting, complaints, (),
-                                               subprocess.PIPE))
+        process = stack.enter_context(_started("shared", case | {"candidate": program, "key": key}, setting, complaints,
+                                               (), subprocess.PIPE))
         lines = _lines(process.stdout, complaints, setting, turn, (process.pid,), f"{key} ")
         verdict = _verdict(lines, turn)
     return verdict if "end" in lines else verdict._replace(passed=0)

@@ -127,3 +127,12 @@ def test_endless_programs_take_no_verdict_from_others():
     assert (values[0], values[-1]) == (1.0, 1.0)
     assert set(values[1:-1]) <= {0.0, None}
     assert values.count(0.0) >= 2
+
+
+@pytest.mark.parametrize("isolation", MODES)
+def test_the_helpers_of_a_stub_are_the_tests_and_the_programs(isolation):
+    stub = 'def helper(x):\n    return x + 1\n\ndef f(x):\n    """Twice helper."""\n'
+    row = {"prompt": [stub] * 2, "entry_point": ["f"] * 2,
+           "test": ["def check(candidate):\n    assert candidate(1) == 2 * helper(1)"] * 2}
+    reward = make_unit_tests(isolation=isolation)
+    assert reward([""] * 2, ["    return 2 * helper(x)\n", "    return helper(x)\n"], **row) == [1.0, 0.0]
