@@ -80,8 +80,7 @@ def set_hook(tests: dict[str, Any], packages: tuple[str, ...]) -> None:
         return event in _REFUSED or event[:7] == "ctypes."
 
     def known(name: Any, file: Any) -> bool:
-        listed = type(name) is str and (name in KNOWN_EXTENSIONS or name.partition(".")[0] in packages)
-        return listed and str(file)[:5] != "/tmp/"
+        return type(name) is str and name in KNOWN_EXTENSIONS and file[:5] != "/tmp/" or file.startswith(packages)
 
     busy = threading.local()
 

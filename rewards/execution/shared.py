@@ -25,7 +25,7 @@ from rewards.execution.inside import enter, silence
 from rewards.execution.link import Link, stranger
 from rewards.execution.load import MODULE, load, prepare
 from rewards.execution.names import solution_modules
-from rewards.execution.operations import Operations, base_of
+from rewards.execution.operations import BINARY, Operations, base_of
 from rewards.execution.parts import BadTests, Part, parts_of
 from rewards.execution.tester import MODULE as TESTS
 from rewards.execution.tester import names_of, run, start_module, whole
@@ -35,12 +35,19 @@ _PRELOADED = ("array", "collections.abc", "contextlib", "copy", "dataclasses", "
               "string", "threading", "time", "types", "typing", "uuid")
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
-_WRAPPED_DUNDERS = ("__call__", "__getitem__", "__enter__", "__exit__")
+_WRAPPED_DUNDERS = {f"__{prefix}{name}__" for prefix in ("", "r", "i") for name in (*BINARY, "divmod")} | {
+    "__call__", "__getitem__", "__enter__", "__exit__", "__iter__", "__next__", "__reversed__", "__getattr__",
+    "__missing__", "__copy__", "__deepcopy__", "__neg__", "__pos__", "__invert__", "__abs__", "__round__", "__floor__",
+    "__ceil__", "__trunc__", "__str__", "__repr__", "__format__"}
+"""special methods whose answers tests may have"""
 _ITERATORS = (types.GeneratorType, map, filter, zip, enumerate, reversed, *(type(iter(each)) for each in (
     [], (), "", set(), range(0), b"", {}, {}.values(), {}.items())))
 _LIBRARY = frozenset(("builtins", "io", "re", "threading", "queue", "asyncio", "concurrent", "random", "logging",
                       "socket", "pathlib", "types", "contextlib", "numpy", "array", "time", "string", "datetime",
-                      "decimal", "fractions", "collections", "uuid", "functools", "operator", "pandas", "scipy"))
+                      "decimal", "fractions", "collections", "uuid", "functools", "operator", "pandas", "scipy",
+                      "dataclasses", "enum", "abc", "typing", "inspect", "calendar", "zoneinfo", "ipaddress", "json",
+                      "csv", "hashlib", "struct", "statistics", "argparse", "urllib", "html", "xml", "http", "email",
+                      "tempfile", "sqlite3", "copy", "itertools", "thread", "sympy", "networkx"))
 """modules whose classes' instances answer for themselves"""
 _COMPARED = {"__eq__": True, "__ne__": False, "__contains__": True}
 """special methods by which an object agrees, and what it says then"""
@@ -90,14 +97,14 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
     program, stub = job["candidate"]["program"], job["candidate"]["stub"]
     _import_ahead(parts, program)
     prepare(program)
-    say(f"ready {total}")
-    silence(2)
     for each in [each for each in sys.modules if each.partition(".")[0] in (TESTS, "rewards", "ctypes", "_ctypes")]:
         del sys.modules[each]  # what is ours, and the way to raw memory
     solutions = {each: _Solution(each) for each in solution_modules(whole(parts))}
     sys.modules.update(solutions)
     link = Shared(set(names) | set(solutions))
-    set_hook(vars(module), ("numpy", "pandas", "scipy"))
+    silence(2)
+    say(f"ready {total}")  # what is missing until here is the machine's fault
+    set_hook(vars(module), tuple(f"{each}/" for each in job["packages"]))
     link.load(program, stub)
     for each in solutions.values():
         vars(each)["_temper_link"] = link
@@ -120,14 +127,15 @@ def _import_ahead(parts: list[Part], program: str) -> None:
                 wanted.append(node.module)
     for name in wanted:
         top = name.partition(".")[0]
-        if name not in sys.modules and (top in sys.stdlib_module_names - _UNLOADED or top in ("numpy", "pytest")):
+        if name not in sys.modules and top not in _UNLOADED:
             try:
                 __import__(name)
             except ImportError:
                 continue
 
 
-_UNLOADED = frozenset(("antigravity", "this", "idlelib", "ctypes", "_ctypes", "_testcapi", "turtledemo", "tkinter"))
+_UNLOADED = frozenset(("antigravity", "this", "idlelib", "ctypes", "_ctypes", "_testcapi", "turtledemo", "tkinter",
+                       "rewards"))
 
 
 def _parsed(program: str) -> ast.Module:
@@ -165,6 +173,7 @@ class Shared(Link):
         self.objects: list[Any] = []
         self.numbers: dict[int, int] = {}
         self.wrappers: dict[int, Any] = {}
+        self.ours: dict[int, Any] = {}
         self.tampered = False
 
     def load(self, program: str, stub: str) -> None:
@@ -309,14 +318,18 @@ class Shared(Link):
 
     def wrapped(self, function: Any) -> Any:
         """A function that runs in the candidate's thread; one for each of the candidate's, so that it is itself."""
+        if id(function) in self.ours:
+            return function
         if id(function) not in self.wrappers:
             def call(*args: Any, **kwargs: Any) -> Any:
                 return self.called(function, *args, **kwargs)
 
-            self.wrappers[id(function)] = function, functools.update_wrapper(call, function)
+            self.wrappers[id(function)] = function, self.own(functools.update_wrapper(call, function))
         return self.wrappers[id(function)][1]
 
     def wrap_methods(self, kind: type) -> None:
+        if kind in self.classes:
+            type.__setattr__(kind, "__getattribute__", self.attributes(kind.__getattribute__))
         for name, value in list(vars(kind).items()):
             bare = getattr(value, "__func__", value)
             if isinstance(value, property) and value.fget:
@@ -329,16 +342,33 @@ class Shared(Link):
                 made = type(value)(made) if isinstance(value, (staticmethod, classmethod)) else made
             type.__setattr__(kind, name, made)
 
+    def attributes(self, get: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+        """What tests read of an object is an answer, too."""
+        def get_attribute(self_: Any, name: str) -> Any:
+            value = get(self_, name)
+            raw = name.startswith("__") and name != "__dict__"
+            if raw or threading.get_ident() != self.room.outside or id(getattr(value, "__func__", None)) in self.ours:
+                return value
+            return self.checked(value)
+
+        return get_attribute
+
     def method(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             outside = threading.get_ident() == self.room.outside
             if outside and name in AGREEMENTS and len(args) > 1 and not self.knows(
                     functools.partial(function, args[0]), True, *args[1:]):
                 raise AttributeError(f"a method {name!r} that says the same to any")
+            if outside and name in ("__next__", "__iter__"):
+                return self.checked(self.room.run(function, *args))
             answer = self.called(function, *args, **kwargs)
             return answer and may_swallow(*args[2:4]) if outside and name == "__exit__" and args[1] else answer
 
-        return functools.update_wrapper(call, function)
+        return self.own(functools.update_wrapper(call, function))
+
+    def own(self, wrapper: Any) -> Any:
+        self.ours[id(wrapper)] = wrapper
+        return wrapper
 
     def _strangers(self, args: list[Any]) -> list[Any]:
         return [stranger(each) for each in args]
@@ -351,7 +381,7 @@ class Shared(Link):
                     return not agreeing
             return function(self_, self.real(other))
 
-        return functools.update_wrapper(compare, function)
+        return self.own(functools.update_wrapper(compare, function))
 
 
 def _all_classes(kind: type, found: set[type]) -> set[type]:

@@ -23,7 +23,7 @@ HANDING_OVER = 0.5
 """seconds at the end of a batch's time in which nothing runs any more"""
 LOOKS = 0.25
 """seconds between looks at a row's time"""
-MOST = 256
+MOST = 64
 """rows that are under way at once"""
 
 
