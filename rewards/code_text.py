@@ -21,6 +21,8 @@ _PYTHON = re.compile(r"(?:lang(?:uage)?-)?i?py(?:thon)?[23]?(?:\.\d+)*")
 _TAG = re.compile(r"^\s*(?:\{?\.?(?:python|py)[23]?(?:\.\d+)*\}?)(?=\s)", re.IGNORECASE)
 CLOSERS = 20
 """fences in a block that are tried as its end"""
+_MARK = re.compile(r"[<\[](/?)(?:answer|code|solution|python)\b[^>\]\n]{0,40}[>\]]", re.IGNORECASE)
+_DEFINITION = re.compile(r"^(?:@|def |async def |class |import |from \w+ import )", re.MULTILINE)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _BINDINGS = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
 
@@ -79,9 +81,26 @@ def _blocks_of(text: str) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    """Code in no fence: what <answer> holds, if that is Python, else the whole."""
-    found = tagged(text)
-    return found[1] if found and reads(found[1]) else text
+    """Code in no fence: the last that stands between tags (<answer>, [PYTHON]) and is Python, else the lines from the
+    first definition on, without the prose behind them, else the whole."""
+    marked = list(_marked(text))[-CLOSERS:]
+    return next((code for code in reversed(marked) if _binds(code)), None) or _from_definition(text) or text
+
+
+def _marked(text: str) -> Iterator[str]:
+    """What stands between an opening tag and the next closing one."""
+    opening = None
+    for tag in _MARK.finditer(text):
+        if tag[1] and opening:
+            yield text[opening.end() : tag.start()]
+        opening = None if tag[1] else tag
+
+
+def _from_definition(text: str) -> str:
+    first = _DEFINITION.search(text)
+    paragraphs = text[first.start() :].split("\n\n") if first else []
+    ends = range(len(paragraphs), max(0, len(paragraphs) - CLOSERS), -1)
+    return next((code for end in ends if _binds(code := "\n\n".join(paragraphs[:end]))), "")
 
 
 def _python_blocks(text: str) -> list[str]:

@@ -46,7 +46,9 @@ FENCES = {
     "constant first": fenced("import math\nK = 2") + "\nthen\n" + fenced("def f(x): return math.pow(x, K)"),
     "draft first": fenced(WRONG) + "\nBetter:\n" + fenced(F),
     "lambdas": fenced("g = 2") + "\n" + fenced("f = lambda x: x ** g"),
-    "inline code before": "With `f` and ```x```:\n" + fenced(F),
+    "other tags": f"<code>\n{F}\n</code>", "brackets": f"[PYTHON]\n{F}\n[/PYTHON] is it.",
+    "prose around": f"Here is the function.\n\n{F}\n\nIt squares x.", "a version of its own": fenced(F, "py3"),
+    "response": "### Response:\n" + fenced(F, "Python 3"), "inline code before": "With `f` and ```x```:\n" + fenced(F),
 }
 
 
@@ -77,7 +79,8 @@ def test_a_script_is_the_block_that_reads_its_input(text, output, capsys, monkey
 
 
 @pytest.mark.parametrize("text", ["```" * 9999, "```\n" * 9999, "```python\n" + "x```\n" * 9999, "~~~\n" * 9999,
-                                  "a```" * 9999, "```python\n(\n```\n" * 99, "(" * 9999, "<answer>" * 9999])
+                                  "a```" * 9999, "```python\n(\n```\n" * 99, "(" * 9999,
+                                  "<answer>" * 9999, "[CODE]" * 9999, "def f(\n\n" * 999])
 def test_a_text_of_fences_alone_takes_no_long_time(text):
     start = time.process_time()
     code_of(text)
