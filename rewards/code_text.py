@@ -3,7 +3,8 @@
 A text that is Python as it is, is the code. Else its fenced blocks are looked at, which need not be tagged: what is
 tagged as Python, and what reads as Python and defines something. Several blocks make one program: their definitions, in
 order; of a block that defines no function and no class, which shows how to use the others, only imports and
-assignments are kept. A block that does not close is one that was cut. Time is linear in the text, but for CLOSERS.
+assignments are kept. A block that does not close ends where it is no Python any more. Code without a fence is what is
+Python among the lines, from an import, a definition or an assignment on. Time is linear in the text, but for CLOSERS.
 """
 
 import ast
@@ -19,10 +20,13 @@ _OPENING = re.compile(r"^(?P<before>[^\n]*?)(?P<fence>`{3,}|(?<![^ \t>])~{3,})(?
 _ONE_LINE = re.compile(r"(?<!`)(`{3,})(?!`)([^`\n]+)\1(?!`)")
 _PYTHON = re.compile(r"(?:lang(?:uage)?-)?i?py(?:thon)?[23]?(?:\.\d+)*")
 _TAG = re.compile(r"^\s*(?:\{?\.?(?:python|py)[23]?(?:\.\d+)*\}?)(?=\s)", re.IGNORECASE)
+_AROUND = re.compile(r"\A\s*\[[A-Z]+\][ \t]*\n|\n[ \t]*\[/?[A-Z]+\]\s*\Z")
 CLOSERS = 20
-"""fences in a block that are tried as its end"""
 _MARK = re.compile(r"[<\[](/?)(?:answer|code|solution|python)\b[^>\]\n]{0,40}[>\]]", re.IGNORECASE)
-_DEFINITION = re.compile(r"^(?:@|def |async def |class |import |from \w+ import )", re.MULTILINE)
+"""fences in a block that are tried as its end; stretches of bare code, and ends of each, that are tried"""
+_STARTS = re.compile(r"^(?:(?:(?:async[ \t]+)?def|class|import|from)[ \t]+\w|@\w|\w+[ \t]*(?::[^=\n]*)?=[^=])",
+                     re.MULTILINE)
+"""how a line of bare code begins"""
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _BINDINGS = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
 
@@ -67,8 +71,8 @@ def parsed(code: str) -> ast.Module | None:
 
 
 def _plain(text: str) -> str:
-    """Line ends as Python has them, and no byte order mark."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+    """Line ends as Python has them, no byte order mark, and no [BEGIN] and [DONE] around, which Python could read."""
+    return _AROUND.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", ""))
 
 
 def _blocks_of(text: str) -> list[str]:
@@ -81,10 +85,13 @@ def _blocks_of(text: str) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    """Code in no fence: the last that stands between tags (<answer>, [PYTHON]) and is Python, else the lines from the
-    first definition on, without the prose behind them, else the whole."""
-    marked = list(_marked(text))[-CLOSERS:]
-    return next((code for code in reversed(marked) if _binds(code)), None) or _from_definition(text) or text
+    """Code in no fence: the last that stands between tags (<answer>, [PYTHON]) and is Python, else what stands behind
+    </think>, if that is, else the stretches of lines that are, else the whole."""
+    marked = [each for each in list(_marked(text))[-CLOSERS:] if _binds(each)]
+    found = tagged(text)
+    places = [*([found[1]] if found else []), after_thought(text)]
+    whole = next((place for place in (*marked[-1:], *places) if reads(place)), None)
+    return whole or next((code for place in (*places, text) if (code := _joined(_stretches(place)))), text)
 
 
 def _marked(text: str) -> Iterator[str]:
@@ -96,11 +103,38 @@ def _marked(text: str) -> Iterator[str]:
         opening = None if tag[1] else tag
 
 
-def _from_definition(text: str) -> str:
-    first = _DEFINITION.search(text)
-    paragraphs = text[first.start() :].split("\n\n") if first else []
-    ends = range(len(paragraphs), max(0, len(paragraphs) - CLOSERS), -1)
-    return next((code for end in ends if _binds(code := "\n\n".join(paragraphs[:end]))), "")
+def _stretches(text: str) -> list[str]:
+    """Lines in the midst of prose that are Python and bind a name."""
+    found, at = [], 0
+    for _ in range(CLOSERS):
+        start = _STARTS.search(text, at)
+        if not start:
+            break
+        code = _first_lines(text[start.start() :])
+        found += [code] if _binds(code) else []
+        at = max(start.end(), start.start() + len(code))
+    return found
+
+
+def _first_lines(text: str) -> str:
+    """As many lines as are Python: without the one at which the parser stops, and what is behind it."""
+    lines = text.splitlines(keepends=True)
+    for _ in range(CLOSERS):
+        error = _first_error("".join(lines))
+        if not error:
+            return "".join(lines)
+        lines = lines[: min(error, len(lines)) - 1]
+    return ""
+
+
+def _first_error(code: str) -> int:
+    """The line at which a parser stops; 0 where it does not."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            ast.parse(code)
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            return getattr(error, "lineno", None) or 1
+    return 0
 
 
 def _python_blocks(text: str) -> list[str]:
@@ -160,7 +194,12 @@ def _content(text: str, opening: re.Match[str]) -> tuple[str, int]:
         if reads(code):
             return code, end.end()
         first = first or ((code, end.end()) if alone else None)
-    return first or (_unquoted(text[start:], opening["before"]), len(text))
+    return first or (_uncut(_unquoted(text[start:], opening["before"])), len(text))
+
+
+def _uncut(code: str) -> str:
+    """What a block that does not close has of Python: what follows may be prose, or half a line."""
+    return code if reads(code) else _first_lines(code) or code
 
 
 def _unquoted(code: str, before: str) -> str:

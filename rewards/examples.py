@@ -92,7 +92,7 @@ def _examples(value: Any, function: str | None) -> Iterator[Example]:
 
 def _of_lists(given: Any, wanted: Any, function: str | None) -> Example:
     if function:
-        return Example(json.loads(given) if isinstance(given, str) else given, wanted, function)
+        return Example(_arguments(given), _json_or_text(wanted) if isinstance(given, str) else wanted, function)
     return Example(_text(given), _text(wanted))
 
 
@@ -102,10 +102,32 @@ def _of_case(case: Mapping[str, Any], function: str | None) -> Example:
         if not named:
             raise ValueError("a functional case, and no metadata with func_name")
         given = case["input"]
-        arguments = [json.loads(line) for line in given.split("\n")] if isinstance(given, str) else given
+        arguments = _of_lines(given) if isinstance(given, str) else given
         wanted = case["output"]
         return Example(arguments, json.loads(wanted) if isinstance(wanted, str) else wanted, named)
     return Example(_text(case["input"]), _text(case["output"]))
+
+
+def _arguments(given: Any) -> Any:
+    """Those of a function: a list, JSON text of one, or of an argument a line."""
+    if not isinstance(given, str):
+        return given
+    try:
+        value = json.loads(given)
+    except ValueError:
+        return _of_lines(given)
+    return value if isinstance(value, list) else [value]
+
+
+def _of_lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _json_or_text(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _text(value: Any) -> str:

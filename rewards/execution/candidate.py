@@ -76,11 +76,13 @@ class Candidate:
         """Sends the value, or the exception's classes, most derived first."""
         try:
             given, named = decode(args, self.find), decode(kwargs, self.find)
+            same: dict[str, Any] = {}
             try:
-                reply = ["value", encode(self.operations.of(operation, given, named), self.store)]
+                value = self.operations.of(operation, given, named)
+                reply, same = ["value", encode(value, self.store)], _same(value, given, named)
             except BaseException as error:  # noqa: BLE001 - whatever a program raises is its answer
                 reply = self.raised(error)
-            send(self.replies, [*reply, self.side_effects([args, kwargs], [given, named])])
+            send(self.replies, [*reply, self.side_effects([args, kwargs], [given, named]) | same])
         except Exception as error:  # noqa: BLE001 - a value that cannot be sent
             send(self.replies, [*self.raised(error), {}])
 
@@ -128,9 +130,9 @@ class Candidate:
         if kind == "object":
             return self.objects[content[0]]
         if kind == "function":
-            number, name = content
+            number, name, doc = content
             function = lambda *args, **kwargs: self.call_back(number, args, kwargs)  # noqa: E731
-            function.__name__ = function.__qualname__ = name
+            function.__name__, function.__qualname__, function.__doc__ = name, name, doc
             return function
         if content not in self.names:
             raise NameError(f"name {content!r} is not defined")
@@ -144,7 +146,7 @@ class Candidate:
             if operation == "returned":
                 return decode(content[0], self.find)
             if operation == "failed":
-                raise getattr(builtins, content[0], RuntimeError)(content[1])
+                raise _rebuilt(content[0], decode(content[1], self.find))
             self.answer(operation, *content)
 
     def ask_for(self, what: str) -> str:
@@ -154,3 +156,17 @@ class Candidate:
         if not self.busy:
             raise EOFError("there is no input")
         return self.call_back("input", [str(prompt)], {})
+
+
+def _same(value: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Which argument an answer is, if it is one that can change."""
+    found = [at for at, each in [*enumerate(args), *kwargs.items()] if each is value and type(value) not in UNCHANGING]
+    return {"same": found[0]} if found else {}
+
+
+def _rebuilt(classes: list[list[str]], args: list[Any]) -> Exception:
+    """An exception of a test's function: of Python's own class, or of one that is called as the tests' class is."""
+    base = next(kind for _, name in classes if isinstance(kind := getattr(builtins, name, None), type)
+                and issubclass(kind, Exception))
+    module, name = classes[0]
+    return (base if base.__name__ == name else type(name, (base,), {"__module__": module}))(*args)

@@ -6,6 +6,7 @@ Runs inside the sandbox: standard library only.
 import builtins
 import random
 import sys
+import threading
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ _NO_ERRORS = (StopIteration, StopAsyncIteration, GeneratorExit)
 """what ends a loop of the tester's own, as an empty one ends; only __next__ and its like may raise them"""
 _ENDS = (SystemExit, KeyboardInterrupt)
 _ANSWERS = {bool, int, float, complex, str, bytes, type(None)}
+_CHANGING = (list, dict, set, bytearray)
 STRANGERS = 9
 """values of the same kind among which an object has to find the one that it is said to equal"""
 
@@ -29,7 +31,7 @@ class Link:
     """Asks the candidate over two pipes."""
 
     def __init__(self, calls: IO[bytes], replies: IO[bytes]):
-        self.calls, self.replies = calls, replies
+        self.calls, self.replies, self.turn = calls, replies, threading.RLock()
         self.calls_made, self.gone = 0, False
         self.cannot = self.doubt = ""
         """why the two processes cannot run these tests; why they might not"""
@@ -39,6 +41,8 @@ class Link:
             "input": lambda *prompt: builtins.input(*prompt), "readline": lambda: sys.stdin.readline(),
             "read": lambda: sys.stdin.read()}
         self.handles: dict[int, Handle] = {}
+        self.failed: dict[str, Exception] = {}
+        """by class, what functions of the tests' own raised last: it may come back through the candidate"""
         self.exceptions: dict[str, type[Exception]] = {}
         """of the candidate's, by name, what stands for them here"""
 
@@ -55,16 +59,21 @@ class Link:
         message = [operation, encode(list(args), self.name, True), encode(kwargs, self.name, True)]
         if operation != "describe":
             self.calls_made += 1  # before it is sent: a process that has ended is the candidate's fault
+        with self.turn:  # tests may have threads
+            kind, *content = self._answer(message)
+            self._take(content[-1], args, kwargs)
+        if kind == "value":
+            return _itself(*content, args, kwargs)
+        raise self._allowed(operation, content[0])
+
+    def _answer(self, message: list[Any]) -> list[Any]:
+        """What comes back, once the functions of the tests' that it takes were called."""
         self._send(message)
         while True:
             kind, *content = self._receive()
-            if kind == "call":
-                self._send(self._called_back(*content))
-                continue
-            self._take(content[-1], args, kwargs)
-            if kind == "value":
-                return content[0]
-            raise self._allowed(operation, content[0])
+            if kind != "call":
+                return [kind, *content]
+            self._send(self._called_back(*content))
 
     def _send(self, message: list[Any]) -> None:
         if self.gone:
@@ -111,7 +120,10 @@ class Link:
         try:
             return ["returned", encode(self.functions[function](*args, **kwargs), self.name, True)]
         except Exception as error:  # noqa: BLE001 - the candidate may catch it
-            return ["failed", type(error).__name__, str(error)]
+            self.failed[type(error).__name__] = error
+            args = error.args if all(type(each) in _ANSWERS for each in error.args) else [str(error)]
+            return ["failed", [[kind.__module__, kind.__name__] for kind in type(error).__mro__],
+                    encode(list(args), self.name)]
 
     def name(self, value: Any) -> list[Any]:
         """How a value of a test's that is no plain one is named. Raises Unsendable for one that cannot be sent."""
@@ -124,7 +136,8 @@ class Link:
             raise Unsendable(self.cannot)
         number = len(self.functions)
         self.functions[number] = value
-        return ["function", [number, str(getattr(value, "__name__", "function"))]]
+        doc = getattr(value, "__doc__", None)
+        return ["function", [number, str(getattr(value, "__name__", "function")), doc if type(doc) is str else None]]
 
     def find(self, kind: str, content: Any) -> Any:
         """The one handle of an object of the candidate's."""
@@ -160,6 +173,14 @@ class Link:
         return found.pop(0), list(found.values())
 
 
+def _itself(value: Any, effects: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The argument that an answer is said to be, where that is so, too: tests may ask for `is`."""
+    named = dict(enumerate(args)) | kwargs
+    at = effects.get("same")
+    given = named.get(at) if isinstance(at, (int, str)) else None
+    return given if type(given) is type(value) and type(value) in _CHANGING and given == value else value
+
+
 def stranger(value: Any) -> Any:
     """A value that is another, of the same kind where that can be had."""
     for _ in range(9):
@@ -189,6 +210,8 @@ def _exception(link: Link, classes: list[list[str]], message: str, args: Any, re
     else Python's, else the library's if the tests have imported it."""
     arguments = decode(args, link.find)
     for module, name in classes:
+        if module == "tests" and name in link.failed:
+            return link.failed[name]
         kind = link.exceptions.get(name) if module == "candidate" else getattr(sys.modules.get(module), name, None)
         if isinstance(kind, type) and issubclass(kind, BaseException) and module.split(".")[0] in _EXCEPTION_MODULES:
             try:

@@ -48,7 +48,19 @@ def _run(text: str, namespace: dict[str, Any]) -> None:
     forgiven = (Exception, SystemExit) if READS_INPUT.search(text) else SystemExit
     for statement in statements:
         with contextlib.suppress(forgiven):
-            exec(compile(ast.Module([statement], []), "program", "exec", flags, True), namespace)
+            late = 0 if _are_known(_annotations(statement), namespace) else __future__.annotations.compiler_flag
+            exec(compile(ast.Module([statement], []), "program", "exec", flags | late, True), namespace)
+
+
+def _annotations(statement: ast.stmt) -> list[ast.AST]:
+    return [each for node in ast.walk(statement) for name in ("annotation", "returns")
+            if isinstance(each := getattr(node, name, None), ast.AST)]
+
+
+def _are_known(annotations: list[ast.AST], namespace: dict[str, Any]) -> bool:
+    """Whether their names are there: what a program says of types keeps it from nothing, as from Python 3.14 on."""
+    names = {node.id for each in annotations for node in ast.walk(each) if isinstance(node, ast.Name)}
+    return all(name in namespace or hasattr(builtins, name) for name in names)
 
 
 def _future_flags(statements: list[ast.stmt]) -> int:

@@ -3,7 +3,9 @@
 Runs inside the sandbox, where pytest is a package that is allowed.
 """
 
+import asyncio
 import contextlib
+import inspect
 import os
 import types
 from pathlib import Path
@@ -37,6 +39,15 @@ class _Reports:
 
     def pytest_collect_file(self, file_path: Path, parent: Any) -> Any:
         return _Module.from_parent(parent, path=file_path, module=self.module)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: Any) -> bool | None:
+        """Tests that are coroutine functions are awaited, as pytest-asyncio and anyio do."""
+        if not inspect.iscoroutinefunction(pyfuncitem.obj):
+            return None
+        names = pyfuncitem._fixtureinfo.argnames
+        asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+        return True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         name = report.nodeid.partition("::")[2].partition("[")[0]

@@ -118,20 +118,40 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
 
 def _import_ahead(parts: list[Part], program: str) -> None:
     """What the tests and the program import, before anything of the program's runs: what is there then is known."""
-    wanted = list(_PRELOADED)
-    for text in (whole(parts), _parsed(program)):
-        for node in ast.walk(text):
-            if isinstance(node, ast.Import):
-                wanted += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                wanted.append(node.module)
-    for name in wanted:
+    trees = whole(parts), _parsed(program)
+    for name in [*_PRELOADED, *_imported(trees)]:
         top = name.partition(".")[0]
         if name not in sys.modules and top not in _UNLOADED:
             try:
                 __import__(name)
             except ImportError:
                 continue
+
+
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                _look_up(node, _aliases(tree))
+
+
+def _imported(trees: tuple[ast.Module, ...]) -> list[str]:
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    froms = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return names + froms
+
+
+def _aliases(tree: ast.Module) -> dict[str, str]:
+    return {alias.asname or alias.name.partition(".")[0]: alias.name if alias.asname else alias.name.partition(".")[0]
+            for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+
+
+def _look_up(node: ast.AST, aliases: dict[str, str]) -> Any:
+    """What an attribute of a module is: packages load parts of theirs, as numpy.testing, when they are asked for."""
+    if isinstance(node, ast.Name):
+        return sys.modules.get(aliases.get(node.id, ""))
+    above = _look_up(node.value, aliases) if isinstance(node, ast.Attribute) else None
+    return getattr(above, node.attr, None) if isinstance(above, types.ModuleType) else None
 
 
 _UNLOADED = frozenset(("antigravity", "this", "idlelib", "ctypes", "_ctypes", "_testcapi", "turtledemo", "tkinter",

@@ -28,8 +28,9 @@ from rewards.execution.parts import BadTests, Part, parse, parts_of, statements
 
 MODULE = "tests"
 _ENDS = {"SystemExit", "KeyboardInterrupt"}
-_TOGETHER = {"patch", "mock", "monkeypatch", "MagicMock", "Mock", "tmp_path", "tmpdir", "tempfile", "open", "os"}
-"""by which tests reach into a candidate's process or its files"""
+_TOGETHER = {"patch", "mock", "monkeypatch", "MagicMock", "Mock", "tmp_path", "tmpdir", "tempfile", "open", "os",
+             "threading", "Thread", "ThreadPoolExecutor"}
+"""by which tests reach into a candidate's process or its files, or call it from several threads"""
 
 
 def main() -> None:
@@ -54,6 +55,8 @@ def judge(job: dict[str, Any], link: Link, say: Callable[[str], None]) -> None:
     mentioned = mentioned_in(whole(parts))
     link.ends_allowed = bool(mentioned & _ENDS)
     link.doubt = "they replace what the candidate uses, or share files with it" if mentioned & _TOGETHER else ""
+    link.doubt = link.doubt or ("a manager of the candidate's may change what it was given" if names.keys() & managers(
+        whole(parts)) else "")
     link.wait_until_ready()
     silence(2)
     say(f"ready {total}")
@@ -102,6 +105,13 @@ def whole(parts: list[Part]) -> ast.Module:
 def mentioned_in(tree: ast.Module) -> set[str]:
     return {node.id if isinstance(node, ast.Name) else node.arg for node in ast.walk(tree)
             if isinstance(node, (ast.Name, ast.arg))}
+
+
+def managers(tree: ast.Module) -> set[str]:
+    """What is called to make a context manager."""
+    items = (item.context_expr for node in ast.walk(tree) if isinstance(node, (ast.With, ast.AsyncWith))
+             for item in node.items)
+    return {item.func.id for item in items if isinstance(item, ast.Call) and isinstance(item.func, ast.Name)}
 
 
 def bind(names: dict[str, str], modules: set[str], link: Link) -> None:

@@ -48,7 +48,14 @@ FENCES = {
     "lambdas": fenced("g = 2") + "\n" + fenced("f = lambda x: x ** g"),
     "other tags": f"<code>\n{F}\n</code>", "brackets": f"[PYTHON]\n{F}\n[/PYTHON] is it.",
     "prose around": f"Here is the function.\n\n{F}\n\nIt squares x.", "a version of its own": fenced(F, "py3"),
-    "response": "### Response:\n" + fenced(F, "Python 3"), "inline code before": "With `f` and ```x```:\n" + fenced(F),
+    "response": "### Response:\n" + fenced(F, "Python 3"),
+    "bare behind a thought": f"<think>def f is easy</think>\n{F}",
+    "bare in prose": f"Here it is:\n\n{F}\n\nIt's good.",
+    "bare helper first": f"import math\n\nFirst a helper, def g:\n{WRONG}\n\nx = 5 is next.\nThen:\n{F}\n\nSo it is 4.",
+    "marks": f"[BEGIN]\n{F}\n[DONE]",
+    "no end, and prose": f"```python\n{F}\n\nIt's the square of x.",
+    "cut in a use": f"```python\n{F}\n\nprint(f(2), f(",
+    "inline code before": "With `f` and ```x```:\n" + fenced(F),
 }
 
 
@@ -79,8 +86,8 @@ def test_a_script_is_the_block_that_reads_its_input(text, output, capsys, monkey
 
 
 @pytest.mark.parametrize("text", ["```" * 9999, "```\n" * 9999, "```python\n" + "x```\n" * 9999, "~~~\n" * 9999,
-                                  "a```" * 9999, "```python\n(\n```\n" * 99, "(" * 9999,
-                                  "<answer>" * 9999, "[CODE]" * 9999, "def f(\n\n" * 999])
+                                  "a```" * 9999, "import x y\n" * 9999, "x = (\n" * 9999, "```python\n(\n```\n" * 99,
+                                  "(" * 9999, "<answer>" * 9999, "[CODE]" * 9999, "def f(\n\n" * 999])
 def test_a_text_of_fences_alone_takes_no_long_time(text):
     start = time.process_time()
     code_of(text)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None or sandbox._missin
 MODES = ("strict", "shared", "auto")
 ONE_PROCESS = {"suppressing manager", "derived in the tests", "tests' own class", "tests' own nodes", "printed, mocked",
                "mocked library", "mocked helper", "a mock as an argument", "freeze time", "tmp_path", "signature",
-               "dataclass, replaced"}
+               "dataclass, replaced", "a manager that changes its argument", "threads"}
 """what two processes cannot run"""
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "code"
 SQUARE = "def f(x): return x * x"

@@ -37,6 +37,11 @@ FUNCTIONS = {
     "LiveCodeBench": {"public_test_cases": json.dumps([
         {"input": "2\n[1]", "output": "[1, 2]", "testtype": "functional"},
         {"input": "5\n[]", "output": "[5]", "testtype": "functional"}]), "metadata": json.dumps({"func_name": "f"})}}
+FUNCTIONS["APPS, lines of JSON"] = {"input_output": json.dumps({
+    "fn_name": "f", "inputs": ["2\n[1]", "[5, []]"], "outputs": ["[1, 2]", "[5]"]})}
+FUNCTIONS["LiveCodeBench, closed lines"] = {"public_test_cases": json.dumps([
+    {"input": "2\n[1]\n", "output": "[1, 2]\n", "testtype": "functional"},
+    {"input": "5\n[]\n\n", "output": "[5]", "testtype": "functional"}]), "metadata": json.dumps({"func_name": "f"})}
 APPEND = "def f(x, to: List[int]): return to + [x]"
 METHOD = "class Solution:\n    def f(self, x: int, to: List[int]) -> List[int]:\n        return (*to, x)"
 
