@@ -25,6 +25,10 @@ RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token",
 """what a template gets by other ways than chat_template_kwargs"""
 
 
+_PROBE_CALL = {"id": "probe1234", "type": "function",
+               "function": {"name": "probe_name", "arguments": {"probe_key": 1}}}
+
+
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
     """A tokenizer's template, with what a row gives it besides the messages."""
@@ -51,7 +55,7 @@ class ChatTemplate:
 
     def _fit(self, message: Message) -> Message:
         """The message in the spelling that this template understands."""
-        if isinstance(message["content"], list) and not self._takes_parts:
+        if isinstance(message["content"], list) and message["role"] not in self._roles_with_parts:
             message = message | {"content": text_of(message["content"])}
         if "tool_calls" not in message:
             return message
@@ -61,10 +65,19 @@ class ChatTemplate:
         return message if message["content"] else message | {"content": content}
 
     @functools.cached_property
-    def _takes_parts(self) -> bool:
-        """Whether content may be a list of parts: then it says the same as a string."""
-        parts, text = [{"type": "text", "text": "probe"}], "probe"
-        return self._probe({"role": "user", "content": parts}) == self._probe({"role": "user", "content": text}) != ""
+    def _roles_with_parts(self) -> frozenset[str]:
+        """The roles whose content may be a list of parts: then it says the same as a string."""
+        question = {"role": "user", "content": "question"}
+        call = self._fit({"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]})
+        around = {"user": ([], []), "system": ([], [question]), "assistant": ([question], []),
+                  "tool": ([question, call], [])}
+
+        def probe(role: str, content: Any) -> str:
+            before, after = around[role]
+            return self._probe(*before, {"role": role, "content": content}, *after)
+
+        parts = [{"type": "text", "text": "probe"}]
+        return frozenset(role for role in around if "probe" in probe(role, "probe") == probe(role, parts))
 
     @functools.cached_property
     def _spelling(self) -> tuple[str | None, bool]:
@@ -73,8 +86,7 @@ class ChatTemplate:
         Templates differ: most fail on null or write "None", DeepSeek's looks for tool calls where content is null
         alone and puts arguments between strings. The first spelling with which a call is written is taken.
         """
-        function = {"name": "probe_name", "arguments": {"probe_key": 1}}
-        call = {"id": "probe1234", "type": "function", "function": function}
+        call = _PROBE_CALL
         for content, as_text in itertools.product(("", None), (False, True)):
             turn = {"role": "assistant", "content": content, "tool_calls": [_text_arguments(call) if as_text else call]}
             text = self._probe({"role": "user", "content": "probe"}, turn)

@@ -108,7 +108,7 @@ def _render_turn(template: ChatTemplate, messages: list[Message], i: int, weight
     """The conversation up to assistant turn i as the model is asked for it and should answer; or, where that cannot
     be, which of data.reading.COUNTS it counts for."""
     message = messages[i]
-    prompt = template.render(messages[:i], True) if i else _opening_prompt(template, message)
+    prompt = _find_prompt(template, messages, i)
     if prompt is None:
         return "turns_dropped"
     answer = write_answer(template, messages, i, prompt)
@@ -122,6 +122,15 @@ def _render_turn(template: ChatTemplate, messages: list[Message], i: int, weight
     return Rendered(prompt + answer, [Target(i, len(prompt), len(prompt) + end, weight)], lost)
 
 
+def _find_prompt(template: ChatTemplate, messages: list[Message], i: int) -> str | None:
+    """What the model sees when it is asked for turn i; None where the template has no prompt for that turn alone."""
+    try:
+        return template.render(messages[:i], True) if i else _opening_prompt(template, messages[0])
+    except InputError:
+        template.render(messages)  # where it fails on the whole, too, the row is at fault
+        return None
+
+
 def _said(message: Message) -> set[str]:
     """What a turn holds, by the names under which it is counted if the template leaves it out."""
     spoken = read_spoken(message)
@@ -131,12 +140,18 @@ def _said(message: Message) -> set[str]:
 
 
 def _lost(message: Message, prompt: str, answer: str) -> Counter[str]:
-    """What of a turn the template leaves out: it stands neither in the answer nor across its border to the prompt."""
+    """What of a turn the template leaves out: it stands neither in the answer nor across its border to the prompt,
+    whatever white space the template takes off or puts in."""
     spoken, names = read_spoken(message), [call["function"]["name"] for call in message.get("tool_calls", ())]
     written = prompt[len(prompt) - len(spoken.answer) :] + answer
     lost = {"tools_dropped": not all(name in answer for name in names),
-            "content_dropped": spoken.answer.strip() not in written, "reasoning_dropped": spoken.thought not in answer}
+            "content_dropped": _bare(spoken.answer) not in _bare(written),
+            "reasoning_dropped": _bare(spoken.thought) not in _bare(answer)}
     return Counter({name: 1 for name, value in lost.items() if value})
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
 
 
 def write_answer(template: ChatTemplate, messages: list[Message], i: int, prompt: str) -> str:
@@ -198,9 +213,13 @@ def _end_in_next(template: ChatTemplate, messages: list[Message], i: int, text: 
     """The end token of turn i where that is what the next turn begins with (GLM's <|user|>), else nothing."""
     if text.rstrip().endswith(end_texts(template.tokenizer)):
         return ""
-    longer = template.render([*messages[: i + 1], *(messages[i + 1 : i + 2] or [QUESTION])])
+    following = messages[i + 1 : i + 2] or [QUESTION]
+    longer = template.render([*messages[: i + 1], *following])
+    if not longer.startswith(text):  # what follows takes away this turn's thought: any turn's end tells
+        plain = [QUESTION, {"role": "assistant", "content": PROBE}]
+        text, longer = template.render(plain), template.render([*plain, *following])
     ends = [end for end in end_texts(template.tokenizer) if longer.startswith(text + end)]
-    return max(ends, key=len, default="")
+    return "" if text.rstrip().endswith(end_texts(template.tokenizer)) else max(ends, key=len, default="")
 
 
 def _occurrences(text: str, where: str) -> Iterator[int]:
@@ -217,7 +236,7 @@ def _common_prefix(*texts: str) -> int:
 
 def count_left_out(template: ChatTemplate, messages: list[Message], text: str) -> Counter[str]:
     """Messages whose role the template passes over, and tools."""
-    content = sum(message["role"] not in PLAIN_ROLES and text_of(message["content"]).strip() not in text
+    content = sum(message["role"] not in PLAIN_ROLES and _bare(text_of(message["content"])) not in _bare(text)
                   for message in messages)
     tools = bool(template.tools) and not template.reads("tools")
     return Counter(content_dropped=content, tools_dropped=int(tools))

@@ -356,6 +356,52 @@ def test_a_turn_may_end_with_the_beginning_of_the_next(make):
     assert tokenizer.decode(row.tokens, False) == render(tokenizer, talk) + "<s>"
 
 
+def test_a_turn_with_a_thought_ends_like_any_other_with_the_beginning_of_the_next(make):
+    """GLM's template takes the thought away once the user speaks again, and has no end token of its own."""
+    template = ("{% for m in messages %}{% if m.role == 'user' %}{{ '<s>' + m.content }}{% else %}{{ '<|im_start|>' }}"
+                "{% if loop.last and m.reasoning_content %}{{ '(' + m.reasoning_content + ')' }}{% endif %}"
+                "{{ m.content }}{% endif %}{% endfor %}{{ '<|im_start|>' if add_generation_prompt }}")
+    tokenizer = make(template, "<s>")
+    talk = [TALK[1], TALK[2] | {"reasoning_content": "hm"}]
+    for rest in ([], [TALK[1]]):
+        assert learned(tokenizer, *encode_chat(tokenizer, talk + rest)) == ["(hm)Nobody, and you?<s>"]
+
+
+def test_a_turn_for_which_the_template_has_no_prompt_is_context(make):
+    """Qwen3.5's fails unless the user has asked something."""
+    tokenizer = make("{% if not messages | selectattr('role', 'equalto', 'user') | list %}"
+                     "{{ raise_exception('No user query') }}{% endif %}" + CHATML)
+    for before in ([], [TALK[0]]):
+        [row] = encode_turns(tokenizer, [*before, {"role": "assistant", "content": "Hello."}, *TALK[1:3]])
+        assert learned(tokenizer, *row) == ["Nobody, and you?<|im_end|>"] and row.events["turns_dropped"] == 1
+    with pytest.raises(InputError, match="No user query"):
+        encode_turns(tokenizer, [TALK[0], TALK[2]])
+
+
+TRIMMED_PARTS = """
+{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\n' }}
+    {%- if m.content is string %}{{ m.content | trim }}
+    {%- elif m.role == 'tool' %}{{ m.content }}
+    {%- else %}{% for part in m.content %}{{ part.text | trim }}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+
+def test_parts_that_a_template_trims_are_not_left_out(make):
+    """Gemma's trims each."""
+    tokenizer = make(TRIMMED_PARTS)
+    content = [{"type": "text", "text": "Nobody, "}, {"type": "text", "text": "and you?"}]
+    row = encode_chat(tokenizer, [TALK[1], {"role": "assistant", "content": content}])
+    assert learned(tokenizer, *row) == ["Nobody,and you?<|im_end|>"] and not +row.events
+
+
+def test_parts_are_put_together_for_the_roles_that_take_none(make):
+    """GLM's template writes those of a tool as Python would."""
+    result = {"role": "tool", "content": [{"type": "text", "text": "sunny"}]}
+    assert render(make(TRIMMED_PARTS), [TALK[1], result]).endswith("<|im_start|>tool\nsunny<|im_end|>\n")
+
+
 def test_a_thought_is_closed_as_it_is_opened(make):
     """DeepSeek-V3.1 writes no line breaks."""
     tokenizer = make(THINKING.replace("<think>\n", "<think>"))
