@@ -17,7 +17,7 @@ from batch import COUNT, Row, longest_row
 from data.columns import SIDES, with_columns
 from data.encode import encode_record, encode_rows, missing_start
 from data.pairs import encode_labelled, encode_pair, mismatch
-from data.records import Record
+from data.records import Record, as_written
 from data.sources import Source
 from data.tokenizer import Tokenizer, open_tokenizer
 from errors import InputError, shown
@@ -204,7 +204,7 @@ def fingerprint(sources: Sequence[Source]) -> str:
         digest.update(f"{len(source)}\n".encode())
         for index in sorted({index * len(source) // SAMPLED for index in range(SAMPLED)}):
             try:
-                digest.update(json.dumps(source[index], sort_keys=True, default=str).encode())
+                digest.update(json.dumps(as_written(source, index), sort_keys=True, default=str).encode())
             except InputError as error:  # named when its turn comes, or skipped if asked for
                 digest.update(str(error).encode())
     return digest.hexdigest()

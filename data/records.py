@@ -46,14 +46,18 @@ class JsonlSource:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Record:
+        return {name: value if name in VERBATIM else without_null(value)
+                for name, value in self.as_written(index).items() if value is not None}
+
+    def as_written(self, index: int) -> Record:
+        """The row with its nulls: what run directories know the data by."""
         try:
             record = json.loads(_line(self._data, self._starts[index]))
         except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
             raise InputError(f"{self.place(index)}: malformed JSON ({error}); mend or remove the line") from None
         if not isinstance(record, dict):
             raise InputError(f"{self.place(index)}: a JSON object was expected, not {type(record).__name__}")
-        return {name: value if name in VERBATIM else without_null(value)
-                for name, value in record.items() if value is not None}
+        return record
 
     def place(self, index: int) -> str:
         """`file:line` of a row, for messages."""
@@ -121,6 +125,11 @@ def without_null(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_null(item) for key, item in value.items() if item is not None}
     return [without_null(item) for item in value] if isinstance(value, list) else value
+
+
+def as_written(source: Any, index: int) -> Record:
+    """A source's row as its file has it, nulls and all, where the source can tell."""
+    return source.as_written(index) if hasattr(source, "as_written") else source[index]
 
 
 def normalise(record: Record) -> Record:

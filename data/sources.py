@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from data.messages import parse_template_kwargs, read_template_kwargs
-from data.records import JsonlSource, Record
+from data.records import JsonlSource, Record, as_written
 from data.templates import check_template_kwargs
 from data.tokenizer import Tokenizer
 from errors import InputError, shown
@@ -162,6 +162,10 @@ class Concatenated:
         source, row = self._find(index)
         return source[row]
 
+    def as_written(self, index: int) -> Record:
+        source, row = self._find(index)
+        return as_written(source, row)
+
     def place(self, index: int) -> str:
         source, row = self._find(index)
         return source.place(row)
@@ -182,19 +186,21 @@ class Renamed:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._source[index]
-        for ours, theirs in self._columns.items():
-            if theirs not in record:
-                raise InputError(f"{self.place(index)}: no column {theirs!r} to take {ours!r} from, only "
-                                 f"{', '.join(sorted(record))}; mend the data's columns or the row")
-        return self._rename(record)
+        return self._rename(self._source[index], index)
+
+    def as_written(self, index: int) -> Record:
+        return self._rename(as_written(self._source, index), index)
 
     def place(self, index: int) -> str:
         return self._source.place(index)
 
-    def _rename(self, record: Record) -> Record:
+    def _rename(self, record: Record, index: int) -> Record:
+        for ours, theirs in self._columns.items():
+            if theirs not in record and theirs not in as_written(self._source, index):
+                raise InputError(f"{self.place(index)}: no column {theirs!r} to take {ours!r} from, only "
+                                 f"{', '.join(sorted(record))}; mend the data's columns or the row")
         rest = {name: value for name, value in record.items() if name not in self._columns.values()}
-        return rest | {ours: record[theirs] for ours, theirs in self._columns.items()}
+        return rest | {ours: record[theirs] for ours, theirs in self._columns.items() if theirs in record}
 
 
 def with_template_kwargs(sources: Sequence[Source], text: str | None, tokenizer: Tokenizer | None) -> list[Source]:

@@ -83,9 +83,6 @@ def main(config: Config) -> None:
         raise InputError(f"--tokenizer {config.tokenizer}: holds no tokenizer; scripts.train_tokenizer makes one")
     model_config = opened.config if opened else make_config(config.architecture, tokenizer.vocab_size)
     context = model_config.max_length
-    if tokenizer is not None and tokenizer.vocab_size > model_config.vocab_size:
-        raise InputError(f"--tokenizer {config.tokenizer} has {tokenizer.vocab_size} tokens, the model only "
-                         f"{model_config.vocab_size}; take the model's own")
     sources, eval_sources = open_sources(config, tokenizer)
     objective = load_function(config.objective)
     columns = needed_columns(objective, scorer=score).found(sources)

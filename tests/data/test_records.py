@@ -1,6 +1,7 @@
 """JSON lines by random access, and the shapes that records come in."""
 
 import gzip
+import hashlib
 import json
 import pickle
 
@@ -8,7 +9,9 @@ import pytest
 
 from data import records
 from data.encode import encode_prompts, encode_record, encode_text
+from data.reading import fingerprint
 from data.records import JsonlSource, normalise
+from data.sources import Concatenated, Renamed
 from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.pretrained import EMBEDDED, locate
@@ -205,3 +208,19 @@ def test_a_text_needs_no_offsets(text, training, tokenizer, monkeypatch):
     by_offsets = tokenizer.encode_with_offsets(text)[0] + [tokenizer.eos_id] * training
     monkeypatch.setattr(tokenizer, "encode_with_offsets", None)
     assert encode_text("", text, tokenizer, training)[:2] == (by_offsets, [1.0] * len(by_offsets))
+
+
+def test_run_directories_know_rows_by_what_is_written_nulls_and_all(write):
+    """Those from before null was absent go on."""
+    row = {"text": "Hi", "meta": None, "more": {"of": None}}
+    source = JsonlSource(write(json.dumps(row) + "\n"))
+    digest = hashlib.sha256(b"1\n" + json.dumps(row, sort_keys=True).encode()).hexdigest()
+    assert fingerprint([source]) == fingerprint([Concatenated([source])]) == digest
+    assert fingerprint([Renamed(source, {"note": "meta"})]) != digest
+
+
+def test_a_renamed_column_of_null_is_absent(write):
+    source = Renamed(JsonlSource(write('{"text": "Hi", "functions": null}\n')), {"tools": "functions"})
+    assert source[0] == {"text": "Hi"}
+    with pytest.raises(InputError, match="no column 'functs'"):
+        Renamed(source, {"tools": "functs"})[0]
