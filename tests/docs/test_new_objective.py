@@ -59,6 +59,13 @@ def test_the_pages_weights_count(files, tmp_path, monkeypatch):
     assert not Path("none").exists()
 
 
+def test_the_pages_test_stands_where_eight_devices_are_simulated(files):
+    [path] = re.findall(r"`python -m pytest (\S+)`", PAGE)
+    assert Path(path).stem in files
+    assert Path(__file__).parents[1] / "conftest.py" in [
+        folder / "conftest.py" for folder in (Path(__file__).parents[2] / path).parents]
+
+
 def test_the_pages_test_passes_and_can_fail(files, tmp_path):
     space = {}
     exec(compile(files["test_chipo"], "test_chipo.py", "exec"), space)
