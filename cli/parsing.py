@@ -157,9 +157,11 @@ def _errors_in_one_line(where: str) -> Iterator[None]:
 
 
 def _one_line(box: str) -> str:
-    """The text of a box, without its frame, the help of flags (which is indented most) and the last paragraph."""
+    """The text of a box, without its frame, the help of flags (which is indented most) and the last paragraph. Where
+    output is not UTF-8 the frame is hyphens between paragraphs, the first of which is the title."""
     lines = [line.strip("│") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines() if line[:1] not in "╭╰"]
     text = "\n".join(line.strip() for line in lines if not line.startswith(" " * 9)).replace("\n\n", "\n")
-    paragraphs = [" ".join(part.split()) for part in re.split(r"─{3,}", text)]
+    paragraphs = [" ".join(part.split()) for part in re.split(r"(?m)^[─-]{3,}$", text)]
+    paragraphs = paragraphs if "╭" in box else paragraphs[1:]
     kept = [part for part in paragraphs if part and not part.startswith(("Argument helptext", "For full helptext"))]
     return "; ".join(kept) + "; --help explains the flags"

@@ -1,5 +1,6 @@
 """Recipes become flags, later flags win, old names are refused with new ones, and what is refused is one line."""
 
+import io
 import re
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def test_an_old_name_gets_one_line_with_the_new_one(config, renamed, capsys):
                 parse(config, arguments, "", renamed)
         assert f"--{new}" in known, "the new name is a flag"
         assert f"--{old}" not in known
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_what_the_parser_refuses_is_one_line_whatever_the_terminal_writes(monkeypatch, encoding):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(InputError, match="^Error parsing --max-steps: [^;]* base 10: '---'; --help"):
+        parse(sft.Config, [*BASE, "--max-steps=---"], "")
 
 
 def test_the_negative_of_an_old_name_is_known_too():
