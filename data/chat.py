@@ -15,7 +15,7 @@ from data.messages import Message, read_template_kwargs, read_tools
 from data.templates import ChatTemplate
 from data.tokenizer import Tokenizer
 from data.turns import Rendered, count_left_out, read_conversation, render_turns, write_answer
-from errors import InputError
+from errors import InputError, shown
 
 EXPLAINED = {
     "rows_added": "the chat template writes earlier turns anew once a conversation goes on, so turns became rows of "
@@ -104,6 +104,6 @@ def _encode(tokenizer: Tokenizer, row: Rendered) -> Encoded:
                       for at in (target.start, target.end))
         if first == end or tokens[end - 1] not in tokenizer.eos_ids:
             raise InputError(f"message {target.message}: the end token that the chat template writes is not one token "
-                             f"of ids {list(tokenizer.eos_ids)}; make it a special token of the tokenizer")
+                             f"of ids {shown(tokenizer.eos_ids)}; make it a special token of the tokenizer")
         mask[first:end] = [target.weight] * (end - first)
     return Encoded(tokens, mask, row.events)

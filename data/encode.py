@@ -12,7 +12,7 @@ from data.chat import Encoded, encode_chat, encode_prompt, encode_turns, explain
 from data.records import Record, normalise
 from data.tokenizer import Tokenizer
 from data.turns import end_texts
-from errors import InputError
+from errors import InputError, shown
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """what a record gives the chat template besides its messages"""
@@ -75,7 +75,7 @@ def check_ids(tokens: Sequence[int], tokenizer: Tokenizer, vocab_size: int) -> N
 def check_ends(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises InputError where the model can draw none of the tokens that end a completion."""
     if min(tokenizer.eos_ids) >= vocab_size:
-        raise InputError(f"the end tokens (ids {list(tokenizer.eos_ids)}) are beyond the model's embedding, which has "
+        raise InputError(f"the end tokens (ids {shown(tokenizer.eos_ids)}) are beyond the model's embedding, which has "
                          f"ids from 0 to {vocab_size - 1}, so no completion could end; take a tokenizer that fits")
 
 

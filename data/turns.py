@@ -13,7 +13,7 @@ from typing import NamedTuple
 from data.messages import Message, read_messages, read_spoken, text_of
 from data.templates import ChatTemplate
 from data.tokenizer import Tokenizer
-from errors import InputError
+from errors import InputError, shown
 
 PROBE = "\ue000"
 """what an assistant says where it is asked what a template writes around it; no data hold this character"""
@@ -66,7 +66,7 @@ def render_turns(template: ChatTemplate, messages: Sequence[Message], first_targ
 
 def _nothing_left(tokenizer: Tokenizer, events: Counter[str]) -> str:
     if events["turns_dropped"]:
-        return (f"the chat template writes no end token (ids {list(tokenizer.eos_ids)}) after any assistant turn, or "
+        return (f"the chat template writes no end token (ids {shown(tokenizer.eos_ids)}) after any assistant turn, or "
                 "no prompt before it; mend it, or name its end token in generation_config.json's eos_token_id")
     return ("the chat template leaves out all that the assistant says, tool calls or thoughts; drop the row, or take a "
             "model whose template has them")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from errors import InputError
+from errors import InputError, shown
 
 LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
 """the linear layers of a block, by their names in the parameter tree"""
@@ -34,7 +34,7 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         unknown = [name for name in self.targets if name not in LINEAR_LAYERS]
         if unknown or not self.targets:
-            raise InputError(f"lora.targets {list(self.targets)}: choose from {', '.join(LINEAR_LAYERS)}")
+            raise InputError(f"lora.targets {shown(self.targets)}: choose from {', '.join(LINEAR_LAYERS)}")
         if self.rank < 0 or not 0 <= self.dropout < 1:
             raise InputError(f"lora.rank {self.rank} must be 0 or more, lora.dropout {self.dropout} in [0, 1)")
         if not self.alpha > 0:

@@ -65,8 +65,8 @@ def _entries(task: str, columns: dict[str, Any]) -> list[dict[str, Any] | None]:
     """The rows as reasoning-gym has them; None for those of other tasks."""
     missing = [name for name in ("answer", "metadata") if name not in columns]
     if missing:
-        raise InputError(f"the rows have no column {missing[0]!r} to score {task} with, only {sorted(columns)}; take "
-                         f"them from the source gym:{task}")
+        raise InputError(f"the rows have no column {missing[0]!r} to score {task} with, only "
+                         f"{', '.join(sorted(columns))}; take them from the source gym:{task}")
     rows = len(columns["answer"])
     tasks, questions = columns.get("task") or [task] * rows, columns.get("question") or [""] * rows
     return [{"question": question, "answer": answer, "metadata": _read(metadata)} if name == task else None

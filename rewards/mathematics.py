@@ -99,5 +99,5 @@ def _references(columns: dict[str, Any]) -> list[str | None]:
     name = next((name for name in ("answer", "solution") if name in columns), None)
     if name is None:
         raise InputError(f"the rows have no column 'answer' or 'solution' to check mathematics against, only "
-                         f"{sorted(columns)}; rename one with the data's columns")
+                         f"{', '.join(sorted(columns))}; rename one with the data's columns")
     return [clean_reference(value) for value in columns[name]]

@@ -119,5 +119,6 @@ def _fitting(name: str, parameter: inspect.Parameter | None, value: Any) -> Any:
         value = float(value)
     fits = value in get_args(kind) if get_origin(kind) is Literal else kind not in PLAIN or type(value) is kind
     if not fits or (kind is float and parameter.name == "timeout" and not 0 < value < math.inf):
-        raise InputError(f"reward {name}: {parameter.name} is {value!r}; it takes {parameter}")
+        takes = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else str(parameter)
+        raise InputError(f"reward {name}: {parameter.name} is {value!r}; it takes {takes}")
     return value

@@ -88,7 +88,7 @@ def test_flags(text, expected):
     ("gym", "missing a required argument: 'task'"),
     ("gym:chain_sm", "no such task; give one like chain_sum"),
     ("format(pattern='(')", "no regular expression"),
-    ("format(pattern='a', match='any')", "match is 'any'; it takes .*'fullmatch', 'search'"),
+    ("format(pattern='a', match='any')", "match is 'any'; it takes one of fullmatch, search"),
     ("math(timeout='long')", "timeout is 'long'; it takes timeout: float"),
     ("math(timeout=0)", "timeout is 0.0"),
     ("overlong(max_length=1.5, cache=1)", "max_length is 1.5; it takes max_length: int"),

@@ -175,7 +175,7 @@ def test_bad_recipes(refused, tmp_path):
     for value in ("4", "", "[rank, 4]"):
         assert "recipe.yaml: lora: a mapping of flags was expected" in recipe(f"lora: {value}\n")
     assert "--max-steps" in recipe(others)
-    assert "lora.targets ['qq']: choose from q, k" in recipe(others + "max-steps: 1\nlora: {targets: qq}\n")
+    assert "lora.targets qq: choose from q, k" in recipe(others + "max-steps: 1\nlora: {targets: qq}\n")
     assert "a mapping of flags was expected" in recipe("- 1\n")
     assert "not readable as YAML" in refused("sft", "--config", tmp_path / "none.yaml")
     (tmp_path / "utf16.yaml").write_text("model: m\n", "utf-16")
