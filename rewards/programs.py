@@ -7,9 +7,11 @@ unit tests are, in two processes.
 
 import collections
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from errors import InputError
 from rewards.code_text import code_of, parsed, script_of
 from rewards.contract import Reward, values_or_raise
 from rewards.examples import COLUMNS, Example, check_columns, read_examples, same_output
@@ -53,8 +55,12 @@ def make_programs(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = Fal
 
     `timeout` is in seconds of a program's own time for each example (for all of them together, where they are of a
     function). `share`: the share of the examples. `tolerance` is that of numbers with a fraction. `max_examples` of a
-    row are tried, the first ones; 0: all. The others are unit_tests' own, and so is what is raised.
+    row are tried, the first ones; 0: all. The others are unit_tests' own, and so is what is raised, InputError for
+    a negative tolerance or number of examples besides.
     """
+    if not 0 <= tolerance < math.inf or max_examples < 0:
+        raise InputError(f"reward programs: tolerance {tolerance} and max_examples {max_examples} must be 0 or more, "
+                         f"the tolerance finite")
     if not unsafe:
         check_sandbox()
     setting = Setting(Limits(seconds=timeout, memory_mb=memory_mb), allowed(as_names(packages)), unsafe)

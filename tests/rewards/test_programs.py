@@ -3,20 +3,17 @@
 import base64
 import json
 import pickle
-import shutil
 import zlib
 
 import pytest
+from sandboxed import needs_sandbox
 
 from errors import InputError
 from rewards.contract import RowErrors
 from rewards.examples import Example, read_examples, same_output
-from rewards.execution import sandbox
 from rewards.programs import make_programs
 from rewards.registry import load_rewards
 
-bwrap = pytest.mark.skipif(shutil.which("bwrap") is None or sandbox._missing() is not None,
-                           reason="no bubblewrap here that can make a sandbox")
 DOUBLE = "n = int(input())\nprint(2 * n)"
 APPS = {"input_output": json.dumps({"inputs": ["2\n", "5\n"], "outputs": ["4\n", "10\n"]})}
 CASES = [{"input": "2", "output": "4", "testtype": "stdin"}, {"input": "5\n", "output": "10\n", "testtype": "stdin"}]
@@ -83,7 +80,7 @@ def test_outputs_are_compared_by_tokens(output, wanted, same):
     assert same_output(output, wanted, 1e-6) is same
 
 
-@bwrap
+@needs_sandbox
 @pytest.mark.parametrize(("program", "value"), [
     (DOUBLE, 1.0), ("print(4)", 0.0), ("print(2 * int(input()), end='')", 1.0), (f"```python\n{DOUBLE}\n```", 1.0),
     ("import sys\nfor line in sys.stdin: print(int(line) * 2)", 1.0),
@@ -103,7 +100,7 @@ def test_programs(program, value):
     assert rewarded(program, APPS) == value
 
 
-@bwrap
+@needs_sandbox
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("isolation", ["strict", "auto"])
 def test_functions(name, isolation):
@@ -114,14 +111,14 @@ def test_functions(name, isolation):
     assert reward([""] * len(programs), programs, **columns) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
 
-@bwrap
+@needs_sandbox
 def test_a_program_is_ended_after_its_time_and_others_are_judged():
     reward = make_programs(timeout=1.0)
     rows = {name: [value] * 3 for name, value in APPS.items()}
     assert reward([""] * 3, ["while True: pass", DOUBLE, "import time\ntime.sleep(99)"], **rows) == [0.0, 1.0, 0.0]
 
 
-@bwrap
+@needs_sandbox
 def test_the_share_of_examples_and_the_first_ones():
     row, program = SPELLINGS["CodeContests"], "print(4)"
     assert rewarded(program, row, share=True) == 0.5
@@ -129,7 +126,13 @@ def test_the_share_of_examples_and_the_first_ones():
     assert load_rewards("programs_share")[0].function([""], [program], tests=[CASES]) == [0.5]
 
 
-@bwrap
+@pytest.mark.parametrize("options", [{"tolerance": -1e-6}, {"tolerance": float("nan")}, {"max_examples": -1}])
+def test_a_negative_tolerance_or_number_of_examples_is_refused(options):
+    with pytest.raises(InputError, match="must be 0 or more"):
+        make_programs(unsafe=True, **options)
+
+
+@needs_sandbox
 def test_rows_without_examples_have_no_verdict():
     reward = make_programs()
     with pytest.raises(RowErrors, match="input_output holds no examples") as raised:
