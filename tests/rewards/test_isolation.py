@@ -1,18 +1,16 @@
 """Isolation: right programs pass, in two processes where these can run their tests, else in one; no cheat passes."""
 
-import shutil
 from pathlib import Path
 
 import pytest
+from sandboxed import needs_sandbox
 
 from errors import InputError
 from rewards.contract import RowErrors, given_seconds
-from rewards.execution import sandbox
 from rewards.registry import load_rewards
 from rewards.unit_tests import make_unit_tests
 
-pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None or sandbox._missing() is not None,
-                                reason="no bubblewrap here that can make a sandbox")
+pytestmark = needs_sandbox
 MODES = ("strict", "shared", "auto")
 ONE_PROCESS = {"suppressing manager", "derived in the tests", "tests' own class", "tests' own nodes", "printed, mocked",
                "mocked library", "mocked helper", "a mock as an argument", "freeze time", "tmp_path", "signature",
