@@ -187,12 +187,12 @@ def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int)
         return pretokenised(record, vocab_size)
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
-    encoded = _encode_asked(normalise(record), tokenizer)
+    encoded = _encode_normalised(normalise(record), tokenizer)
     check_ids(encoded.tokens, tokenizer, vocab_size)
     return encoded
 
 
-def _encode_asked(record: Record, tokenizer: Tokenizer) -> Encoded:
+def _encode_normalised(record: Record, tokenizer: Tokenizer) -> Encoded:
     """The prompt of a normalised record."""
     prompt = read_prompt(record)
     if isinstance(prompt, str):

@@ -149,9 +149,9 @@ def _clock(tree: Any) -> dict[str, Any]:
     """A strftime_now that stands still, for templates that do not ask whether there is one."""
     from jinja2 import nodes
 
-    asked = any(test.name == "defined" and isinstance(test.node, nodes.Name) and test.node.name == "strftime_now"
-                for test in tree.find_all(nodes.Test))
-    return {} if asked else {"strftime_now": TODAY.strftime}
+    tested = any(test.name == "defined" and isinstance(test.node, nodes.Name) and test.node.name == "strftime_now"
+                 for test in tree.find_all(nodes.Test))
+    return {} if tested else {"strftime_now": TODAY.strftime}
 
 
 @functools.lru_cache(maxsize=1)

@@ -80,8 +80,8 @@ def make_programs(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = Fal
                 passed = passed_by(script_of(completions[row]), examples, setting, turn, tolerance, share)
             return passed / len(examples) if share else float(passed == len(examples))
 
-        asked = [row for row, each in enumerate(rows) if any(each.get(name) for name in COLUMNS)]
-        outcomes = in_turns(judge, asked, timeout, workers)
+        with_examples = [row for row, each in enumerate(rows) if any(each.get(name) for name in COLUMNS)]
+        outcomes = in_turns(judge, with_examples, timeout, workers)
         report(reward.__name__, ways, len(outcomes))
         return values_or_raise([outcomes.get(row) for row in range(len(rows))])
 

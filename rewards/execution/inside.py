@@ -44,8 +44,8 @@ def give_up(files: int | None, user: int | None, owner: int | None, threads: int
         _call("mount", b"tmpfs", b"/tmp", None, _REMOUNT | _NOSUID | _NODEV, b"nr_inodes=%d" % files)
     _call("prctl", _SET_THP_DISABLE, 1, 0, 0, 0)
     if user is not None:
-        keep = -1 if owner is None else owner
-        os.setresuid(user, keep, keep)
+        effective = -1 if owner is None else owner
+        os.setresuid(user, effective, effective)
     if threads is not None:
         resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
     _call("capset", (ctypes.c_uint32 * 2)(_CAPABILITIES, 0), (ctypes.c_uint32 * 6)())

@@ -73,17 +73,17 @@ def in_one_process(case: dict[str, Any], program: dict[str, str], setting: Setti
     return verdict if "end" in lines else verdict._replace(passed=0)
 
 
-def as_script(program: str, given: str, setting: Setting, turn: Turn, most: int) -> str | None:
+def as_script(program: str, given: str, setting: Setting, turn: Turn, max_bytes: int) -> str | None:
     """What a program prints that is given an input; None where it fails, is not done in time, or prints more than
-    `most` bytes. Raises NotStartedError and NotReachedError."""
+    `max_bytes` bytes. Raises NotStartedError and NotReachedError."""
     with contextlib.ExitStack() as stack:
         complaints = stack.enter_context(tempfile.TemporaryFile())
         process = stack.enter_context(_started("script", {"program": program, "input": given}, setting, complaints, (),
                                                subprocess.PIPE))
         data = _ready(process.stdout, complaints, lambda data: data.endswith(READY))
         turn.begin(setting.limits.seconds, process.pid)
-        data = _read_on(process.stdout, data, turn, most)
-        status = wait(process, time.monotonic() + turn.left()) if len(data) < most else None
+        data = _read_on(process.stdout, data, turn, max_bytes)
+        status = wait(process, time.monotonic() + turn.left()) if len(data) < max_bytes else None
         if status is None:
             turn.check()
     return data.removeprefix(READY).decode(errors="replace") if status == 0 else None
@@ -115,9 +115,9 @@ def _ready(file: IO[bytes], complaints: IO[bytes], enough: Callable[[bytes], boo
     return data
 
 
-def _read_on(file: IO[bytes], data: bytes, turn: Turn, most: int) -> bytes:
-    """To the end of the file, of the turn, or to `most` bytes."""
-    while len(data) < most and (left := turn.left()):
+def _read_on(file: IO[bytes], data: bytes, turn: Turn, max_bytes: int) -> bytes:
+    """To the end of the file, of the turn, or to `max_bytes` bytes."""
+    while len(data) < max_bytes and (left := turn.left()):
         more = _more(file, left)
         if more == b"":
             break

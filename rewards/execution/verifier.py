@@ -120,8 +120,8 @@ def _read(file: int, deadline: float) -> bytes:
 def _reply(data: bytes, status: int, stalled: bool) -> dict[str, Any]:
     if status == 0 and data.endswith(b"\n"):
         with contextlib.suppress(ValueError):
-            said = json.loads(data)
-            return {name: said[name] for name in ("value", "error") if name in said} or {"ended": status}
+            reply = json.loads(data)
+            return {name: reply[name] for name in ("value", "error") if name in reply} or {"ended": status}
     if status in (-signal.SIGPROF, -signal.SIGXCPU) or (status == -signal.SIGKILL and not stalled and not data):
         return {"late": True}
     return {"stalled": True} if stalled else {"ended": status}

@@ -70,19 +70,19 @@ def users(way: Way) -> Iterator[tuple[list[str], list[int], Callable[[], None]]]
         yield [], [], lambda: None
         return
     (told, tells), (waits, goes) = os.pipe(), os.pipe()
-    with open(told, "rb") as said, open(tells, "wb") as says, open(waits, "rb") as wait, open(goes, "wb", 0) as go:
+    with open(told, "rb") as info, open(tells, "wb") as says, open(waits, "rb") as wait, open(goes, "wb", 0) as go:
         def map_users() -> None:
             says.close()
             wait.close()
-            _map_users(said)
+            _map_users(info)
             with contextlib.suppress(BrokenPipeError):  # bwrap has ended; its status tells
                 go.write(b"1")
 
         yield ["--userns-block-fd", str(waits), "--info-fd", str(tells)], [waits, tells], map_users
 
 
-def _map_users(said: IO[bytes]) -> None:
+def _map_users(info: IO[bytes]) -> None:
     """Writes _MAPS for the namespace of the process that bwrap names."""
-    text = said.read()  # it closes the pipe when all is said, or ends
+    text = info.read()  # it closes the pipe when all is said, or ends
     for kind, users_map in _MAPS.items() if text else ():
         Path(f"/proc/{json.loads(text)['child-pid']}/{kind}_map").write_text(users_map)
