@@ -8,6 +8,7 @@ of several tasks can be given for their mixture.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from rewards.execution.processes import pool
 from rewards.execution.sandbox import check_sandbox
 
 WORKER = "rewards.gym_worker:score"
+_NO_NUMBER = re.compile(r"(?<![^\W\d])(?:nan|inf(?:inity)?)[ij]?(?![^\W\d])", re.IGNORECASE)
+"""what Python reads as a number that is as far from any other as a verifier's arithmetic happens to have it"""
 
 
 def make_gym(task: str, timeout: float = 5.0, unsafe: bool = False, **config: Any) -> Reward:
@@ -36,12 +39,19 @@ def make_gym(task: str, timeout: float = 5.0, unsafe: bool = False, **config: An
         entries = _entries(task, columns)
         calls = {row: (task, config, find_answer(completion_text(completion), entry["answer"] or ""), entry)
                  for row, (entry, completion) in enumerate(zip(entries, completions, strict=True)) if entry}
+        astray = [row for row, (_, _, answer, entry) in calls.items() if _is_astray(answer, entry)]
+        calls = {row: call for row, call in calls.items() if row not in astray}
         stored = [(task, config, entries[row]["answer"] or "", entries[row]) for row in calls]
         verdicts = pool(WORKER, unsafe=unsafe).verdicts(list(calls.values()), stored, timeout)
-        scores = dict(zip(calls, verdicts, strict=True))
+        scores = dict(zip(calls, verdicts, strict=True)) | dict.fromkeys(astray, 0.0)
         return values_or_raise([scores.get(row) for row in range(len(entries))])
 
     return reward
+
+
+def _is_astray(answer: str, entry: dict[str, Any]) -> bool:
+    """Whether an answer has nan or infinity, and the stored one has not: for some verifiers nan is near."""
+    return bool(_NO_NUMBER.search(answer) and not _NO_NUMBER.search(entry["answer"] or ""))
 
 
 def make_gym_exact(task: str) -> Reward:

@@ -174,6 +174,13 @@ def test_tasks_score_what_was_extracted(task, wrong, mark):
     assert exact[:3] == [1.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize("answer", ["nan", "-nan", "nan+nanj", "NaNj", "1 + nani", "inf"])
+def test_no_number_is_no_answer_of_numbers(answer):
+    asked = columns("complex_arithmetic", [0, 1])
+    texts = [f"<answer>{answer}</answer>", f"<answer>{asked['answer'][1]}</answer>"]
+    assert make_gym("complex_arithmetic")(asked["prompt"], texts, **asked) == [0.0, 1.0]
+
+
 def test_exact_gives_no_part_marks():
     asked = columns("spell_backward", [1, 2])
     texts = [f"<answer>{asked['answer'][0]} or so</answer>", f"<answer>{asked['answer'][1]} </answer>"]
