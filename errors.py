@@ -1,6 +1,9 @@
 """The exceptions that end a script with one line: bad input, and a stop that was asked for."""
 
 
+import json
+
+
 class InputError(Exception):  # noqa: N818 - what a user sees says "error"
     """Bad input. The message is one line that says what is wrong, where, and what to do about it.
 
@@ -23,3 +26,8 @@ def shown(value: object) -> str:
         return " ".join(map(shown, value)) or "none"
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else str(value)
+
+
+def as_json(value: object) -> str:
+    """A value of a JSON file or a row as it is written there: `true`, `null`, `"4"`, `["lm_head"]`."""
+    return json.dumps(value, ensure_ascii=False, default=str)

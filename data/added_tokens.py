@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
+from errors import InputError, as_json
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """the names of tokenizer_config.json for single special tokens"""
@@ -64,7 +64,7 @@ def _token(value: Any, source: Path, number: int | None = None, special: bool = 
     if isinstance(value, str):
         return AddedToken(value, number, special)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise InputError(f"{source}: special token {value!r} has no text; mend tokenizer_config.json")
+        raise InputError(f"{source}: special token {as_json(value)} has no text; mend tokenizer_config.json")
     flags = {name: bool(value.get(name, False)) for name in ("single_word", "lstrip", "rstrip")}
     special = bool(value.get("special", special))
     return AddedToken(value["content"], number, special, **flags, normalized=bool(value.get("normalized", not special)))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.records import without_null
-from errors import InputError
+from errors import InputError, as_json
 
 Message = dict[str, Any]  # at least {"role": str, "content": str}
 
@@ -138,7 +138,8 @@ def read_template_kwargs(kwargs: Any) -> Mapping[str, Any]:
     """The column `chat_template_kwargs`, a mapping or JSON text of one; null is absent."""
     kwargs = without_null(_parsed("chat_template_kwargs", kwargs)) or {}
     if not isinstance(kwargs, dict):
-        raise InputError(f"chat_template_kwargs are {kwargs!r}, not a mapping such as {{\"enable_thinking\": false}}")
+        raise InputError(f"chat_template_kwargs are {as_json(kwargs)}, not a mapping such as "
+                         f"{{\"enable_thinking\": false}}")
     return kwargs
 
 

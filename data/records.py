@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import InputError
+from errors import InputError, as_json
 
 Record = dict[str, Any]
 
@@ -153,6 +153,7 @@ def _to_message(i: int, turn: Any) -> Any:
         return turn
     speaker = turn["from"]
     if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
-        raise InputError(f"message {i} is from {speaker!r}, not from one of {', '.join(SHAREGPT_ROLES)}; rename it")
+        raise InputError(f"message {i} is from {as_json(speaker)}, not from one of {', '.join(SHAREGPT_ROLES)}; "
+                         f"rename it")
     rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
     return {"role": SHAREGPT_ROLES[speaker], "content": turn["value"], **rest}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from data.messages import Message, read_messages, read_spoken, text_of
 from data.templates import ChatTemplate
 from data.tokenizer import Tokenizer
-from errors import InputError, shown
+from errors import InputError, as_json, shown
 
 PROBE = "\ue000"
 """what an assistant says where it is asked what a template writes around it; no data hold this character"""
@@ -98,9 +98,9 @@ def _weight(i: int, message: Message) -> float:
     """`weight`, a number, times `train`, true or false; 1 without either."""
     weight, train = message.get("weight", 1), message.get("train", True)
     if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise InputError(f"message {i}: weight is {weight!r}, not a number from 0 on")
+        raise InputError(f"message {i}: weight is {as_json(weight)}, not a number from 0 on")
     if train not in (True, False):
-        raise InputError(f"message {i}: train is {train!r}, not true or false")
+        raise InputError(f"message {i}: train is {as_json(train)}, not true or false")
     return float(weight) * train
 
 

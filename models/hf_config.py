@@ -6,7 +6,7 @@ and a model that computes almost the same is worse than none. A key whose value 
 
 from typing import Any
 
-from errors import InputError
+from errors import InputError, as_json
 from models.config import FAMILIES, FULL, SLIDING, ModelConfig
 from models.hf_rope import ROPE_KEYS, read_rope, write_scaling
 
@@ -77,7 +77,7 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
     not compute."""
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise InputError(f"{where}: unknown architecture {family!r}; Temper computes {', '.join(FAMILIES)}")
+        raise InputError(f"{where}: unknown architecture {as_json(family)}; Temper computes {', '.join(FAMILIES)}")
     _check_keys(config, family, where)
     values = _COMMON | _DEFAULTS[family] | {key: value for key, value in config.items()
                                             if value is not None or key in _MAY_BE_NULL}
@@ -114,11 +114,11 @@ def _check_keys(config: dict[str, Any], family: str, where: str) -> None:
             raise InputError(f"{where}: auto_map says that the model brings code of its own, which is never run; "
                              f"where transformers' {family} computes the same, take the key out")
         if key in plain and value not in plain[key]:
-            raise InputError(f"{where}: {key}={value!r} is not supported for {family} (only "
-                             f"{' or '.join(map(repr, plain[key]))})")
+            raise InputError(f"{where}: {key}={as_json(value)} is not supported for {family} (only "
+                             f"{' or '.join(map(as_json, plain[key]))})")
         if key not in _READ | _HARMLESS | plain.keys():
-            raise InputError(f"{where}: key {key!r} ({value!r}) is not known for {family}; where it changes nothing "
-                             f"that the model computes, take it out")
+            raise InputError(f"{where}: key {key!r} ({as_json(value)}) is not known for {family}; where it changes "
+                             f"nothing that the model computes, take it out")
 
 
 def _method(value: Any) -> str:
@@ -130,14 +130,14 @@ def _check_values(values: dict[str, Any], where: str) -> None:
     """Raises InputError for a value of the wrong type."""
     for key in _SIZES:
         if not (_is_size(values[key]) or key in _MAY_BE_NULL and values[key] is None):
-            raise InputError(f"{where}: {key}={values[key]!r} is no positive whole number")
+            raise InputError(f"{where}: {key}={as_json(values[key])} is no positive whole number")
     for key in _FLAGS:
         if not isinstance(values[key], bool):
-            raise InputError(f"{where}: {key}={values[key]!r} is neither true nor false")
+            raise InputError(f"{where}: {key}={as_json(values[key])} is neither true nor false")
     if not (_is_size(values["max_window_layers"]) or values["max_window_layers"] == 0):
-        raise InputError(f"{where}: max_window_layers={values['max_window_layers']!r} is no whole number")
+        raise InputError(f"{where}: max_window_layers={as_json(values['max_window_layers'])} is no whole number")
     if isinstance(values["rms_norm_eps"], bool) or not isinstance(values["rms_norm_eps"], int | float):
-        raise InputError(f"{where}: rms_norm_eps={values['rms_norm_eps']!r} is no number")
+        raise InputError(f"{where}: rms_norm_eps={as_json(values['rms_norm_eps'])} is no number")
 
 
 def _is_size(value: Any) -> bool:
@@ -157,16 +157,18 @@ def _windows(values: dict[str, Any], family: str, where: str) -> tuple[int | Non
         return None, None
     if window is None:
         raise InputError(f"{where}: layer_types has {SLIDING}, but no window is in force (sliding_window="
-                         f"{values['sliding_window']}, use_sliding_window={values['use_sliding_window']}); give one")
+                         f"{as_json(values['sliding_window'])}, use_sliding_window="
+                         f"{as_json(values['use_sliding_window'])}); give one")
     return window, tuple(types) if FULL in types else None
 
 
 def _check_layer_types(types: Any, count: int, where: str) -> None:
     if not isinstance(types, list) or len(types) != count:
-        raise InputError(f"{where}: layer_types must name one kind for each of the {count} layers; it is {types!r}")
+        raise InputError(f"{where}: layer_types must name one kind for each of the {count} layers; it is "
+                         f"{as_json(types)}")
     unknown = [kind for kind in types if kind not in (SLIDING, FULL)]
     if unknown:
-        raise InputError(f"{where}: layer_types has {unknown[0]!r}; only {FULL} and {SLIDING} are computed")
+        raise InputError(f"{where}: layer_types has {as_json(unknown[0])}; only {FULL} and {SLIDING} are computed")
 
 
 def _has_reward_head(config: dict[str, Any], where: str) -> bool:

@@ -6,7 +6,7 @@ transformers 5 writes `rope_parameters`, 4 wrote `rope_theta` and `rope_scaling`
 import math
 from typing import Any
 
-from errors import InputError
+from errors import InputError, as_json
 from models.config import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 
 ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor",
@@ -49,10 +49,13 @@ def _merged(values: dict[str, Any], where: str) -> dict[str, Any]:
     given = []
     for key in ("rope_parameters", "rope_scaling"):
         rope = values.get(key) or {}
-        if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-            raise InputError(f"{where}: {key}={rope!r} gives kinds of layers rotary positions of their own, which is "
-                             f"not supported; only one set for all layers is")
-        given.append({name: value for name, value in rope.items() if value is not None})
+        if not isinstance(rope, dict):
+            raise InputError(f"{where}: {key}={as_json(rope)} is no object of rope_type and its numbers; mend it")
+        if any(isinstance(value, dict) for value in rope.values()):
+            raise InputError(f"{where}: {key}={as_json(rope)} gives kinds of layers rotary positions of their own, "
+                             f"which is not supported; only one set for all layers is")
+        given.append({name: value for name, value in rope.items()
+                      if value is not None or name == "truncate"})  # whose null is false in transformers
     new, old = given
     differing = [name for name in new.keys() & old.keys() if new[name] != old[name]]
     if differing:
@@ -66,14 +69,14 @@ def _check(rope: dict[str, Any], kind: str, where: str) -> None:
                          f"a batch, so a row's scores would depend on its neighbours")
     if kind not in _KINDS:
         raise InputError(f"{where}: rope scaling {kind!r} is not supported; only {', '.join(_KINDS)} are")
-    unknown = sorted(rope.keys() - _ALWAYS - _KINDS[kind])
+    unknown = sorted(name for name in rope.keys() - _ALWAYS - _KINDS[kind] if rope[name] is not None)
     if unknown:
-        raise InputError(f"{where}: rope scaling {kind!r} has no key {unknown[0]!r} ({rope[unknown[0]]!r}); where it "
-                         f"changes nothing, take it out")
+        raise InputError(f"{where}: rope scaling {kind!r} has no key {unknown[0]!r} ({as_json(rope[unknown[0]])}); "
+                         f"where it changes nothing, take it out")
     numbers = [name for name in rope if name not in ("rope_type", "type", "finetuned", "truncate")]
     odd = [name for name in numbers if isinstance(rope[name], bool) or not isinstance(rope[name], int | float)]
     if odd:
-        raise InputError(f"{where}: rope scaling {kind!r} has {odd[0]}={rope[odd[0]]!r}, which is no number")
+        raise InputError(f"{where}: rope scaling {kind!r} has {odd[0]}={as_json(rope[odd[0]])}, which is no number")
 
 
 def _scaling(rope: dict[str, Any], kind: str, original: int, longest: int) -> RopeScaling | None:
@@ -84,7 +87,7 @@ def _scaling(rope: dict[str, Any], kind: str, original: int, longest: int) -> Ro
     if kind == "yarn":
         factor = float(rope.get("factor") or longest / original)
         return YarnScaling(factor, original, _attention_factor(rope, factor), float(rope.get("beta_fast") or 32),
-                           float(rope.get("beta_slow") or 1), rope.get("truncate", True))
+                           float(rope.get("beta_slow") or 1), bool(rope.get("truncate", True)))
     return None
 
 

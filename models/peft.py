@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import InputError
+from errors import InputError, as_json
 from models.config import ModelConfig
 from models.lora import LoRAConfig, nested
 from models.peft_targets import Place, adapted_layers, module_name
@@ -59,15 +59,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     where = folder / _CONFIG
     settings = {key: value for key, value in read_json(where).items() if value is not None}
     if settings.get("peft_type") != "LORA":
-        raise InputError(f"{where}: peft_type {settings.get('peft_type')!r} is not supported; only LORA is")
+        raise InputError(f"{where}: peft_type {as_json(settings.get('peft_type'))} is not supported; only LORA is")
     start = settings.pop("init_lora_weights", True)
     if start not in _INITIALISATIONS:
-        raise InputError(f"{where}: init_lora_weights={start!r} is not supported: it changes the base model, which "
-                         f"this adapter leaves out; save it with peft's path_initial_model_for_weight_conversion, or "
-                         f"merge it with peft first")
+        raise InputError(f"{where}: init_lora_weights={as_json(start)} is not supported: it changes the base model, "
+                         f"which this adapter leaves out; save it with peft's "
+                         f"path_initial_model_for_weight_conversion, or merge it with peft first")
     for key, value in settings.items():
         if key not in _READ | _HARMLESS | _PLAIN.keys() or key in _PLAIN and value not in _PLAIN[key]:
-            raise InputError(f"{where}: {key}={value!r} is not supported; merge the adapter with peft first")
+            raise InputError(f"{where}: {key}={as_json(value)} is not supported; merge the adapter with peft first")
     missing = [key for key in ("target_modules", "base_model_name_or_path") if not settings.get(key)]
     if missing:
         raise InputError(f"{where}: {missing[0]} is missing; add it")

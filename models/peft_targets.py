@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from errors import InputError
+from errors import InputError, as_json
 from models.weights import LINEAR_NAMES
 
 Place = tuple[int, str]
@@ -28,7 +28,7 @@ def adapted_layers(settings: dict[str, Any], num_layers: int, where: str) -> dic
         raise InputError(f"{where}: target module {other[0]!r} is not supported; only the linear layers of a block "
                          f"are ({', '.join(name.split('.')[1] for name in LINEAR_NAMES.values())})")
     if not found:
-        raise InputError(f"{where}: target_modules {settings['target_modules']!r} is no layer of this model")
+        raise InputError(f"{where}: target_modules {as_json(settings['target_modules'])} is no layer of this model")
     return found
 
 

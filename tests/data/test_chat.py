@@ -451,9 +451,9 @@ def test_a_turns_weight_is_its_loss_mask(make, weights, expected):
 
 
 @pytest.mark.parametrize(("keys", "line"), [({"weight": -1}, "weight is -1, not a number"),
-                                            ({"weight": "0"}, "weight is '0', not a number"),
-                                            ({"weight": float("inf")}, "weight is inf, not a number"),
-                                            ({"train": "no"}, "train is 'no', not true or false"),
+                                            ({"weight": "0"}, 'weight is "0", not a number'),
+                                            ({"weight": float("inf")}, "weight is Infinity, not a number"),
+                                            ({"train": "no"}, 'train is "no", not true or false'),
                                             ({"weight": 0}, "no assistant turn whose weight is above 0")])
 def test_weights_that_are_none_are_named(make, keys, line):
     with pytest.raises(InputError, match=line):

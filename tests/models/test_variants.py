@@ -79,30 +79,31 @@ def test_an_export_scores_the_same(name, folder, tmp_path):
     ("llama, linear", {"attention_multiplier": 2.0}, "key 'attention_multiplier' \\(2.0\\) is not known for llama"),
     ("llama, linear", {"sliding_window": 8}, "sliding_window=8 is not supported for llama"),
     ("llama, linear", {"layer_types": [cases.FULL] * 3 + [cases.SLIDING]}, "no window is in force"),
-    ("llama, linear", {"mlp_bias": True}, "mlp_bias=True is not supported"),
-    ("llama, linear", {"hidden_act": "gelu"}, "hidden_act='gelu' .* 'silu' or 'swish'"),
+    ("llama, linear", {"mlp_bias": True}, "mlp_bias=true is not supported"),
+    ("llama, linear", {"hidden_act": "gelu"}, 'hidden_act="gelu" .* "silu" or "swish"'),
     ("llama, linear", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    ("llama, linear", {"num_hidden_layers": "4"}, "num_hidden_layers='4' is no positive whole number"),
+    ("llama, linear", {"num_hidden_layers": "4"}, 'num_hidden_layers="4" is no positive whole number'),
     ("llama, linear", {"num_key_value_heads": 3}, "num_attention_heads=4 must divide over num_key_value_heads=3"),
     ("llama, linear", {"head_dim": 7}, "head_dim=7 by two"),
-    ("llama, linear", {"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is neither"),
+    ("llama, linear", {"tie_word_embeddings": "false"}, 'tie_word_embeddings="false" is neither'),
     ("llama, linear", {"auto_map": {"AutoModel": "m.Mine"}}, "auto_map"),
     ("llama, linear", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised \\(gptq\\).*dequantise"),
     ("llama, linear", {"quantization": {"group_size": 64}}, "quantization says that the weights are quantised"),
     ("llama, linear", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "truncate": 3}}, "no key 'truncate'"),
     ("llama, linear", {"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "'default' has no key 'factor'"),
     ("llama, linear", {"rope_parameters": {"rope_type": "linear"}}, "'linear' lacks 'factor'"),
-    ("llama, linear", {"rope_parameters": {"rope_type": "linear", "factor": "2"}}, "factor='2', which is no number"),
+    ("llama, linear", {"rope_parameters": {"rope_type": "linear", "factor": "2"}}, 'factor="2", which is no number'),
     ("llama, linear", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "differ in factor"),
+    ("llama, linear", {"rope_scaling": "linear"}, 'rope_scaling="linear" is no object'),
     ("llama, linear", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'.*neighbours"),
     ("llama, linear", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0] * 4}}, "'longrope'"),
     ("llama, linear", {"rope_parameters": {"rope_type": "proportional"}}, "'proportional' is not supported; only"),
     ("qwen3, layer_types", {"rope_parameters": {cases.FULL: {"rope_theta": 1e4}, cases.SLIDING: {"rope_theta": 1e3}}},
      "kinds of layers rotary positions of their own"),
     ("qwen3, layer_types", {"layer_types": [cases.FULL] * 3}, "one kind for each of the 4 layers"),
-    ("qwen3, layer_types", {"layer_types": [cases.FULL] * 3 + ["linear_attention"]}, "layer_types has 'linear_att"),
+    ("qwen3, layer_types", {"layer_types": [cases.FULL] * 3 + ["linear_attention"]}, 'layer_types has "linear_att'),
     ("qwen3, layer_types", {"use_sliding_window": False}, "no window is in force"),
-    ("mistral, window", {"attention_bias": True}, "attention_bias=True is not supported for mistral")], ids=str)
+    ("mistral, window", {"attention_bias": True}, "attention_bias=true is not supported for mistral")], ids=str)
 def test_what_is_not_computed_is_named(name, changes, message, folder):
     with pytest.raises(InputError, match=message) as refused:
         open_pretrained(str(folder(name, **changes)))
@@ -218,3 +219,14 @@ def test_the_window_of_a_layer():
     config = ModelConfig(8, 8, 8, 2, 1, 1, 8, 8, sliding_window=3, layer_types=(cases.FULL, cases.SLIDING))
     assert [config.window_of(layer) for layer in range(2)] == [None, 3]
     assert dataclasses.replace(config, layer_types=None).window_of(0) == 3
+
+
+def test_truncate_of_null_is_false_as_in_transformers():
+    """Other keys of null say nothing."""
+    rope = cases.YARN | {"truncate": None, "beta_fast": None}
+    config = cases.CONFIGS["qwen3, yarn"]
+    assert from_hf(config | {"rope_parameters": rope}, "here") == from_hf(
+        config | {"rope_parameters": cases.YARN | {"truncate": False}}, "here")
+    linear = cases.CONFIGS["llama, linear"]
+    assert from_hf(linear | {"rope_parameters": linear["rope_parameters"] | {"truncate": None}}, "here") == from_hf(
+        linear, "here")

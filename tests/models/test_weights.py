@@ -131,7 +131,7 @@ def test_pickles_are_never_loaded(llama):
 
 
 @pytest.mark.parametrize(("key", "value", "message"), [
-    ("model_type", "mamba", "unknown architecture 'mamba'"), ("hidden_act", "gelu", "hidden_act='gelu'"),
+    ("model_type", "mamba", 'unknown architecture "mamba"'), ("hidden_act", "gelu", 'hidden_act="gelu"'),
     ("rope_parameters", {"rope_type": "ntk", "factor": 4.0}, "rope scaling 'ntk'"),
     ("attention_bias", 1, "attention_bias=1 is neither")])
 def test_unknown_architectures_are_named(llama, key, value, message):
