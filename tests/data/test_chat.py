@@ -295,7 +295,7 @@ def test_a_template_that_ends_only_the_whole_conversation_makes_a_row_of_every_t
 
 def test_a_template_without_end_tokens_is_refused(make):
     template = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"
-    with pytest.raises(InputError, match=r"the chat template writes no end token \(ids \[3\]\)"):
+    with pytest.raises(InputError, match=r"the chat template writes no end token \(ids 3\)"):
         encode_chat(make(template), TALK[:3])
 
 
