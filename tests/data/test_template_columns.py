@@ -202,7 +202,7 @@ def test_a_bos_beyond_the_embedding_is_named(with_bos, source):
 
 def test_end_tokens_beyond_the_embedding_are_named(tokenizer):
     check_ends(tokenizer, 2)
-    with pytest.raises(InputError, match=r"the end tokens \(ids \[1\]\) are beyond the model's embedding"):
+    with pytest.raises(InputError, match=r"the end tokens \(ids 1\) are beyond the model's embedding"):
         check_ends(tokenizer, 1)
 
 
