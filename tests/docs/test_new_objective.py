@@ -32,6 +32,7 @@ def losses(run):
     return [json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_pages_weights_count(files, tmp_path, monkeypatch):
     """Packed or not; and a row of weight 0 is as good as absent."""
     from cli.command import run

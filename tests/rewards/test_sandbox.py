@@ -247,7 +247,7 @@ def test_all_ends_with_a_trainer_that_is_killed():
     before = set(running("rewards.execution.inside"))
     trainer = subprocess.Popen([sys.executable, "-c", TRAINER.format(project=str(PROJECT))], stdout=subprocess.PIPE)
     assert trainer.stdout.readline() == b"up\n"
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while len(set(running("rewards.execution.inside")) - before) < 3 and time.monotonic() < end:  # bwrap twice, Python
         time.sleep(0.02)
     assert set(running("rewards.execution.inside")) - before
