@@ -44,7 +44,8 @@ class TamperedError(BaseException):
 
 
 def set_hook(tests: dict[str, Any], packages: tuple[str, ...]) -> None:
-    """Refuses what is listed above to code that the candidate called, from now on and for good."""
+    """Refuses what is listed above to code that the candidate called, from now on. `packages`: how the paths of the
+    allowed packages begin; they may be installed below /tmp, where all else is the candidate's."""
     main, ident, get_frame = threading.get_ident(), threading.get_ident, sys._getframe
     trusted = frozenset(id(function.__code__) for name in _FRAME_READERS
                         for function in _functions(sys.modules.get(name)))
@@ -56,7 +57,7 @@ def set_hook(tests: dict[str, Any], packages: tuple[str, ...]) -> None:
             return True
         while frame is not None:
             name = frame.f_code.co_filename
-            if name == PROGRAM or in_brackets(name) or name[:5] == "/tmp/":
+            if name == PROGRAM or in_brackets(name) or (name[:5] == "/tmp/" and not name.startswith(packages)):
                 return True
             frame = frame.f_back
         return False

@@ -104,7 +104,7 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
     link = Shared(set(names) | set(solutions))
     silence(2)
     say(f"ready {total}")  # what is missing until here is the machine's fault
-    set_hook(vars(module), tuple(f"{each}/" for each in job["packages"]))
+    set_hook(vars(module), tuple(each if each.endswith(".py") else f"{each}/" for each in job["package_files"]))
     link.load(program, stub)
     for each in solutions.values():
         vars(each)["_temper_link"] = link

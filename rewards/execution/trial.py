@@ -91,8 +91,10 @@ def as_script(program: str, given: str, setting: Setting, turn: Turn, max_bytes:
 
 def _started(module: str, job: dict[str, Any], setting: Setting, complaints: IO[bytes], descriptors: tuple[int, ...],
              stdout: Any) -> Any:
-    return start(module, job | {"packages": list(setting.packages.path)}, setting.limits, unsafe=setting.unsafe,
-                 descriptors=descriptors, stdout=stdout, stderr=complaints, readable=setting.packages.readable)
+    packages = setting.packages
+    return start(module, job | {"packages": packages.path, "package_files": packages.readable}, setting.limits,
+                 unsafe=setting.unsafe, descriptors=descriptors, stdout=stdout, stderr=complaints,
+                 readable=packages.readable)
 
 
 def _lines(verdict: IO[bytes], complaints: IO[bytes], setting: Setting, turn: Turn, pids: tuple[int, ...],

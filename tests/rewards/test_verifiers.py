@@ -135,7 +135,7 @@ def test_rows_without_a_reference_are_left_out():
     chats = [[{"role": "assistant", "content": r"\boxed{3}"}]] * 3
     assert LENIENT(["?"] * 3, chats, solution=["work \\boxed{3}", None, ""]) == [1.0, None, None]
     assert FORMAT(["?"] * 3, chats) == [1.0] * 3
-    with pytest.raises(InputError, match="no column 'answer' or 'solution'.*'other'"):
+    with pytest.raises(InputError, match="no column 'answer' or 'solution'.*only other"):
         LENIENT(["?"], ["3"], other=["3"])
 
 
