@@ -237,7 +237,10 @@ TRAINER = """
 import sys, threading
 sys.path.insert(0, {project!r})
 from rewards.execution.sandbox import run_python, Limits
-threading.Thread(target=run_python, args=("import time  # nap 8642\\ntime.sleep(99)", Limits(seconds=99.0))).start()
+def nap():
+    while True:  # a machine may be too busy for a sandbox at once
+        run_python("import time  # nap 8642\\ntime.sleep(99)", Limits(seconds=99.0))
+threading.Thread(target=nap).start()
 print("up", flush=True)
 """
 
