@@ -1,6 +1,7 @@
 """What counts as the same answer, kind by kind: each has writings that are right and ones that are nearly so."""
 
 import pytest
+from sandboxed import needs_sandbox
 
 from rewards.answers import after_thought, clean_reference, hashed, strict_answer
 from rewards.math_text import normalize, unicode_to_latex
@@ -660,12 +661,14 @@ def verdicts(rows):
     return LENIENT(["?"] * len(rows), [text for _, text in rows], answer=[reference for reference, _ in rows])
 
 
+@needs_sandbox
 @pytest.mark.parametrize(("kinds", "right"), [(RIGHT, 1.0), (MORE_RIGHT, 1.0), (WRONG, 0.0), (MORE_WRONG, 0.0)])
 def test_answers_of_every_kind(kinds, right):
     rows = boxes(kinds)
     assert [row for row, value in zip(rows, verdicts(rows), strict=True) if value != right] == []
 
 
+@needs_sandbox
 def test_answers_in_prose():
     values = verdicts([row[:2] for row in PROSE])
     assert [row for row, value in zip(PROSE, values, strict=True) if value != row[2]] == []

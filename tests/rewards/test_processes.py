@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from sandboxed import needs_sandbox, running
 
-from rewards.contract import given_seconds, time_left
+from rewards.contract import NotReachedError, given_seconds, time_left
 from rewards.execution import processes
 from rewards.execution.cpus import cpus
-from rewards.execution.processes import NotReachedError, Pool, VerifierError
-from rewards.execution.sandbox import has_sandbox
+from rewards.execution.processes import Pool, VerifierError
 
-pytestmark = pytest.mark.skipif(not has_sandbox(), reason="no bubblewrap here that can make a sandbox")
+pytestmark = needs_sandbox
 
 ACTS = """
 import ctypes, gc, json, os, socket, subprocess, sys, threading, time
@@ -227,17 +227,6 @@ def test_without_a_sandbox_a_call_is_bounded_too(folder):
     assert values == [3, 0.0, 1, 0]
 
 
-def sandboxed(word):
-    """Pids of processes with `word` in their environment or command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found += [int(path.parent.name)] * (word.encode() in path.read_bytes())
-        except OSError:  # has ended
-            continue
-    return found
-
-
 def test_processes_are_bare_and_die_with_a_killed_trainer(tmp_path, folder):
     (tmp_path / "trainer.py").write_text(TRAINER)
     (tmp_path / "fake_jax.py").write_text("")
@@ -246,13 +235,13 @@ def test_processes_are_bare_and_die_with_a_killed_trainer(tmp_path, folder):
                                stdout=subprocess.PIPE)
     try:
         assert trainer.stdout.readline() == "loaded\n"
-        assert sandboxed(folder + "/.")
+        assert running(folder + "/.")
     finally:
         trainer.kill()
         trainer.wait()
         trainer.stdout.close()
     deadline = time.monotonic() + 8
-    while left := sandboxed(folder + "/."):
+    while left := running(folder + "/."):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 

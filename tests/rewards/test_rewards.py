@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sandboxed import needs_sandbox
 
 from errors import InputError
 from rewards.contract import RowErrors, time_left
@@ -56,7 +57,8 @@ def names_and_weights(text):
     ("format(pattern='a=1,(b')", None),
     (r"format(pattern=r'a=\(1,2')=3,length(target=3)", [("format", 3.0), ("length", 1.0)]),
     ("my_rewards:words(scale=2.0)=3,my_rewards.later", [("my_rewards:words", 3.0), ("my_rewards.later", 1.0)]),
-    ("gym:chain_sum(min_terms=2),gym_exact:chain_sum=0", [("gym:chain_sum", 1.0), ("gym_exact:chain_sum", 0.0)]),
+    pytest.param("gym:chain_sum(min_terms=2),gym_exact:chain_sum=0", [
+        ("gym:chain_sum", 1.0), ("gym_exact:chain_sum", 0.0)], marks=needs_sandbox),
     ("judge:http://127.0.0.1:1/a=2,judge(url='http://127.0.0.1:1/?a=b')", [("judge:http://127.0.0.1:1/a", 2.0),
                                                                            ("judge", 1.0)]),
 ])

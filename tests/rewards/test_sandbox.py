@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sandboxed import needs_sandbox
+from sandboxed import needs_sandbox, running
 
 from errors import InputError
 from rewards.execution import sandbox
@@ -23,26 +23,6 @@ VARIABLES = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "
 @pytest.fixture(params=[pytest.param(False, marks=needs_sandbox), True], ids=["sandbox", "unsafe"])
 def unsafe(request):
     return request.param
-
-
-@pytest.fixture
-def no_bwrap(monkeypatch, tmp_path):
-    """A PATH without bwrap, in a process that has not looked for it yet."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    sandbox._found.cache_clear()
-    yield
-    sandbox._found.cache_clear()
-
-
-def running(word):
-    """Pids of processes with `word` in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found += [int(path.parent.name)] * (word.encode() in path.read_bytes())
-        except OSError:  # has ended
-            continue
-    return found
 
 
 def gone(find, seconds=5.0):

@@ -93,7 +93,7 @@ HARM = {
     "many open files": "files = [open('/dev/null') for _ in range(1000)]" + ANSWER,
     "localhost": "import socket\nsocket.create_connection(('127.0.0.1', PORT), 0.5)" + ANSWER,
     "internet": "import socket\nsocket.create_connection(('1.1.1.1', 53), 0.5)" + ANSWER,
-    "abstract socket": "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0temper-test')" + ANSWER,
+    "abstract socket": "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0temper-test-PID')" + ANSWER,
     "writes to home": "open('HOME/hostile', 'w').write('x')" + ANSWER,
     "writes to the interpreter": "import os\nopen(os.__file__.replace('os.py', 'hostile.py'), 'w')" + ANSWER,
     "sitecustomize": "import os\nopen(os.path.dirname(os.__file__) + '/site-packages/sitecustomize.py', 'w')" + ANSWER,
@@ -183,7 +183,7 @@ CHEATS = {
 def listening():
     """The port of a server on localhost; another listens on an abstract unix socket."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
-        local.bind("\0temper-test")
+        local.bind(f"\0temper-test-{os.getpid()}")  # one for each process that runs tests
         local.listen()
         yield server.getsockname()[1]
 

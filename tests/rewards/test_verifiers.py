@@ -5,28 +5,19 @@ import sys
 import time
 
 import pytest
+from sandboxed import needs_sandbox
 
 from data.sources import DataSource, open_source
 from errors import InputError
 from rewards.answers import boxed, completion_text, find_answer, marked_answer, strict_answer
 from rewards.checked_eval import checked_eval
 from rewards.contract import RowErrors
-from rewards.execution import sandbox
 from rewards.gym import make_gym, make_gym_exact
 from rewards.mathematics import make_math, make_math_format, make_math_strict
 from rewards.registry import load_rewards
 
 HANGS = [r"\boxed{" + r"\ln(" * 14 + "2" + ")" * 14 + "}", r"\boxed{" + r"\ln(" * 15 + "3" + ")" * 15 + "}"]
 LENIENT, STRICT, FORMAT = make_math(timeout=10.0), make_math_strict(timeout=10.0), make_math_format()
-
-
-@pytest.fixture
-def no_bwrap(monkeypatch, tmp_path):
-    """A PATH without bwrap, in a process that has not looked for it yet."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    sandbox._found.cache_clear()
-    yield
-    sandbox._found.cache_clear()
 
 
 @pytest.mark.parametrize(("text", "strict", "marked"), [
@@ -113,6 +104,7 @@ def test_right_and_wrong_answers(reward):
     assert [row for row, value in zip(rows, values) if value != float(row in RIGHT)] == []
 
 
+@needs_sandbox
 @pytest.mark.parametrize(("answer", "text", "lenient"), [
     ("18", "so 12 + 6 = 18.", 1.0),
     ("18", "The answer is $18.", 1.0),
@@ -158,6 +150,7 @@ def columns(task, rows):
     return {name: [record[name] for record in records] for name in records[0]}
 
 
+@needs_sandbox
 @pytest.mark.parametrize(("task", "wrong", "mark"), [
     ("chain_sum", r"\boxed{7}", 0.0),
     ("countdown", r"\boxed{7}", 0.05),
@@ -174,6 +167,7 @@ def test_tasks_score_what_was_extracted(task, wrong, mark):
     assert exact[:3] == [1.0, 1.0, 0.0]
 
 
+@needs_sandbox
 @pytest.mark.parametrize("answer", ["nan", "-nan", "nan+nanj", "NaNj", "1 + nani", "inf"])
 def test_no_number_is_no_answer_of_numbers(answer):
     asked = columns("complex_arithmetic", [0, 1])
@@ -181,6 +175,7 @@ def test_no_number_is_no_answer_of_numbers(answer):
     assert make_gym("complex_arithmetic")(asked["prompt"], texts, **asked) == [0.0, 1.0]
 
 
+@needs_sandbox
 def test_exact_gives_no_part_marks():
     asked = columns("spell_backward", [1, 2])
     texts = [f"<answer>{asked['answer'][0]} or so</answer>", f"<answer>{asked['answer'][1]} </answer>"]
@@ -189,6 +184,7 @@ def test_exact_gives_no_part_marks():
     assert make_gym_exact("spell_backward")(asked["prompt"], texts, **asked) == [0.0, 1.0]
 
 
+@needs_sandbox
 def test_rows_of_other_tasks_and_without_an_answer_are_left_out():
     asked = columns("chain_sum", [1, 2]) | {"task": ["chain_sum", "countdown"]}
     texts = [f"<answer>{answer}</answer>" for answer in asked["answer"]]
@@ -198,6 +194,7 @@ def test_rows_of_other_tasks_and_without_an_answer_are_left_out():
     assert make_gym_exact("chain_sum")(asked["prompt"], texts, **asked) == [None, None]
 
 
+@needs_sandbox
 def test_metadata_may_have_been_written_as_json():
     asked = columns("countdown", [1])
     text = [f"<answer>{asked['answer'][0]}</answer>"]
@@ -207,6 +204,7 @@ def test_metadata_may_have_been_written_as_json():
         make_gym("countdown")(["?"], ["1"], answer=["1"])
 
 
+@needs_sandbox
 def test_an_answer_that_makes_its_verifier_raise_is_wrong():
     asked = columns("prime_factorization", [1, 2])
     texts = [f"<answer>{asked['answer'][0]}</answer>", "many"]
@@ -253,6 +251,7 @@ def test_literals_and_mathematics_are_evaluated(text, value):
     assert checked_eval(text, names) == value
 
 
+@needs_sandbox
 @pytest.mark.parametrize("task", [*EVALUATE, pytest.param(None, marks=pytest.mark.slow)])
 def test_hostile_answers_win_nothing_and_leave_no_trace(task):
     from reasoning_gym.factory import DATASETS
@@ -294,6 +293,7 @@ def test_unknown_tasks_and_parameters(task, config, message):
         make_gym(task, **config)
 
 
+@needs_sandbox
 def test_every_task_takes_its_own_answer_after_json():
     from reasoning_gym.factory import DATASETS
 
