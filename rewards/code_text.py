@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rewards.answers import after_thought, completion_text, tagged
-from rewards.execution.load import READS_INPUT
+from rewards.execution.load import READS_INPUT, UNREADABLE, parsed
 
 _OPENING = re.compile(r"^(?P<before>[^\n]*?)(?P<fence>`{3,}|(?<![^ \t>])~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 _ONE_LINE = re.compile(r"(?<!`)(`{3,})(?!`)([^`\n]+)\1(?!`)")
 _PYTHON = re.compile(r"(?:lang(?:uage)?-)?i?py(?:thon)?[23]?(?:\.\d+)*")
 _TAG = re.compile(r"^\s*(?:\{?\.?(?:python|py)[23]?(?:\.\d+)*\}?)(?=\s)", re.IGNORECASE)
 _AROUND = re.compile(r"\A\s*\[[A-Z]+\][ \t]*\n|\n[ \t]*\[/?[A-Z]+\]\s*\Z")
-CLOSERS = 20
 _MARK = re.compile(r"[<\[](/?)(?:answer|code|solution|python)\b[^>\]\n]{0,40}[>\]]", re.IGNORECASE)
+CLOSERS = 20
 """fences in a block that are tried as its end; stretches of bare code, and ends of each, that are tried"""
 _STARTS = re.compile(r"^(?:(?:(?:async[ \t]+)?def|class|import|from)[ \t]+\w|@\w|\w+[ \t]*(?::[^=\n]*)?=[^=])",
                      re.MULTILINE)
@@ -59,15 +59,6 @@ def script_of(text: Any) -> str:
 def reads(code: str) -> bool:
     """Whether it is Python, of a module or of a function's body."""
     return parsed(code) is not None or (code[:1] in " \t\n" and parsed("if 1:\n" + code) is not None)
-
-
-def parsed(code: str) -> ast.Module | None:
-    """None for what is no Python."""
-    with warnings.catch_warnings(action="ignore"):  # of '\d'
-        try:
-            return ast.parse(code)
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            return None
 
 
 def _plain(text: str) -> str:
@@ -132,7 +123,7 @@ def _first_error(code: str) -> int:
     with warnings.catch_warnings(action="ignore"):
         try:
             ast.parse(code)
-        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        except UNREADABLE as error:
             return getattr(error, "lineno", None) or 1
     return 0
 

@@ -23,6 +23,10 @@ class RowErrors(Exception):  # noqa: N818 - several of them
         self.values, self.errors = list(values), dict(errors)
 
 
+class NotReachedError(TimeoutError):
+    """The reward's time, or the machine's, was over before a row had its own: this says nothing of the row."""
+
+
 def values_or_raise(outcomes: Sequence[float | Exception | None]) -> list[float | None]:
     """The outcomes where none is an exception. Raises RowErrors otherwise."""
     values = [None if isinstance(outcome, Exception) else outcome for outcome in outcomes]

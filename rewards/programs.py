@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from errors import InputError
-from rewards.code_text import code_of, parsed, script_of
+from rewards.code_text import code_of, script_of
 from rewards.contract import Reward, values_or_raise
 from rewards.examples import COLUMNS, Example, check_columns, read_examples, same_output
+from rewards.execution.load import parsed
 from rewards.execution.packages import allowed, as_names
 from rewards.execution.sandbox import Limits, check_sandbox
 from rewards.execution.trial import BadTestsError, Setting, as_script

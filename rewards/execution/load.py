@@ -39,11 +39,24 @@ def prepare(program: str) -> None:
         functools._lru_cache_wrapper = _cache_without_recursion_in_c()
 
 
+UNREADABLE = (SyntaxError, ValueError, MemoryError, RecursionError)
+"""what the parser raises for a text that is no Python"""
+
+
+def parsed(text: str) -> ast.Module | None:
+    """None for what is no Python."""
+    with warnings.catch_warnings(action="ignore"):  # of '\d'
+        try:
+            return ast.parse(text)
+        except UNREADABLE:
+            return None
+
+
 def _run(text: str, namespace: dict[str, Any]) -> None:
-    try:
-        statements = ast.parse(text).body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+    tree = parsed(text)
+    if tree is None:
         return
+    statements = tree.body
     flags = _future_flags(statements)
     forgiven = (Exception, SystemExit) if READS_INPUT.search(text) else SystemExit
     for statement in statements:

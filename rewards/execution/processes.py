@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from rewards.contract import time_left
+from rewards.contract import NotReachedError, time_left
 from rewards.execution.cpus import cpus
 from rewards.execution.sandbox import Limits, start
 
@@ -44,10 +44,6 @@ COUNT = min(8, max(1, cpus() // 2))
 
 class VerifierError(Exception):
     """A verifier raised, or its process ended; the message says what."""
-
-
-class NotReachedError(TimeoutError):
-    """The reward's time, or the machine's, was over before the call had its own: this says nothing of the call."""
 
 
 class Pool:

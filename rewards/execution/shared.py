@@ -23,7 +23,7 @@ from rewards.execution.guard import Modules, Room, TamperedError, private_builti
 from rewards.execution.handles import AGREEMENTS, Handle, may_swallow, name_handle
 from rewards.execution.inside import enter, silence
 from rewards.execution.link import Link, stranger
-from rewards.execution.load import MODULE, load, prepare
+from rewards.execution.load import MODULE, load, parsed, prepare
 from rewards.execution.names import solution_modules
 from rewards.execution.operations import BINARY, Operations, base_of
 from rewards.execution.parts import BadTests, Part, parts_of
@@ -118,7 +118,7 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
 
 def _import_ahead(parts: list[Part], program: str) -> None:
     """What the tests and the program import, before anything of the program's runs: what is there then is known."""
-    trees = whole(parts), _parsed(program)
+    trees = whole(parts), parsed(program) or ast.Module([], [])
     for name in [*_PRELOADED, *_imported(trees)]:
         top = name.partition(".")[0]
         if name not in sys.modules and top not in _UNLOADED:
@@ -156,13 +156,6 @@ def _look_up(node: ast.AST, aliases: dict[str, str]) -> Any:
 
 _UNLOADED = frozenset(("antigravity", "this", "idlelib", "ctypes", "_ctypes", "_testcapi", "turtledemo", "tkinter",
                        "rewards"))
-
-
-def _parsed(program: str) -> ast.Module:
-    try:
-        return ast.parse(program)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return ast.Module([], [])
 
 
 class _Solution(types.ModuleType):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rewards.contract import time_left
+from rewards.contract import NotReachedError, time_left
 from rewards.execution.cpus import cpus
 
 PATIENCE = 6.0
@@ -25,10 +25,6 @@ LOOKS = 0.25
 """seconds between looks at a row's time"""
 MOST = 64
 """rows that are under way at once"""
-
-
-class NotReachedError(TimeoutError):
-    """The batch's time was over before the row had its own: this says nothing of the row."""
 
 
 class Turn:
