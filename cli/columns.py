@@ -4,7 +4,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from data.columns import has_column
+from data.records import normalise
 from errors import InputError, shown
+from objectives.base import declared
 
 USUAL = ("tokens", "positions", "segment_ids", "loss_mask")
 
@@ -21,17 +24,14 @@ class Needed(NamedTuple):
     def found(self, sources: Sequence[Any]) -> dict[str, tuple[str, ...]]:
         """`columns` and `absent` of data.reading.Encoder. Raises InputError for a source whose rows lack one that is
         required."""
-        from data.columns import has_column
-
-        for source in sources:
-            record = _first_record(source)
+        records = [_first_record(source) for source in sources]
+        for source, record in zip(sources, records, strict=True):
             missing = [name for name in self.required if record and not has_column(record, name)]
             if missing:
                 raise InputError(f"{source.place(0)}: no column {missing[0]}, which the objective reads (its `needs`), "
                                  f"among {', '.join(sorted(record))}; beside the data's, this script gives "
                                  f"{', '.join(self.computed) or 'none'}")
-        first = _first_record(sources[0])
-        present = tuple(name for name in self.optional if has_column(first, name))
+        present = tuple(name for name in self.optional if has_column(records[0], name))
         return {"columns": self.required + present,
                 "absent": tuple(name for name in self.optional if name not in present)}
 
@@ -44,8 +44,6 @@ def needed_columns(objective: Callable[..., Any], computed: Sequence[str] = (), 
     """What the objective declares, but for what the script computes and what the scorer gives (its attribute `gives`);
     of `or_computed`, the script computes what the data have not. Raises InputError where `needs` is no tuple of names.
     """
-    from objectives.base import declared
-
     needs, optional = (_names(objective, name) for name in ("needs", "optional"))
     given = {*USUAL, *computed, *or_computed, *getattr(scorer, "gives", ())}
     taken = [name for name in (*optional, *or_computed) if name not in {*USUAL, *computed}]
@@ -55,8 +53,6 @@ def needed_columns(objective: Callable[..., Any], computed: Sequence[str] = (), 
 
 
 def _names(objective: Callable[..., Any], attribute: str) -> tuple[str, ...]:
-    from objectives.base import declared
-
     names = declared(objective, attribute)
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"the objective's `{attribute}` must be a tuple of names of columns, not {shown(names)}")
@@ -65,8 +61,6 @@ def _names(objective: Callable[..., Any], attribute: str) -> tuple[str, ...]:
 
 def _first_record(source: Any) -> dict[str, Any]:
     """The first row that can be read; {} where none of the first hundred can."""
-    from data.records import normalise
-
     for index in itertools.islice(range(len(source)), 100):
         try:
             return normalise(source[index])

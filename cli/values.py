@@ -25,9 +25,11 @@ class Flag(NamedTuple):
 
 
 def check_values(config: Any) -> None:
-    """Raises InputError, naming the flag, for a number that its type does not hold, and for a setting that was changed
-    and that nothing reads beside the others."""
+    """Raises InputError, naming the flag, for a number that its type does not hold, for one that needs values and has
+    none, and for a setting that was changed and that nothing reads beside the others."""
     for flag in walk(config).values():
+        if flag.value == () and default(flag.field) is dataclasses.MISSING:
+            raise InputError(f"--{flag.name} has no value; give one or several")
         if isinstance(flag.value, int | float) and not isinstance(flag.value, bool):
             _check_number(*flag)
     _check_read(config)
@@ -35,23 +37,25 @@ def check_values(config: Any) -> None:
 
 def walk(config: Any, prefix: str = "", path: str = "") -> dict[str, Flag]:
     """`lora.rank` -> its flag: all of a script's, or of one group of them."""
-    flags = {}
+    flags, groups = {}, _groups(config, prefix)
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
-        if _is_group(value):
-            flags |= walk(value, prefix if _unnamed(config, field) else f"{name}.", f"{path}{field.name}.")
+        value = getattr(config, field.name)
+        if field.name in groups:
+            flags |= walk(value, groups[field.name], f"{path}{field.name}.")
         else:
-            flags[path + field.name] = Flag(name, field, value)
+            flags[path + field.name] = Flag(prefix + field.name.replace("_", "-"), field, value)
     return flags
 
 
-def _is_group(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, DataSource)
-
-
-def _unnamed(config: Any, field: Any) -> bool:
-    """Whether a group's flags have no prefix: it is Annotated so."""
-    return get_origin(_hints(type(config))[field.name]) is Annotated
+def _groups(config: Any, prefix: str) -> dict[str, str]:
+    """Fields that are groups of flags -> the prefix of these; a group that is Annotated has none of its own."""
+    groups = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, DataSource):
+            unnamed = get_origin(_hints(type(config))[field.name]) is Annotated
+            groups[field.name] = prefix if unnamed else f"{prefix}{field.name.replace('_', '-')}."
+    return groups
 
 
 @functools.cache
@@ -77,9 +81,8 @@ def _check_read(config: Any, prefix: str = "") -> None:
         name, field, value = flags[path]
         if value != default(field):
             raise InputError(f"--{name} {shown(value)}: nothing reads it {reason}; leave it out")
-    for field in dataclasses.fields(config):
-        if _is_group(getattr(config, field.name)):
-            _check_read(getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}.")
+    for name, its_prefix in _groups(config, prefix).items():
+        _check_read(getattr(config, name), its_prefix)
 
 
 def defaults(config: Any) -> dict[str, Any]:

@@ -173,9 +173,14 @@ def _check_layer_types(types: Any, count: int, where: str) -> None:
 
 def _has_reward_head(config: dict[str, Any], where: str) -> bool:
     """True for a classifier of one label, which transformers' reward models are."""
-    if not any(name.endswith(CLASSIFIER) for name in config.get("architectures") or []):
+    names, labelled = config.get("architectures") or [], config.get("id2label") or {"0": "", "1": ""}
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{where}: architectures={as_json(names)} is no list of names")
+    if not isinstance(labelled, dict):
+        raise InputError(f"{where}: id2label={as_json(labelled)} is no object of labels")
+    if not any(name.endswith(CLASSIFIER) for name in names):
         return False
-    labels = len(config.get("id2label") or "01")  # transformers' default is two
+    labels = len(labelled)  # transformers' default is two
     if labels != 1:
         raise InputError(f"{where}: a classifier of {labels} labels; a reward model has one")
     return True

@@ -30,6 +30,9 @@ def read_rope(values: dict[str, Any], where: str) -> tuple[float, RopeScaling | 
     rope = _merged(values, where)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     _check(rope, kind, where)
+    for key in ("rope_theta", "original_max_position_embeddings"):
+        if values.get(key) is not None and not _is_number(values[key]):
+            raise InputError(f"{where}: {key}={as_json(values[key])} is no number")
     if any(each.get("partial_rotary_factor") not in (None, 1) for each in (rope, values)):
         raise InputError(f"{where}: partial_rotary_factor turns a part of each head only, which is not supported")
     longest = values["max_position_embeddings"]
@@ -67,16 +70,20 @@ def _check(rope: dict[str, Any], kind: str, where: str) -> None:
     if kind in ("dynamic", "longrope", "su"):
         raise InputError(f"{where}: rope scaling {kind!r} is not supported: its frequencies follow the longest row of "
                          f"a batch, so a row's scores would depend on its neighbours")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"{where}: rope scaling {kind!r} is not supported; only {', '.join(_KINDS)} are")
     unknown = sorted(name for name in rope.keys() - _ALWAYS - _KINDS[kind] if rope[name] is not None)
     if unknown:
         raise InputError(f"{where}: rope scaling {kind!r} has no key {unknown[0]!r} ({as_json(rope[unknown[0]])}); "
                          f"where it changes nothing, take it out")
     numbers = [name for name in rope if name not in ("rope_type", "type", "finetuned", "truncate")]
-    odd = [name for name in numbers if isinstance(rope[name], bool) or not isinstance(rope[name], int | float)]
+    odd = [name for name in numbers if not _is_number(rope[name])]
     if odd:
         raise InputError(f"{where}: rope scaling {kind!r} has {odd[0]}={as_json(rope[odd[0]])}, which is no number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _scaling(rope: dict[str, Any], kind: str, original: int, longest: int) -> RopeScaling | None:

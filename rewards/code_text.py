@@ -48,9 +48,11 @@ def script_of(text: Any) -> str:
     """As code_of, for a program that is run as a script: the last block that reads standard input, else the last, with
     the definitions of those before it that it lacks."""
     content = _plain(completion_text(text))
-    blocks = [] if reads(content) else _blocks_of(content)
+    if reads(content):
+        return content
+    blocks = _blocks_of(content)
     if not blocks:
-        return content if reads(content) else _bare(content)
+        return _bare(content)
     reading = [at for at, code in enumerate(blocks) if READS_INPUT.search(code)]
     at = reading[-1] if reading else len(blocks) - 1
     return "\n".join([*_earlier_definitions(blocks[:at], blocks[at]), blocks[at]])

@@ -66,7 +66,7 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in (
     (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
     (r"\\(?:text)?degree(?![a-z])", r"^{\\circ}"),
     (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))", "°"),
-    (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-z]))", "'"),
+    (r"\^\s*(?:\{((?:\s*\\prime)+)\s*\}|\\prime(?![a-z]))", lambda found: "'" * max(1, (found[1] or "").count("\\"))),
     (r"(\d+)\s*°\s*(\d+)\s*'(?:\s*(\d+)\s*(?:''|\"))?", lambda found: _minutes(*found.groups())),
     (r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*(\d+(?:\.\d+)?)\s*°\s*[)}]?", r"\\\1(\\frac{\2\\pi}{180})"),
     (r"°(?!\s*\.?$)\s*(?:(?:\\(?:text|mathrm)\s*\{)?[CFK](?![A-Za-z])\}?)?", ""),
@@ -93,7 +93,7 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in (
     (r"\\sqrt\s*(\[\d+\])?\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt\1{\2}"),
     (r"\\sqrt\s*(\[\d+\])?\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])|\\pi(?![a-z]))", r"\\sqrt\1{\2}"),
     (r"(?<=\d)\*\*(?=[\d(-])", "^"),
-    (r"\^\s*\(([^()]*)\)", r"^{\1}"),
+    (r"\^\s*\(((?:[^()]|\([^()]*\))*)\)", r"^{\1}"),
     (r"\^\s*([+-]?\d+)", r"^{\1}"),
 )]
 

@@ -75,8 +75,9 @@ def make_programs(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = Fal
         def judge(row: int, turn: Turn) -> float:
             examples = _examples(rows[row])[: max_examples or None]
             if examples[0].function:
-                case = case_of(examples, code_of(completions[row]), tolerance)
-                passed = judge_case(case, IMPORTS + code_of(completions[row]), isolation, setting, turn, ways).passed
+                code = code_of(completions[row])
+                case = case_of(examples, code, tolerance)
+                passed = judge_case(case, IMPORTS + code, isolation, setting, turn, ways).passed
             else:
                 passed = passed_by(script_of(completions[row]), examples, setting, turn, tolerance, share)
             return passed / len(examples) if share else float(passed == len(examples))

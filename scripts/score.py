@@ -70,7 +70,7 @@ def main(config: Config) -> None:
     sources = with_template_kwargs(open_in_order(config.data), config.chat_template_kwargs, encoder.open_tokenizer())
     rows, counts = read_all(sources, encoder, functools.partial(track, what="reading"))
     for line in explain(counts):
-        print(f"note: {line}")
+        command.print_once(f"note: {line}")
     dtype = resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
     scorer = make_scorer(opened, config.temperature)

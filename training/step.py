@@ -31,6 +31,14 @@ class Columns(dict[str, jax.Array]):
                          f"names it (docs/new_objective.md); it has {', '.join(self)}")
 
 
+def _flatten(columns: Columns) -> tuple[list[jax.Array], tuple[str, ...]]:
+    names = tuple(sorted(columns))
+    return [columns[name] for name in names], names
+
+
+jax.tree_util.register_pytree_node(Columns, _flatten, lambda names, values: Columns(zip(names, values, strict=True)))
+
+
 def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
                     schedule: optax.Schedule, state: TrainState, scorer: Scorer = score,
                     after_update: Callable[[TrainState], TrainState] = lambda state: state) -> Callable[..., Any]:

@@ -113,8 +113,8 @@ class Candidate:
         return now if now != was else None
 
     def store(self, value: Any) -> Any:
-        """How a value that is no plain one is named: its number, its class's name, the plain kind that it derives from,
-        and whether it is a class. The library's own subclasses, and enumerations', travel as their base's value."""
+        """How a value that is no plain one is named: its number, its class's name, the plain kind that it derives from.
+        The library's own subclasses, and enumerations', travel as their base's value."""
         base = base_of(value)
         if base and type(value).__module__ != MODULE and not isinstance(value, enum.Enum):
             return encode(base(value), self.store)
@@ -123,7 +123,7 @@ class Candidate:
             self.objects.append(value)
         kind = type(value)
         return ["object", [number, kind.__name__ if kind.__module__ in ("builtins", "types") else "",
-                           base.__name__ if base else "", isinstance(value, type)]]
+                           base.__name__ if base else ""]]
 
     def find(self, kind: str, content: Any) -> Any:
         """What the tester names: an object from before, a name of the program's, or a function of the tester's own."""

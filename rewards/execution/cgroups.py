@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path("/sys/fs/cgroup")
+from rewards.execution.cpus import CGROUPS, groups_of
+
+ROOT = CGROUPS
 _CONTROLLERS = {"memory", "pids"}
 _BUS = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 """how systemd-run --user finds the user's systemd"""
@@ -52,9 +54,7 @@ def found() -> Path | tuple[str, ...] | None:
 
 def _delegated(root: Path) -> Path | None:
     """The nearest group that is ours to divide, from this process's own upwards."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines() if Path("/proc/self/cgroup").exists() else []
-    own = next((root / line.removeprefix("0::/") for line in lines if line.startswith("0::/")), root)
-    return next((group for group in (own, *own.parents) if group.is_relative_to(root) and _is_ours(group, root)), None)
+    return next((group for group in groups_of(root) if _is_ours(group, root)), None)
 
 
 def _is_ours(group: Path, root: Path) -> bool:

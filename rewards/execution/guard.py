@@ -46,44 +46,9 @@ class TamperedError(BaseException):
 def set_hook(tests: dict[str, Any], packages: tuple[str, ...]) -> None:
     """Refuses what is listed above to code that the candidate called, from now on. `packages`: how the paths of the
     allowed packages begin; they may be installed below /tmp, where all else is the candidate's."""
-    main, ident, get_frame = threading.get_ident(), threading.get_ident, sys._getframe
-    trusted = frozenset(id(function.__code__) for name in _FRAME_READERS
-                        for function in _functions(sys.modules.get(name)))
-    function_type = type(set_hook)
-    own = {main}
-
-    def from_candidate(frame: Any) -> bool:
-        if ident() not in own:
-            return True
-        while frame is not None:
-            name = frame.f_code.co_filename
-            if name == PROGRAM or in_brackets(name) or (name[:5] == "/tmp/" and not name.startswith(packages)):
-                return True
-            frame = frame.f_back
-        return False
-
-    def in_brackets(name: str) -> bool:
-        return name[:1] == "<" and name[:7] != "<frozen"
-
-    def refuses(event: str, args: tuple[Any, ...], caller: Any) -> bool:
-        if event == "object.__getattr__":
-            if args[1] == "__code__":
-                return args[0].__class__ is function_type and args[0].__globals__ is tests
-            return args[1] in _REFUSED_ATTRIBUTES
-        if event == "object.__setattr__":
-            return args[1] in ("__code__", "__closure__")
-        if event == "compile":
-            return not (args[1] is None or args[1] == PROGRAM or in_brackets(str(args[1])))
-        if event == "import":
-            return bool(args[1]) and not known(args[0], args[1])
-        if event in ("sys._getframe", "marshal.loads"):
-            return id(caller.f_code) not in trusted and caller.f_code.co_filename != IMPORTER
-        return event in _REFUSED or event[:7] == "ctypes."
-
-    def known(name: Any, file: Any) -> bool:
-        return type(name) is str and name in KNOWN_EXTENSIONS and file[:5] != "/tmp/" or file.startswith(packages)
-
-    busy = threading.local()
+    get_frame, busy = sys._getframe, threading.local()
+    from_candidate, refuses = _origin_check(packages), _refusal_check(tests, packages)
+    watched = _REFUSED | {"object.__getattr__", "object.__setattr__", "compile", "import"}
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event not in watched and event[:7] != "ctypes." or getattr(busy, "busy", False):
@@ -97,8 +62,56 @@ def set_hook(tests: dict[str, Any], packages: tuple[str, ...]) -> None:
         if refused:
             raise PermissionError(f"a program may not: {event}")
 
-    watched = _REFUSED | {"object.__getattr__", "object.__setattr__", "compile", "import"}
     sys.addaudithook(hook)
+
+
+def _origin_check(packages: tuple[str, ...]) -> Callable[[Any], bool]:
+    """Says of a frame whether it is the candidate's, or called by one, or in another thread than this one."""
+    ident, main = threading.get_ident, threading.get_ident()
+
+    def from_candidate(frame: Any) -> bool:
+        if ident() != main:
+            return True
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if name == PROGRAM or _in_brackets(name) or (name[:5] == "/tmp/" and not name.startswith(packages)):
+                return True
+            frame = frame.f_back
+        return False
+
+    return from_candidate
+
+
+def _refusal_check(tests: dict[str, Any],
+                   packages: tuple[str, ...]) -> Callable[[str, tuple[Any, ...], Any], bool]:
+    """Says of an event, and the frame that it is in, whether a candidate may not have it."""
+    function_type = type(_refusal_check)
+    trusted = frozenset(id(function.__code__) for name in _FRAME_READERS
+                        for function in _functions(sys.modules.get(name)))
+
+    def refuses(event: str, args: tuple[Any, ...], caller: Any) -> bool:
+        if event == "object.__getattr__":
+            if args[1] == "__code__":
+                return args[0].__class__ is function_type and args[0].__globals__ is tests
+            return args[1] in _REFUSED_ATTRIBUTES
+        if event == "object.__setattr__":
+            return args[1] in ("__code__", "__closure__")
+        if event == "compile":
+            return not (args[1] is None or args[1] == PROGRAM or _in_brackets(str(args[1])))
+        if event == "import":
+            return bool(args[1]) and not known(args[0], args[1])
+        if event in ("sys._getframe", "marshal.loads"):
+            return id(caller.f_code) not in trusted and caller.f_code.co_filename != IMPORTER
+        return event in _REFUSED or event[:7] == "ctypes."
+
+    def known(name: Any, file: Any) -> bool:
+        return type(name) is str and name in KNOWN_EXTENSIONS and file[:5] != "/tmp/" or file.startswith(packages)
+
+    return refuses
+
+
+def _in_brackets(name: str) -> bool:
+    return name[:1] == "<" and name[:7] != "<frozen"
 
 
 def _functions(module: Any) -> list[Any]:

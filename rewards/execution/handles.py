@@ -15,8 +15,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-_PLAIN = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set,
-                                           frozenset, dict)}
+from rewards.execution.operations import BASES, BINARY
+
+_PLAIN = {kind.__name__: kind for kind in BASES}
 AGREEMENTS = {name for kind in _PLAIN.values() for name in dir(kind) if name.startswith("is")} | {
     "startswith", "endswith", "count", "index", "find", "rfind", "rindex"}
 """methods of plain values by which an object might agree to what it does not know"""
@@ -25,15 +26,14 @@ _TOLD = {"__name__", "__qualname__", "__doc__", "__module__", "__annotations__",
 _TYPES = {"generator": types.GeneratorType, "function": types.FunctionType, "method": types.MethodType, "map": map,
           "async_generator": types.AsyncGeneratorType, "filter": filter, "zip": zip, "enumerate": enumerate,
           "reversed": reversed, "type": type, "builtin_function_or_method": types.BuiltinFunctionType}
-BINARY = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor")
 
 
 class Handle:
     """Something of the candidate's: a name, or an object by its number."""
 
-    def __init__(self, link: Any, reference: list[Any], type_name: str = "", base: str = "", is_class: bool = False):
+    def __init__(self, link: Any, reference: list[Any], type_name: str = "", base: str = ""):
         for name, value in {"_link": link, "_reference": reference, "_type": type_name, "_base": _PLAIN.get(base),
-                            "_is_class": is_class, "_made": False}.items():
+                            "_made": False}.items():
             object.__setattr__(self, name, value)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -146,7 +146,7 @@ class Handle:
 
 def name_handle(link: Any, name: str, kind: str, base: str = "") -> Handle:
     """Of a name of the candidate's: a class with a capital is one whose instances tests make."""
-    handle = Handle(link, ["name", name], base=base, is_class=kind == "class")
+    handle = Handle(link, ["name", name], base=base)
     object.__setattr__(handle, "_made", kind == "class" and name[:1].isupper())
     return handle
 

@@ -141,11 +141,11 @@ class Link:
 
     def find(self, kind: str, content: Any) -> Any:
         """The one handle of an object of the candidate's."""
-        number, type_name, base, is_class = content
+        number, type_name, base = content
         if kind != "object" or type(number) is not int or not isinstance(type_name, str) or not isinstance(base, str):
             raise ValueError(kind)
         if number not in self.handles:
-            handle = Handle(self, [kind, content], type_name, base, is_class is True)
+            handle = Handle(self, [kind, content], type_name, base)
             self.handles[number] = relayed(handle, type_name)
         return self.handles[number]
 
@@ -158,7 +158,7 @@ class Link:
     def knows(self, method: Any, made: bool, *args: Any) -> bool:
         """Whether a method's answer is a no, or another than for any stranger; for an object that the tests made, than
         for all of them."""
-        answer, others = self._lineup("call", method, list(args), lambda args: [stranger(each) for each in args])
+        answer, others = self._lineup("call", method, list(args), strangers)
         said = [each for each in others if each is not None]
         same = [each == answer for each in said]
         return answer in (False, None, -1) or not any(same) or (made and same != [True] * len(others))
@@ -188,6 +188,11 @@ def stranger(value: Any) -> Any:
         if type(other) is type(value) and other != value:
             return other
     return f"?{random.SystemRandom().getrandbits(64):x}"
+
+
+def strangers(values: list[Any]) -> list[Any]:
+    """To each of them."""
+    return [stranger(each) for each in values]
 
 
 def _changed(value: Any, dice: random.Random) -> Any:

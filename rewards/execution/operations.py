@@ -12,7 +12,7 @@ from typing import Any
 
 from rewards.execution.wire import encode
 
-_BASES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
+BASES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
 UNCHANGING = (bool, int, float, complex, str, bytes, type(None))
 BINARY = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -66,16 +66,9 @@ class Operations:
             return [kind, [each.__name__ for each in value.__mro__[1:]]]
         if type(value) in (list, dict, set, bytearray):
             return ["changing", [type(value).__name__]]
-        if callable(value) or not isinstance(self.is_plain(value), bool):
+        if callable(value) or not _is_plain(value):
             return ["function" if callable(value) else "object", []]
         return ["value", value]
-
-    def is_plain(self, value: Any) -> bool | None:
-        try:
-            encode(value, _refuse)
-            return True
-        except TypeError:
-            return None
 
     def do_lineup(self, operation: str, target: Any, values: list[Any]) -> list[Any]:
         """The operation with each of the values: True, False, or None where it raises."""
@@ -113,7 +106,15 @@ class Operations:
 
 
 def base_of(value: Any) -> type | None:
-    return next((base for base in _BASES if issubclass(type(value), base)), None)
+    return next((base for base in BASES if issubclass(type(value), base)), None)
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        encode(value, _refuse)
+    except TypeError:
+        return False
+    return True
 
 
 def _refuse(value: Any) -> Any:

@@ -22,9 +22,8 @@ from rewards.execution.carried import KINDS, put_together, taken_apart
 from rewards.execution.guard import Modules, Room, TamperedError, private_builtins, set_hook
 from rewards.execution.handles import AGREEMENTS, Handle, may_swallow, name_handle
 from rewards.execution.inside import enter, silence
-from rewards.execution.link import Link, stranger
+from rewards.execution.link import Link, strangers
 from rewards.execution.load import MODULE, load, parsed, prepare
-from rewards.execution.names import solution_modules
 from rewards.execution.operations import BINARY, Operations, base_of
 from rewards.execution.parts import BadTests, Part, parts_of
 from rewards.execution.tester import MODULE as TESTS
@@ -93,13 +92,13 @@ def judge(job: dict[str, Any], say: Callable[[str], None]) -> None:
         raise BadTests("there is no test in them")
     module = start_module(job["stub"])
     vars(module)["__builtins__"] = private_builtins()
-    names = names_of(parts, job["entry_point"], module)
+    names, modules = names_of(parts, job["entry_point"], module)
     program, stub = job["candidate"]["program"], job["candidate"]["stub"]
     _import_ahead(parts, program)
     prepare(program)
     for each in [each for each in sys.modules if each.partition(".")[0] in (TESTS, "rewards", "ctypes", "_ctypes")]:
         del sys.modules[each]  # what is ours, and the way to raw memory
-    solutions = {each: _Solution(each) for each in solution_modules(whole(parts))}
+    solutions = {each: _Solution(each) for each in modules}
     sys.modules.update(solutions)
     link = Shared(set(names) | set(solutions))
     silence(2)
@@ -126,12 +125,11 @@ def _import_ahead(parts: list[Part], program: str) -> None:
                 __import__(name)
             except ImportError:
                 continue
-
-
     for tree in trees:
+        aliases = _aliases(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
-                _look_up(node, _aliases(tree))
+                _look_up(node, aliases)
 
 
 def _imported(trees: tuple[ast.Module, ...]) -> list[str]:
@@ -327,7 +325,7 @@ class Shared(Link):
         if number == len(self.objects):
             self.objects.append(value)
         kind = type(value)
-        return self.find("object", [number, kind.__name__ if kind in self.known else "", "", False])
+        return self.find("object", [number, kind.__name__ if kind in self.known else "", ""])
 
     def wrapped(self, function: Any) -> Any:
         """A function that runs in the candidate's thread; one for each of the candidate's, so that it is itself."""
@@ -383,13 +381,10 @@ class Shared(Link):
         self.ours[id(wrapper)] = wrapper
         return wrapper
 
-    def _strangers(self, args: list[Any]) -> list[Any]:
-        return [stranger(each) for each in args]
-
     def compared(self, function: Callable[..., Any], agreeing: bool) -> Callable[..., Any]:
         def compare(self_: Any, other: Any) -> Any:
             if threading.get_ident() == self.room.outside:
-                answer, others = self._lineup("call", functools.partial(function, self_), [other], self._strangers)
+                answer, others = self._lineup("call", functools.partial(function, self_), [other], strangers)
                 if answer is agreeing and agreeing in others:
                     return not agreeing
             return function(self_, self.real(other))

@@ -50,17 +50,18 @@ def judge(job: dict[str, Any], link: Link, say: Callable[[str], None]) -> None:
     total = sum(part.count for part in parts)
     if not total:
         raise BadTests("there is no test in them")
-    module = start_module(job["stub"])
-    names = names_of(parts, job["entry_point"], module)
-    mentioned = mentioned_in(whole(parts))
+    module, tree = start_module(job["stub"]), whole(parts)
+    names, modules = names_of(parts, job["entry_point"], module)
+    mentioned = mentioned_in(tree)
     link.ends_allowed = bool(mentioned & _ENDS)
-    link.doubt = "they replace what the candidate uses, or share files with it" if mentioned & _TOGETHER else ""
-    link.doubt = link.doubt or ("a manager of the candidate's may change what it was given" if names.keys() & managers(
-        whole(parts)) else "")
+    if mentioned & _TOGETHER:
+        link.doubt = "they replace what the candidate uses, or share files with it"
+    elif names.keys() & managers(tree):
+        link.doubt = "a manager of the candidate's may change what it was given"
     link.wait_until_ready()
     silence(2)
     say(f"ready {total}")
-    bind(names, solution_modules(whole(parts)).keys(), link)
+    bind(names, modules, link)
     passed = run(parts, module, link, say)
     if not link.calls_made and not link.cannot:
         raise BadTests("they never use what a completion defines")
@@ -82,9 +83,9 @@ def start_module(stub: str) -> types.ModuleType:
     return module
 
 
-def names_of(parts: list[Part], entry_point: str | None, module: types.ModuleType) -> dict[str, str]:
-    """The candidate's names, each with the module that the tests have it in; the usual imports that the tests lack are
-    made. Raises BadTests where no name is the candidate's."""
+def names_of(parts: list[Part], entry_point: str | None, module: types.ModuleType) -> tuple[dict[str, str], list[str]]:
+    """The candidate's names, each with the module that the tests have it in, and the modules that the tests import it
+    from; the usual imports that the tests lack are made. Raises BadTests where no name is the candidate's."""
     tree, defined = whole(parts), set(vars(module))
     modules = solution_modules(tree)
     for each in modules:
@@ -95,7 +96,8 @@ def names_of(parts: list[Part], entry_point: str | None, module: types.ModuleTyp
         raise BadTests("they use no name that a completion could define")
     free = free_names(tree) - defined - wanted
     vars(module).update(used_modules(tree, free) | usual_names(free))
-    return dict.fromkeys(wanted, MODULE) | {name: each for each, taken in modules.items() for name in taken}
+    names = dict.fromkeys(wanted, MODULE) | {name: each for each, taken in modules.items() for name in taken}
+    return names, list(modules)
 
 
 def whole(parts: list[Part]) -> ast.Module:
@@ -114,7 +116,7 @@ def managers(tree: ast.Module) -> set[str]:
     return {item.func.id for item in items if isinstance(item, ast.Call) and isinstance(item.func, ast.Name)}
 
 
-def bind(names: dict[str, str], modules: set[str], link: Link) -> None:
+def bind(names: dict[str, str], modules: list[str], link: Link) -> None:
     """Gives each name what stands for it: a value, a class of exceptions, or a handle."""
     for each in modules:
         vars(sys.modules[each])["__getattr__"] = lambda name: _standing_for(name, link)

@@ -32,7 +32,7 @@ class Turn:
 
     def __init__(self, deadline: float, share: float):
         self.deadline, self.share = deadline, share
-        self._began, self._pids, self._seconds = time.monotonic(), [], 0.0
+        self.begin(0.0)
 
     def begin(self, seconds: float, *bwraps: int) -> None:
         """From now on a row of `seconds` that runs in these processes and those below them."""

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import math
 import re
+from typing import Annotated
 
 import pytest
 
@@ -78,6 +79,30 @@ def test_a_setting_that_nothing_reads_is_refused(script, flags, reason, otherwis
     assert reason in found
     if otherwise is not None:
         config(script, *flags.split(), *otherwise)
+
+
+def test_a_group_without_a_prefix_of_its_own_is_named_so():
+    @dataclasses.dataclass(frozen=True)
+    class Group:
+        size: int = 0
+        depth: int = 0
+
+        def unread(self):
+            return {} if self.size else {"depth": "without size"}
+
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        plain: Annotated[Group, "no prefix"] = Group()
+        group: Group = Group()
+
+    for changed, flag in ((Outer(Group(0, 3)), "--depth"), (Outer(group=Group(0, 3)), "--group.depth")):
+        with pytest.raises(InputError, match=f"^{flag} 3: nothing reads it without size"):
+            check_values(changed)
+
+
+@pytest.mark.parametrize("script", ["sft", "grpo", "score", "train_tokenizer"])
+def test_a_flag_that_needs_values_has_one(script):
+    assert line(script, "--data") == "--data has no value; give one or several"
 
 
 @pytest.mark.parametrize("script", BASE)

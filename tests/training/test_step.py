@@ -11,6 +11,7 @@ import optax
 import pytest
 from tiny import CONFIG, LORA, one_device, packed, padded, put, random_variables, rows, variables_on
 
+from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import Loss, masked_sum
@@ -211,3 +212,10 @@ def test_evaluation_equals_the_training_loss(lora, reference):
     batch = put(padded(ROWS), one_device(), 1)
     sums = make_eval_step(Transformer(CONFIG, lora), sft, one_device())(random_variables(lora), batch)
     assert float(sums[0] / sums[1]) == pytest.approx(reference[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.checkpoint])
+def test_an_objective_may_be_transformed(lora, reference, transform):
+    assert_same(reference, loss_and_grads(padded(ROWS), lora, objective=transform(sft)))
+    with pytest.raises(InputError, match="the objective reads the column weight"):
+        loss_and_grads(padded(ROWS), lora, objective=transform(lambda scores, batch: batch["weight"]))
