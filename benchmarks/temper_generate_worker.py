@@ -12,7 +12,8 @@ from typing import Any
 import jax
 
 from models.pretrained import open_pretrained
-from rollouts.sampler import generate
+from rollouts.engine import Engine, capacity_for
+from rollouts.generate import generate
 from rollouts.sampling import make_controls
 from sharding.mesh import MeshConfig, make_mesh
 
@@ -24,15 +25,16 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
                                                               param_dtype=settings["dtype"])
     size, limits, prompts = settings["batch_size"], settings["limits"], settings["prompts"]
 
-    def sample(count: int, limits: list[int]) -> int:
-        made = generate(model, variables, prompts[:count], jax.random.key(0), max_new_tokens=limits, slots=size,
-                        controls=make_controls(), longest=(len(prompts[0]), max(settings["limits"])))
+    def sample(engine: Engine, count: int, limits: list[int]) -> int:
+        engine.load(variables)
+        made = generate(engine, prompts[:count], jax.random.key(0), max_new_tokens=limits, controls=make_controls())
         return sum(len(each.tokens) for each in made)
 
     with jax.set_mesh(mesh):
-        sample(size + 1, [2] * (size + 1))
+        engine = Engine(model, size, capacity_for(model, size, len(prompts[0]) + max(limits)))
+        sample(engine, size + 1, [2] * (size + 1))
         start = time.perf_counter()
-        tokens = sample(len(prompts), limits)
+        tokens = sample(engine, len(prompts), limits)
     return {"tokens": tokens, "seconds": time.perf_counter() - start}
 
 

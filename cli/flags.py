@@ -151,6 +151,9 @@ class RolloutFlags:
 
     num_slots: int = 64
     """This many completions are decoded at a time; one that ends makes room for the next."""
+    tensor: int = 0
+    """While sampling, heads, mlp and vocabulary are split this many ways, over devices that train as fsdp or tensor; 0
+    takes as many as kv heads and these devices allow."""
     num_eval_samples: int = 1
     """An eval prompt is answered this many times: 1 is greedy, more are drawn as in training and their rewards
     averaged."""

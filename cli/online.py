@@ -1,5 +1,6 @@
 """The set-up that scripts of online training share: prompts, rewards, the sampler, and evaluation."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -99,20 +100,29 @@ def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any) -> tuple[Any, ..
 
 
 def make_rollout(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any],
-                 max_prompt_length: int) -> Callable[..., Any]:
+                 max_prompt_length: int, mesh: Any) -> Callable[..., Any]:
     """(variables, prompts, key, group_size, greedy) -> Rollouts, drawn and rewarded as the flags say."""
+    from rollouts.engine import Engine, capacity_for
+    from rollouts.generate import generate
     from rollouts.rollout import roll_out
-    from rollouts.sampler import generate, make_ends
     from rollouts.sampling import make_controls
+    from rollouts.stops import make_ends
 
     controls = flags.sampling.controls(flags.temperature)
     ends = make_ends(tokenizer, flags.sampling.stop)
 
+    @functools.cache
+    def engine() -> Engine:  # whose memory is taken when it is needed
+        num_slots = flags.rollouts.num_slots
+        capacity = capacity_for(model, num_slots, max_prompt_length + flags.max_new_tokens)
+        return Engine(model, num_slots, capacity, mesh=mesh, tensor=flags.rollouts.tensor)
+
     def rollout(variables: Any, prompts: Sequence[Any], key: Any, group_size: int, greedy: bool = False) -> Any:
         def sampler(tokens: Any, key: Any, group_size: int) -> Any:
-            return generate(model, variables, tokens, key, max_new_tokens=flags.max_new_tokens,
-                            controls=make_controls(0.0) if greedy else controls, ends=ends, group_size=group_size,
-                            slots=flags.rollouts.num_slots, longest=(max_prompt_length, flags.max_new_tokens))
+            at_work = engine()
+            at_work.load(variables)
+            return generate(at_work, tokens, key, max_new_tokens=flags.max_new_tokens,
+                            controls=make_controls(0.0) if greedy else controls, ends=ends, group_size=group_size)
 
         num_rows, rows_of_a_step = len(prompts) * group_size, flags.batch_size * flags.group_size
         timeout = flags.reward_timeout * max(1.0, num_rows / rows_of_a_step)

@@ -7,7 +7,7 @@ with `attend`'s arguments and a line in `attend`; no model changes.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -46,6 +46,10 @@ class Places:
     positions: Int[Array, "... T"]
     segment_ids: Int[Array, "... T"]
     shared: SharedPrompt | None = flax.struct.field(default=None, pytree_node=False)
+    table: Int[Array, "B M"] | None = None
+    """when decoding: the pages of the cache where positions [0, M * page) of a row lie"""
+    first: bool = flax.struct.field(default=False, pytree_node=False)
+    """when decoding: rows begin here, and have nothing in the cache yet"""
 
 
 def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], queries: Places,
@@ -89,19 +93,84 @@ def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | 
     return jnp.concatenate([first, rest.reshape(len(q), -1, *rest.shape[2:])], axis=1)
 
 
-def attend_to_cache(q: Float[Array, "B 1 N H"], keys: Float[Array, "B K S H"], values: Float[Array, "B K S H"],
-                    positions: Int[Array, "B 1"], window: int | None) -> Float[Array, "B 1 N H"]:
-    """Attention of one query a row to the slots of its cache up to its position (a slot is its position).
+def write_to_pages(pages: Float[Array, "D P K S H"], new: Float[Array, "B T K H"], table: Int[Array, "B M"],
+                   positions: Int[Array, "B T"]) -> Float[Array, "D P K S H"]:
+    """Puts keys or values where the table says that their positions lie; those at position -1 go nowhere.
 
-    Heads lie before slots, so that both products read the cache as it lies.
+    A page holds S positions. Rows come in D equal shares, each with P pages of its own, so that a device of a mesh
+    holds the pages of its rows alone.
     """
-    batch, _, heads, head_dim = q.shape
-    q = q.reshape(batch, keys.shape[1], heads // keys.shape[1], head_dim)
-    scores = jnp.einsum("bkgh,bksh->bkgs", q, keys, preferred_element_type=jnp.float32) / math.sqrt(head_dim)
-    distance = positions - jnp.arange(keys.shape[2])  # [B, S]
-    seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -1e30), axis=-1).astype(values.dtype)
-    return jnp.einsum("bkgs,bksh->bkgh", weights, values).reshape(batch, 1, heads, head_dim)
+    shares, count, _, size, _ = pages.shape
+
+    def write(pages: Array, new: Array, table: Array, positions: Array) -> Array:
+        where = jnp.take_along_axis(table, jnp.maximum(positions, 0) // size, axis=1)
+        where = jnp.where(positions < 0, count, where)  # one past the end: dropped
+        return pages.at[where, :, positions % size].set(new.astype(pages.dtype), mode="drop")
+
+    return jax.vmap(write)(pages, *(_in_shares(each, shares) for each in (new, table, positions)))
+
+
+def attend_to_pages(q: Float[Array, "B T N H"], keys: Float[Array, "D P K S H"], values: Float[Array, "D P K S H"],
+                    places: Places, window: int | None) -> Float[Array, "B T N H"]:
+    """Attention of T queries a row to the positions of its own context, up to theirs, that lie in pages.
+
+    Goes from page to page up to the last one that any row has come to, so it costs what the contexts are long and not
+    what they may become: once for the softmax's denominator, with a running maximum (Milakov & Gimelshein 2018,
+    arXiv:1805.02867), and once for the values. So weights are rounded where the trainer rounds them, normalised. Scores
+    are kept in between for one query a row, and computed again for many.
+    """
+    (shares, _, kv_heads, size, head_dim), (batch, length, heads, _) = keys.shape, q.shape
+    table, positions = (_in_shares(each, shares) for each in (places.table, places.positions))
+    groups = heads // kv_heads
+    q = q.reshape(shares, -1, length, kv_heads, groups, head_dim).transpose(0, 1, 3, 2, 4, 5)
+    q = q.reshape(shares, -1, kv_heads, length * groups, head_dim)
+    reach = jnp.repeat(positions, groups, axis=-1)[:, :, None, :, None]  # [D, b, 1, T * G, 1]
+
+    def page(pages: Array, number: Array) -> Array:  # [D, b, K, S, H]
+        at = jax.lax.dynamic_index_in_dim(table, number, 2, keepdims=False)
+        return jax.vmap(lambda held, at: held.at[at].get(mode="clip"))(pages, at)
+
+    def score(number: Array) -> Array:  # [D, b, K, T * G, S]
+        scores = jnp.einsum("dbkqh,dbksh->dbkqs", q, page(keys, number), preferred_element_type=jnp.float32)
+        distance = reach - (number * size + jnp.arange(size))
+        seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        return jnp.where(seen, scores / math.sqrt(head_dim), -1e30)
+
+    def count(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        high, total, kept = carry
+        scores = score(number)
+        higher = jnp.maximum(high, jnp.max(scores, axis=-1))
+        total = total * jnp.exp(high - higher) + jnp.sum(jnp.exp(scores - higher[..., None]), axis=-1)
+        keep = jax.lax.dynamic_update_index_in_dim(kept, scores, number, 0) if length == 1 else kept
+        return higher, total, keep
+
+    def add(number: Array, out: Array) -> Array:
+        scores = jax.lax.dynamic_index_in_dim(kept, number, 0, keepdims=False) if length == 1 else score(number)
+        weights = jnp.exp(scores - high[..., None]) / total[..., None]
+        return out + jnp.einsum("dbkqs,dbksh->dbkqh", weights.astype(values.dtype), page(values, number),
+                                preferred_element_type=jnp.float32)
+
+    start, stop = _pages_in_reach(positions, size, window)
+    shape = q.shape[:-1]
+    high, total, kept = jax.lax.fori_loop(start, stop, count, (
+        jnp.full(shape, -1e30), jnp.zeros(shape), jnp.zeros((table.shape[-1] if length == 1 else 0, *shape, size))))
+    total = jnp.maximum(total, 1e-30)
+    out = jax.lax.fori_loop(start, stop, add, jnp.zeros(q.shape)).astype(values.dtype)
+    out = out.reshape(shares, -1, kv_heads, length, groups, head_dim).transpose(0, 1, 3, 2, 4, 5)
+    return out.reshape(batch, length, heads, head_dim)
+
+
+def _pages_in_reach(positions: Int[Array, "D b T"], size: int, window: int | None) -> tuple[Any, Array]:
+    """The first and one past the last page that any query sees."""
+    stop = jnp.max(positions) // size + 1
+    if window is None:
+        return 0, stop
+    first = jnp.min(positions, where=positions >= 0, initial=jnp.iinfo(jnp.int32).max)
+    return jnp.maximum(first - window + 1, 0) // size, stop
+
+
+def _in_shares(x: Array, shares: int) -> Array:
+    return x.reshape(shares, -1, *x.shape[1:])
 
 
 def _choose_kernel(implementation: str, q: jax.Array, k: jax.Array) -> str:

@@ -15,14 +15,15 @@ from models.attention import Places
 from models.config import ModelConfig
 from models.lora import merge
 from models.rope import cos_sin
-from models.transformer import Block, RMSNorm, Transformer
+from models.transformer import PAGES, Block, RMSNorm, Transformer
 from sharding.rules import constrain
 
 Weights = dict[str, Any]
 """embedding [V, D], lm_head [V, D] where it is not tied, final_norm, and layers: a list of L trees of Block's params,
 with `rows` [out, in] for `kernel` [in, out]"""
 Cache = list[dict[str, Any]]
-"""of every layer, as Block's `cache` collection: keys and values [B, K, S, H]; a slot is its position"""
+"""of every layer, as Block's `cache` collection: keys and values [D, P, K, S, H], P pages of S positions for each of D
+shares of the rows"""
 
 
 def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
@@ -48,29 +49,31 @@ def _transposed(tree: dict[str, Any]) -> dict[str, Any]:
             for name, value in tree.items()}
 
 
-def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
-    """Empty caches of `length` slots, in compute dtype."""
+def init_cache(config: ModelConfig, shares: int, pages: int, size: int) -> Cache:
+    """Empty pages of `size` positions, in compute dtype: `pages` for each share of the rows."""
     def empty() -> Array:
-        zeros = jnp.zeros((rows, config.num_kv_heads, length, config.head_dim), config.dtype)
-        return constrain(zeros, "batch", "kv_heads", "length", "head_dim")
+        return constrain(jnp.zeros((shares, pages, config.num_kv_heads, size, config.head_dim), config.dtype), *PAGES)
 
     return [{"attn": {"keys": empty(), "values": empty()}} for _ in range(config.num_layers)]
 
 
 def forward(config: ModelConfig, weights: Weights, cache: Cache, tokens: Int[Array, "B T"],
-            positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Cache]:
+            positions: Int[Array, "B T"], table: Int[Array, "B M"],
+            first: bool = False) -> tuple[Float[Array, "B T D"], Cache]:
     """Last hidden states, after the final norm, and the cache with what was read.
 
-    T > 1 prefills: whole prompts from position 0 on, padded at the end, into the slots [0, T). T = 1 reads one token a
-    row at positions[b, 0] and sees all slots up to it.
+    Reads T tokens a row, at consecutive positions; each sees the row's positions up to its own, which the cache has or
+    which are read with it, which with `first` are all. `table` says in which page of its share a row's positions lie. A
+    token at position -1 is none.
     """
     x = jnp.take(weights["embedding"], tokens, axis=0).astype(config.dtype)
     x = constrain(x, "batch", "length", "features")
-    rope, places = cos_sin(config, positions), Places(positions, jnp.ones_like(tokens))
+    rope, places = cos_sin(config, positions), Places(
+        positions, (positions >= 0).astype(jnp.int32), table=table, first=first)
     updated = []
-    for number, (layer, slots) in enumerate(zip(weights["layers"], cache, strict=True)):
+    for number, (layer, pages) in enumerate(zip(weights["layers"], cache, strict=True)):
         block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), None, False)
-        (x, _), changed = block.apply({"params": layer, "cache": slots}, x, None, rope, places, mutable=["cache"])
+        (x, _), changed = block.apply({"params": layer, "cache": pages}, x, None, rope, places, mutable=["cache"])
         updated.append(changed["cache"])
     return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
 

@@ -2,7 +2,7 @@
 
 Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU mlp, stacked by nn.scan, so that
 every block parameter has a leading [L]. Collections: `params`; `lora`, optional; `cache`, of a block and only when
-decoding (models/decoding.py). B rows, T positions, S cache slots, D embed, N query heads, K kv heads, H head dim,
+decoding (models/decoding.py). B rows, T positions, D embed, N query heads, K kv heads, H head dim,
 F mlp, L layers.
 """
 
@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from models.attention import Places, SharedPrompt, attend, attend_to_cache
+from models.attention import Places, SharedPrompt, attend, attend_to_pages, write_to_pages
 from models.config import SLIDING, ModelConfig
 from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
 from sharding.rules import constrain
+
+PAGES = ("batch", None, "kv_heads", "length", "head_dim")
+"""axes of keys, or values, in the cache: shares of the batch, pages, heads, positions of a page, features"""
 
 
 class RMSNorm(nn.Module):
@@ -107,7 +110,7 @@ low_rank_product.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; with a `cache` collection, through the cache's slots (slot = position)."""
+    """Grouped-query attention; with a `cache` collection, through the pages of the cache."""
 
     config: ModelConfig
     lora: LoRAConfig | None
@@ -130,7 +133,7 @@ class Attention(nn.Module):
         q = constrain(q, "batch", "length", "heads", "head_dim")
         k, v = (constrain(each, "batch", "length", "kv_heads", "head_dim") for each in (k, v))
         if self.has_variable("cache", "keys"):
-            out = self._through_cache(q, k, v, places)
+            out = self._through_pages(q, k, v, places)
         else:
             out = self._attend(q, k, v, places, slides)
         out = out.reshape(batch, length, config.num_heads * config.head_dim)
@@ -148,25 +151,20 @@ class Attention(nn.Module):
         return jax.lax.cond(slides, functools.partial(through, window), functools.partial(through, None),
                             q, k, v, places)
 
-    def _through_cache(self, q: Array, k: Array, v: Array, places: Places) -> Array:
-        """Writes k and v at slots [positions[b, 0], positions[b, 0] + T) of row b, and attends: whole prompts (T > 1,
-        from position 0) to themselves, one token a row to all slots up to its own.
+    def _through_pages(self, q: Array, k: Array, v: Array, places: Places) -> Array:
+        """Writes k and v into the pages where their positions lie, and attends to all of a row's up to its own.
 
-        A slot is its position, so "keys not after the query" hides both slots not written yet and what padding
-        left behind a shorter prompt, until decoding overwrites it.
+        Keys not after the query are seen: so neither what is not written yet, nor what another context left behind in
+        a page.
         """
-        def write(row: Array, new: Array, start: Array) -> Array:
-            return jax.lax.dynamic_update_slice(row, new, (0, start, 0))
-
-        slots = []
+        held = []
         for name, new in (("keys", k), ("values", v)):
             cached = self.variable("cache", name, lambda: None)
-            new = new.swapaxes(1, 2).astype(cached.value.dtype)
-            cached.value = jax.vmap(write)(cached.value, new, places.positions[:, 0])
-            slots.append(constrain(cached.value, "batch", "kv_heads", "length", "head_dim"))
-        if q.shape[1] > 1:
+            cached.value = constrain(write_to_pages(cached.value, new, places.table, places.positions), *PAGES)
+            held.append(cached.value)
+        if places.first:
             return self._attend(q, k, v, places)
-        return attend_to_cache(q, *slots, places.positions, self.config.sliding_window)
+        return attend_to_pages(q, *held, places, self.config.sliding_window)
 
 
 class MLP(nn.Module):

@@ -15,7 +15,7 @@ from data.prompts import Prompt
 from files import whole_file, write_text, writing
 from rewards.registry import Weighted
 from rewards.scoring import Failure, compute_rewards
-from rollouts.sampler import Completion
+from rollouts.generate import Completion
 
 Sampler = Callable[[Sequence[Sequence[int]], Any, int], list[Completion]]
 """(prompts as token ids, key, completions of each) -> completions, prompt by prompt"""

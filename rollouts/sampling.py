@@ -19,31 +19,49 @@ SMALLEST_TEMPERATURE = 1e-30
 
 
 class Controls(NamedTuple):
-    """How tokens are drawn. Arrays to the compiler: a change of them compiles nothing anew."""
+    """How tokens are drawn: numbers for all rows, or [B]. Arrays to the compiler: a change compiles nothing anew."""
 
     temperature: ArrayLike = np.float32(1.0)
-    """of softmax(logits / temperature); 0 takes the likeliest token and no notice of the others below"""
+    """of softmax(logits / temperature); 0 takes the likeliest token and no notice of the three below"""
     top_k: ArrayLike = np.int32(0)
     """so many of the likeliest tokens are left; 0 for all"""
     top_p: ArrayLike = np.float32(1.0)
     """the likeliest tokens that together reach this probability are left (Holtzman et al. 2019, arXiv:1904.09751)"""
     min_p: ArrayLike = np.float32(0.0)
     """tokens at least this share as probable as the likeliest are left (Nguyen et al. 2024, arXiv:2407.01082)"""
+    repetition_penalty: ArrayLike = np.float32(1.0)
+    """logits of tokens that prompt or completion have are divided by it where positive, multiplied where negative
+    (Keskar et al. 2019, arXiv:1909.05858)"""
+    presence_penalty: ArrayLike = np.float32(0.0)
+    """is taken from the logits of tokens that the completion has"""
+    frequency_penalty: ArrayLike = np.float32(0.0)
+    """is taken from a token's logit each time that the completion has it"""
+
+    @property
+    def penalises(self) -> bool:
+        """Whether a penalty is in force; of numbers."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
 
 
-def make_controls(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Controls:
+def make_controls(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+                  repetition_penalty: float = 1.0, presence_penalty: float = 0.0,
+                  frequency_penalty: float = 0.0) -> Controls:
     """Raises InputError for values that leave no distribution, or that their types do not hold."""
     largest = np.iinfo(np.int32).max
     found = [(not 0 <= temperature < np.inf, f"temperature must be 0 or more, not {temperature}"),
              (top_k < 0, f"top-k must be 0 (all tokens) or more, not {top_k}"),
              (top_k > largest, f"top-k must be {largest} at the most, not {top_k}"),
              (not 0 < np.float32(top_p) <= 1, f"top-p must be above 0 and at most 1 (all tokens), not {top_p}"),
-             (not 0 <= min_p <= 1, f"min-p must be from 0 (all tokens) to 1, not {min_p}")]
+             (not 0 <= min_p <= 1, f"min-p must be from 0 (all tokens) to 1, not {min_p}"),
+             (not 0 < np.float32(repetition_penalty) < np.inf,
+              f"repetition-penalty must be above 0, not {repetition_penalty}"),
+             (not np.isfinite(presence_penalty), f"presence-penalty must be a number, not {presence_penalty}"),
+             (not np.isfinite(frequency_penalty), f"frequency-penalty must be a number, not {frequency_penalty}")]
     problems = [message for wrong, message in found if wrong]
     if problems:
         raise InputError(problems[0])
-    return Controls(np.float32(effective_temperature(temperature)), np.int32(top_k), np.float32(top_p),
-                    np.float32(min_p))
+    return Controls(np.float32(effective_temperature(temperature)), np.int32(top_k), *(np.float32(each) for each in (
+        top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty)))
 
 
 def effective_temperature(temperature: float) -> float:
@@ -57,14 +75,28 @@ def sample(logits: Float[Array, "B V"], keys: Key[Array, "B"],
 
     At temperature 0 the likeliest token, and its log-probability under softmax(logits).
     """
+    controls = _of_rows(controls, logits)
     greedy = controls.temperature == 0
-    scaled = logits / jnp.where(greedy, 1.0, controls.temperature)
-    kept = jax.lax.cond(greedy, lambda: scaled, lambda: truncate(scaled, controls))
+    scaled = logits / jnp.where(greedy, 1.0, controls.temperature)[:, None]
+    cut = ~greedy & ((controls.top_k > 0) | (controls.top_p < 1) | (controls.min_p > 0))
+    kept = jax.lax.cond(jnp.any(cut), lambda: jnp.where(cut[:, None], truncate(scaled, controls), scaled),
+                        lambda: scaled)
     shifted = kept - jnp.max(kept, axis=-1, keepdims=True)
     masses = jnp.exp(shifted)
-    drawn = jax.lax.cond(greedy, lambda: jnp.argmax(logits, axis=-1).astype(jnp.int32), lambda: draw(masses, keys))
+    drawn = jax.lax.cond(jnp.all(greedy), lambda: jnp.zeros(greedy.shape, jnp.int32), lambda: draw(masses, keys))
+    drawn = jax.lax.cond(jnp.any(greedy), lambda: jnp.where(
+        greedy, jnp.argmax(logits, axis=-1).astype(jnp.int32), drawn), lambda: drawn)
     logps = jnp.take_along_axis(shifted, drawn[:, None], axis=-1)[:, 0] - jnp.log(jnp.sum(masses, axis=-1))
     return drawn, logps
+
+
+def penalise(logits: Float[Array, "B V"], in_prompt: Bool[Array, "B V"], count: Int[Array, "B V"],
+             controls: Controls) -> Float[Array, "B V"]:
+    """Logits less what controls of [B] take for tokens that the prompt has, or the completion `count` times."""
+    repetition = controls.repetition_penalty[:, None]
+    again = jnp.where(logits > 0, logits / repetition, logits * repetition)
+    logits = jnp.where(in_prompt | (count > 0), again, logits)
+    return logits - controls.presence_penalty[:, None] * (count > 0) - controls.frequency_penalty[:, None] * count
 
 
 def draw(masses: Float[Array, "B V"], keys: Key[Array, "B"]) -> Int[Array, "B"]:
@@ -89,21 +121,29 @@ def _find(ends: Float[Array, "B N"], target: Float[Array, "B"]) -> Int[Array, "B
 
 
 def truncate(logits: Float[Array, "B V"], controls: Controls) -> Float[Array, "B V"]:
-    """-inf for tokens that top-k, then top-p of what it left, then min-p cut off. Equal logits stay or go together."""
-    logits = jax.lax.cond(controls.top_k > 0, _top_k, lambda logits, _: logits, logits, controls.top_k)
-    logits = jax.lax.cond(controls.top_p < 1, _top_p, lambda logits, _: logits, logits, controls.top_p)
-    floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(controls.min_p)
+    """-inf for tokens that top-k, then top-p of what it left, then min-p cut off. Equal logits stay or go together.
+    """
+    controls = _of_rows(controls, logits)
+    logits = jax.lax.cond(jnp.any(controls.top_k > 0), _top_k, lambda logits, _: logits, logits, controls.top_k)
+    logits = jax.lax.cond(jnp.any(controls.top_p < 1), _top_p, lambda logits, _: logits, logits, controls.top_p)
+    floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(controls.min_p)[:, None]
     return jnp.where(logits >= floor, logits, -jnp.inf)
 
 
-def _top_k(logits: Float[Array, "B V"], top_k: Int[Array, ""]) -> Float[Array, "B V"]:
-    return _keep_from_threshold(logits, lambda kept: jnp.sum(kept, axis=-1) >= top_k)
+def _of_rows(controls: Controls, logits: Float[Array, "B V"]) -> Controls:
+    return jax.tree.map(lambda each: jnp.broadcast_to(each, logits.shape[:1]), controls)
 
 
-def _top_p(logits: Float[Array, "B V"], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
+def _top_k(logits: Float[Array, "B V"], top_k: Int[Array, "B"]) -> Float[Array, "B V"]:
+    wanted = jnp.where(top_k > 0, top_k, logits.shape[-1])
+    return _keep_from_threshold(logits, lambda kept: jnp.sum(kept, axis=-1) >= wanted)
+
+
+def _top_p(logits: Float[Array, "B V"], top_p: Float[Array, "B"]) -> Float[Array, "B V"]:
     probabilities = jax.nn.softmax(logits, axis=-1)
-    return _keep_from_threshold(
+    cut = _keep_from_threshold(
         logits, lambda kept: jnp.sum(jnp.where(kept, probabilities, 0.0), axis=-1) >= top_p)
+    return jnp.where((top_p < 1)[:, None], cut, logits)
 
 
 def _keep_from_threshold(logits: Float[Array, "B V"],

@@ -95,7 +95,9 @@ def complete(config: Config) -> list[dict[str, Any]]:
     from data.messages import parse_template_kwargs
     from data.sources import Concatenated, open_in_order, with_template_kwargs
     from data.tokenizer import open_tokenizer
-    from rollouts.sampler import Ends, generate, make_ends
+    from rollouts.engine import Engine
+    from rollouts.generate import generate
+    from rollouts.stops import Ends, make_ends
     from sharding.hosts import connect
     from sharding.mesh import make_mesh
     from training.progress import counted
@@ -127,9 +129,10 @@ def complete(config: Config) -> list[dict[str, Any]]:
         check_ends(tokenizer, opened.config.vocab_size)
     ends = make_ends(tokenizer, stop) if tokenizer else Ends()
     with jax.set_mesh(mesh), counted(len(prompts) * config.num_samples, "generating") as advance:
-        completions = generate(model, variables, prompts, jax.random.key(config.seed),
-                               max_new_tokens=config.max_new_tokens, controls=controls, ends=ends,
-                               group_size=config.num_samples, slots=config.num_slots, advance=advance)
+        engine = Engine(model, min(config.num_slots, len(prompts) * config.num_samples), mesh=mesh)
+        engine.load(variables)
+        completions = generate(engine, prompts, jax.random.key(config.seed), max_new_tokens=config.max_new_tokens,
+                               controls=controls, ends=ends, group_size=config.num_samples, advance=advance)
     columns = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
              "completion_logps": each.logps, "finish_reason": each.finish_reason} for each in completions]
     return [source[rows[number // config.num_samples]] | row for number, row in enumerate(columns)]

@@ -123,7 +123,7 @@ def main(config: Config) -> None:
         return put_minibatches(columns, placement, config.num_minibatches)
 
     scorer = make_scorer(config.group_size, prompts.max_prompt_length, config.temperature)
-    rollout = online.make_rollout(config, model, tokenizer, rewards, prompts.max_prompt_length)
+    rollout = online.make_rollout(config, model, tokenizer, rewards, prompts.max_prompt_length, mesh)
     old = num_updates > 1 or in_reward or "old_logps" in declared(objective)
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old)
     update = make_updates(

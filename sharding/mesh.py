@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+from jax.experimental import mesh_utils
 
 from errors import InputError
 
@@ -23,12 +24,13 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
     """The mesh over all devices, with axes `data`, `fsdp`, `tensor`.
 
+    A pod's links are a torus, whose axes may be split where the sizes ask for it: v5p 4x4x4 with tensor=2, say.
     Raises InputError where the sizes do not fit the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = resolve_sizes(dataclasses.asdict(config), len(devices))
-    axis_types = (jax.sharding.AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types, devices=devices)
+    placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(placed, tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * len(sizes))
 
 
 def resolve_sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:

@@ -11,7 +11,7 @@ sys.path[:0] = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__fil
 import chat_model  # noqa: E402
 
 from cli import command  # noqa: E402
-from rollouts import sampler  # noqa: E402
+from rollouts import decoder  # noqa: E402
 from scripts import grpo  # noqa: E402
 from training import step as steps  # noqa: E402
 
@@ -35,7 +35,7 @@ def on_call(function, number, act):
 
 def arrange(moment, number):
     if moment == "rollout":
-        sampler._decode = on_call(sampler._decode, 2 * number, kill)  # in the middle: slots are filled again
+        decoder.decode = on_call(decoder.decode, 2 * number, kill)  # in the middle: slots are filled again
     if moment == "reward":
         chat_model.digits = on_call(chat_model.digits, number, kill)
     if moment == "update":

@@ -161,10 +161,11 @@ def test_gradients_of_layers_that_differ(remat):
 def test_decoding_reads_each_layers_own_window():
     model, variables, columns = Transformer(MIXED), random_variables(config=MIXED), batch()
     forward = jax.jit(decoding.forward, static_argnums=0)
-    weights, cache = decoding.prepare(model, variables), decoding.init_cache(MIXED, 2, 48)
-    hidden, cache = forward(MIXED, weights, cache, columns["tokens"][:, :30], columns["positions"][:, :30])
+    weights, cache = decoding.prepare(model, variables), decoding.init_cache(MIXED, 1, 12, 8)
+    table = jnp.arange(12).reshape(2, 6)
+    hidden, cache = forward(MIXED, weights, cache, columns["tokens"][:, :30], columns["positions"][:, :30], table)
     for at in range(30, 34):
-        last, cache = forward(MIXED, weights, cache, columns["tokens"][:, at:at + 1], jnp.full((2, 1), at))
+        last, cache = forward(MIXED, weights, cache, columns["tokens"][:, at:at + 1], jnp.full((2, 1), at), table)
         hidden = jnp.concatenate([hidden, last], axis=1)
     whole = model.apply(variables, *(columns[name][:, :34] for name in ("tokens", "positions", "segment_ids")))
     np.testing.assert_allclose(hidden, whole, atol=1e-4)

@@ -12,9 +12,9 @@ from tiny import CONFIG, LORA, one_device, variables_on
 from data.prompts import Prompt
 from models.transformer import Transformer
 from objectives.grpo import grpo
+from rollouts.generate import Completion
 from rollouts.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
 from rollouts.rollout import Rollouts, to_batch
-from rollouts.sampler import Completion
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.placement import Placement
 from training.reference import prepare_rollouts

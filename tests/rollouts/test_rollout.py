@@ -9,8 +9,8 @@ import pytest
 
 from data.prompts import Prompt
 from rewards.registry import Weighted
+from rollouts.generate import Completion
 from rollouts.rollout import SpreadMonitor, join, log_failures, roll_out, rollout_metrics, to_batch, write_parquet
-from rollouts.sampler import Completion
 
 
 def letters(ids):

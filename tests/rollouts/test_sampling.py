@@ -8,7 +8,8 @@ from tiny import CONFIG, random_variables
 
 from errors import InputError
 from models.transformer import Transformer, output_kernel
-from rollouts.sampler import generate
+from rollouts.engine import Engine
+from rollouts.generate import generate
 from rollouts.sampling import make_controls, sample, truncate
 
 DRAWS = 20_000
@@ -46,8 +47,10 @@ def assert_drawn_from(tokens, p):
 @pytest.mark.parametrize("how", QUICK)
 def test_a_tiny_models_first_and_second_token(how):
     model, params, prompt = Transformer(CONFIG), random_variables()["params"], [3, 14, 15]
-    completions = generate(model, {"params": params}, [prompt], jax.random.key(5), max_new_tokens=2, group_size=DRAWS,
-                           controls=make_controls(**CONTROLS[how]), slots=4000)
+    engine = Engine(model, 4000, page=8)
+    engine.load({"params": params})
+    completions = generate(engine, [prompt], jax.random.key(5), max_new_tokens=2, group_size=DRAWS,
+                           controls=make_controls(**CONTROLS[how]))
 
     def next_logits(tokens):
         tokens = jnp.asarray(tokens)

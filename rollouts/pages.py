@@ -1,0 +1,150 @@
+"""Which pages of the cache hold what: allocation, and a tree of the contexts that can be gone on from.
+
+A page holds the keys and values of `size` consecutive positions of one context. Pages that are full and known to the
+tree are shared by all contexts that begin with the same tokens; of a page that only begins alike, a copy is gone on
+from. What no request uses any more stays known until its page is wanted, oldest first. Host code, no arrays.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
+RECENT = 32
+"""pages behind one context that are looked through for one that begins like another"""
+
+
+@dataclasses.dataclass
+class _Node:
+    """A page in the tree, behind the pages of the tokens before it."""
+
+    tokens: tuple[int, ...]
+    page: int
+    parent: "_Node | None"
+    used: int = 0
+    children: dict[tuple[int, ...], "_Node"] = dataclasses.field(default_factory=dict)
+    """by their tokens, the one used last at the end"""
+
+    def like(self, tokens: Sequence[int]) -> tuple["_Node | None", int]:
+        """The child, of the RECENT ones, that begins most like these tokens, and how many are alike."""
+        recent = itertools.islice(reversed(self.children.values()), RECENT)
+        best = max(recent, key=lambda child: _common(child.tokens, tokens), default=None)
+        return best, _common(best.tokens, tokens) if best else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What the cache has of a context."""
+
+    pages: list[int]
+    """full ones, to be shared"""
+    copied: int | None
+    """a page of whose positions the first ones can be gone on from, in a copy"""
+    length: int
+    """positions in all"""
+
+
+class Pages:
+    """`count` pages of `size` positions, numbered from 0."""
+
+    def __init__(self, count: int, size: int):
+        self.size, self.count = size, count
+        self._free = list(range(count))[::-1]
+        self._users = [0] * count
+        self._nodes: dict[int, _Node] = {}  # by page
+        self._root = _Node((), -1, None)
+        self._clock = itertools.count(1)
+
+    @property
+    def available(self) -> int:
+        """Pages that can be taken: free ones, and those that are only remembered."""
+        return len(self._free) + sum(not self._users[page] for page in self._nodes)
+
+    def match(self, tokens: Sequence[int]) -> Match:
+        """The longest beginning of a context that the cache is known to have."""
+        node, pages = self._root, []
+        while child := node.children.get(tuple(tokens[len(pages) * self.size : (len(pages) + 1) * self.size])):
+            if len(child.tokens) < self.size:
+                break
+            node = self._touch(child)
+            pages.append(child.page)
+        best, common = node.like(tokens[len(pages) * self.size :])
+        if common:
+            self._touch(best)
+        return Match(pages, best.page if common else None, len(pages) * self.size + common)
+
+    def _touch(self, node: _Node) -> _Node:
+        node.used = next(self._clock)
+        node.parent.children[node.tokens] = node.parent.children.pop(node.tokens)
+        return node
+
+    def share(self, pages: Sequence[int]) -> None:
+        """One user more for each."""
+        for page in pages:
+            self._users[page] += 1
+
+    def take(self, count: int) -> list[int] | None:
+        """`count` pages for one user; None where there are not as many."""
+        if len(self._free) < count and self.available < count:
+            return None
+        while len(self._free) < count:
+            self._forget(min(self._leaves(), key=lambda node: node.used))
+        pages = [self._free.pop() for _ in range(count)]
+        self.share(pages)
+        return pages
+
+    def _leaves(self) -> Iterator[_Node]:
+        """Nodes that can be forgotten."""
+        return (node for page, node in self._nodes.items() if not self._users[page] and not node.children)
+
+    def _forget(self, node: _Node) -> None:
+        """One without children."""
+        del node.parent.children[node.tokens], self._nodes[node.page]
+        if not self._users[node.page]:
+            self._free.append(node.page)
+
+    def release(self, pages: Sequence[int]) -> None:
+        """One user less for each; what nobody uses and the tree does not know is free."""
+        for page in pages:
+            self._users[page] -= 1
+            if not self._users[page] and page not in self._nodes:
+                self._free.append(page)
+
+    def remember(self, tokens: Sequence[int], pages: Sequence[int]) -> None:
+        """Lets others go on from a context whose positions lie in `pages`, the last one of which may not be full."""
+        node = self._root
+        for number, page in enumerate(pages):
+            part = tuple(tokens[number * self.size : (number + 1) * self.size])
+            node = self._insert(node, part, page) if part else node
+            if node.page != page:  # another's has the same: what is in use stands behind what is in use
+                return
+
+    def _insert(self, parent: _Node, tokens: tuple[int, ...], page: int) -> _Node:
+        """The node that has these tokens, or more of the same, or a new one in place of such as have fewer of them."""
+        best, common = (parent.children[tokens], len(tokens)) if tokens in parent.children else parent.like(tokens)
+        if best is not None and common == len(tokens):
+            return self._touch(best)
+        if page in self._nodes:
+            self._forget(self._nodes[page])
+        if best is not None and common == len(best.tokens) and best.page in self._nodes:
+            self._forget(best)
+        parent.children[tokens] = self._nodes[page] = _Node(tokens, page, parent, next(self._clock))
+        return self._nodes[page]
+
+    def forget_all(self) -> None:
+        """Nothing is known any more, since the weights have changed; what is in use stays in use."""
+        for page in self._nodes:
+            if not self._users[page]:
+                self._free.append(page)
+        self._nodes.clear()
+        self._root.children.clear()
+
+    def grow(self, count: int) -> None:
+        """To `count` pages."""
+        self._free[:0] = list(range(self.count, count))[::-1]
+        self._users += [0] * (count - self.count)
+        self.count = count
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens at the beginning that are alike."""
+    return next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
