@@ -47,6 +47,23 @@ class Row(NamedTuple):
         return self._replace(extra=extra)
 
 
+class Layout(NamedTuple):
+    """How the rows of a micro-batch lie; static to the compiler."""
+
+    prompt_length: int = 0
+    group_size: int = 1
+    """1: rows as usual, from column 0. Above: each so many adjacent rows share their prompt, which ends at column
+    `prompt_length`, padded in front; completions begin there (models.scoring.score_completions)."""
+
+
+class MicroBatch(NamedTuple):
+    """A part of a batch, of a shape and layout of its own."""
+
+    columns: dict[str, Any]
+    """[B, T], or [B] for numbers of rows"""
+    layout: Layout = Layout()
+
+
 def longest_row(rows: Sequence[Row]) -> int:
     """Tokens of the longest row; 0 without any."""
     return max((len(row.tokens) for row in rows), default=0)

@@ -336,7 +336,8 @@ class Engine:
                 tokens[row, :count] = sequence.tokens[start : start + count]
                 positions[row, :count] = np.arange(start, start + count)
         first = not any(sequence.cached for sequence in rows if sequence)
-        self._cache = decoder.prefill(self.model, self._weights, self._cache, tokens, positions, self._table(rows), first)
+        self._cache = decoder.prefill(self.model, self._weights, self._cache, tokens, positions, self._table(rows),
+                                      first)
         for sequence in rows:
             if sequence:
                 sequence.cached += min(length, sequence.missing)
