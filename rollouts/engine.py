@@ -33,7 +33,7 @@ from models.transformer import Transformer
 from rollouts import decoder
 from rollouts.decoder import CHUNK, LIKELIEST, STOPS, Drawn, Rows
 from rollouts.layout import sampling_mesh, weight_shardings
-from rollouts.pages import Pages
+from rollouts.pages import Match, Pages
 from rollouts.sampling import Controls
 from rollouts.stops import Ends, StopFinder
 from sharding.mesh import MeshConfig, make_mesh
@@ -250,15 +250,18 @@ class Engine:
                    for share, free in enumerate(self._free) if free}
         share = max(matches, key=lambda share: (matches[share].length, len(self._free[share])))
         match, pages = matches[share], self._pages[share]
-        pages.share(match.pages)
-        held = list(match.pages) + ([match.copied] if match.copied is not None else [])
-        pages.share(held[len(match.pages) :])  # until it is copied
-        taken = self._take(share, -(-len(sequence.tokens) // self.page) - len(match.pages))
+        wanted = -(-len(sequence.tokens) // self.page) - len(match.pages)
+        held = [*match.pages, *match.copied]
+        pages.share(held)
+        taken = self._take(share, wanted)
+        if taken is None and match.copied:  # there may be no page beside the one to copy
+            pages.release(match.copied)
+            match, held = Match(match.pages, (), len(match.pages) * self.page), match.pages
+            taken = self._take(share, wanted)
         if taken is None:
             pages.release(held)
             return False
-        if match.copied is not None:
-            copies.append((share, match.copied, taken[0]))
+        copies += [(share, page, taken[0]) for page in match.copied]
         sequence.slot = self._free[share].pop()
         sequence.pages, sequence.cached = [*match.pages, *taken], match.length
         self._running[sequence.slot] = sequence

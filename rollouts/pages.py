@@ -37,8 +37,8 @@ class Match:
 
     pages: list[int]
     """full ones, to be shared"""
-    copied: int | None
-    """a page of whose positions the first ones can be gone on from, in a copy"""
+    copied: Sequence[int]
+    """a page of whose positions the first ones can be gone on from, in a copy; or none"""
     length: int
     """positions in all"""
 
@@ -70,7 +70,7 @@ class Pages:
         best, common = node.like(tokens[len(pages) * self.size :])
         if common:
             self._touch(best)
-        return Match(pages, best.page if common else None, len(pages) * self.size + common)
+        return Match(pages, [best.page] if common else [], len(pages) * self.size + common)
 
     def _touch(self, node: _Node) -> _Node:
         node.used = next(self._clock)

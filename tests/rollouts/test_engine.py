@@ -351,6 +351,13 @@ def test_a_small_cache_changes_no_answer(params, alone, capacity):
     assert engine._pages[0].count * 8 <= capacity + 8
 
 
+def test_where_there_is_no_page_beside_the_one_gone_on_from_it_is_given_up(params):
+    """A cache of one page, and a context that begins like the one it holds."""
+    prompts = [PROMPTS[1], [*PROMPTS[1], 7]]
+    same = [greedy(MODEL, params, prompts, 2, slots=1, capacity=capacity) for capacity in (8, None)]
+    assert [each.tokens for each in same[0]] == [each.tokens for each in same[1]]
+
+
 def test_the_cache_holds_what_there_is(params):
     engine = engine_of(params, 4)
     before = engine.cache_bytes
