@@ -10,7 +10,7 @@ Reward = Callable[..., list[float | None]]
 """(prompts, completions, **columns) -> a value a row, None to leave the row out. As in TRL, prompts and
 completions are strings or lists of messages, columns lists, `completion_ids` (of token ids) always one of them."""
 
-_DEADLINE = contextvars.ContextVar("deadline", default=math.inf)
+_TIME_LEFT: contextvars.ContextVar[Callable[[], float]] = contextvars.ContextVar("time_left", default=lambda: math.inf)
 
 
 class RowErrors(Exception):  # noqa: N818 - several of them
@@ -37,15 +37,24 @@ def values_or_raise(outcomes: Sequence[float | Exception | None]) -> list[float 
 
 
 def time_left() -> float:
-    """Seconds until the reward that runs here is given up; infinite where nobody waits with a clock."""
-    return _DEADLINE.get() - time.monotonic()
+    """Seconds until the reward that runs here is given up, none or fewer once it is; infinite where nobody waits with a
+    clock. A reward that takes long looks at it between its parts, and stops."""
+    return _TIME_LEFT.get()()
 
 
 @contextlib.contextmanager
-def given_seconds(seconds: float) -> Iterator[None]:
-    """What runs inside, in this thread or coroutine, has `seconds` left."""
-    token = _DEADLINE.set(time.monotonic() + seconds)
+def given_seconds(seconds: float, given_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """What runs inside, in this thread or coroutine, has `seconds` left, and none from when `given_up` says so."""
+    deadline = time.monotonic() + seconds
+    token = _TIME_LEFT.set(lambda: -math.inf if given_up() else deadline - time.monotonic())
     try:
         yield
     finally:
-        _DEADLINE.reset(token)
+        _TIME_LEFT.reset(token)
+
+
+def on_device(reward: Reward) -> Reward:
+    """Marks a reward that computes on the accelerator, where nothing may go on beside training once its time is over:
+    it is called in the thread that waits for it, and must mind its time_left()."""
+    reward.on_device = True
+    return reward

@@ -2,28 +2,35 @@
 
 0.0 is a verdict; None says that a reward has none for a row, which leaves that reward out of the row's sum; an
 exception or a timeout is neither, so the row has no total at all, is counted, and logged with its error.
+
+A reward that is late is given up. A coroutine is cancelled, and what minds its time_left() (graders of ours, judges,
+reward models) stops by itself; a plain function that does neither cannot be ended (it is Python in a thread): what it
+returns is ignored, and a warning names it.
 """
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import math
 import numbers
+import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from typing import Any, NamedTuple
 
 from errors import InputError
 from rewards.answers import completion_text
-from rewards.contract import RowErrors, given_seconds
+from rewards.contract import RowErrors, given_seconds, time_left
 from rewards.registry import Weighted
 
 HEAD = 200
 """characters of a completion in the record of a failure"""
 GRACE = 1.0
 """seconds that a reward which minds its time has, after that, to hand over what it has"""
+LOOKS = 0.1
+"""seconds between looks at whether a coroutine has time left"""
 
 
 class Failure(NamedTuple):
@@ -53,6 +60,22 @@ class Scored:
     """each of either, for a log"""
 
 
+class Rows(NamedTuple):
+    """What a reward is asked about; `names` say in messages which row is meant."""
+
+    prompts: Sequence[Any]
+    completions: Sequence[Any]
+    columns: Mapping[str, Any]
+    names: Sequence[str]
+
+    def alone(self, row: int) -> "Rows":
+        """That row, as a batch of its own."""
+        one = slice(row, row + 1)
+        columns = {name: column[one] if _is_column(column, len(self.completions)) else column
+                   for name, column in self.columns.items()}
+        return Rows(self.prompts[one], self.completions[one], columns, self.names[one])
+
+
 class Outcome(NamedTuple):
     """Of one reward: values, and errors by row (None: of the batch as a whole)."""
 
@@ -62,31 +85,46 @@ class Outcome(NamedTuple):
 
 def compute_rewards(rewards: Sequence[Weighted], prompts: Sequence[Any], completions: Sequence[Any],
                     columns: Mapping[str, Any], timeout: float) -> Scored:
-    """Asks the rewards one after the other, functions and coroutine functions, `timeout` seconds each.
+    """What ask() and add_up() make of a batch."""
+    rows = Rows(prompts, completions, columns, [f"row {row} of the batch" for row in range(len(completions))])
+    return add_up(rewards, ask(rewards, rows, timeout, Future()), completions)
+
+
+def ask(rewards: Sequence[Weighted], rows: Rows, timeout: float, stop: Future) -> dict[str, Outcome]:
+    """Asks the rewards one after the other, functions and coroutine functions, `timeout` seconds each; by name.
 
     One that raises is called again row by row, within its time, to find out which rows fail. One that is not done in
-    time is left to itself (Python cannot end a thread): the rows that it did are lost with it, unless it raised
-    RowErrors. Raises InputError, naming reward and row, for a number of values that is not that of the rows, for what
-    is no number, for NaN and infinity; and what a reward itself raises as InputError.
+    time is given up: the rows that it did are lost with it, unless it raised RowErrors. Raises InputError, naming
+    reward and row, for a number of values that is not that of the rows, for what is no number, for NaN and infinity;
+    and what a reward itself raises as InputError. Raises CancelledError as soon as `stop` is done.
     """
-    rows = len(completions)
     for each in rewards:
-        _check_signature(each, prompts, completions, columns)
-    outcomes = {each.name: _bounded(each, prompts, completions, columns, timeout) for each in rewards}
-    totals = [_total(rewards, outcomes, row) for row in range(rows)]
+        _check_signature(each, rows.columns)
+    return {each.name: _ask_one(each, rows, timeout, stop) for each in rewards}
+
+
+def _ask_one(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome:
+    if stop.done():
+        raise CancelledError
+    return (_here if getattr(reward.function, "on_device", False) else _bounded)(reward, rows, timeout, stop)
+
+
+def add_up(rewards: Sequence[Weighted], outcomes: Mapping[str, Outcome], completions: Sequence[Any]) -> Scored:
+    """Values, totals and failures of the rows; outcomes are by name, of every reward."""
+    outcomes = {each.name: outcomes[each.name] for each in rewards}
     late = {name: sum(isinstance(error, TimeoutError) for error in outcome.errors.values())
             for name, outcome in outcomes.items()}
-    return Scored({name: outcome.values for name, outcome in outcomes.items()}, totals,
+    return Scored({name: outcome.values for name, outcome in outcomes.items()},
+                  [_total(rewards, outcomes, row) for row in range(len(completions))],
                   {name: len(outcome.errors) - late[name] for name, outcome in outcomes.items()}, late,
                   [_failure(name, row, error, completions)
                    for name, outcome in outcomes.items() for row, error in outcome.errors.items()])
 
 
-def _check_signature(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any],
-                     columns: Mapping[str, Any]) -> None:
+def _check_signature(reward: Weighted, columns: Mapping[str, Any]) -> None:
     """Raises InputError for a function that cannot be called like this on any row."""
     try:
-        inspect.signature(reward.function).bind(prompts=prompts, completions=completions, **columns)
+        inspect.signature(reward.function).bind(prompts=[], completions=[], **columns)
     except TypeError as error:
         raise InputError(f"reward {reward.name}: cannot be called with the columns {', '.join(columns)} ({error}); let "
                          f"it take (prompts, completions, **columns)") from None
@@ -107,52 +145,60 @@ def _failure(name: str, row: int | None, error: BaseException, completions: Sequ
     return Failure(name, row, " ".join(f"{type(error).__name__}: {error}".split())[:500], head)
 
 
-def _bounded(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
-             timeout: float) -> Outcome:
+def _here(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome:
+    """In this thread: when it is over, nothing of it goes on."""
+    with given_seconds(timeout, stop.done):
+        return _outcome(reward, rows)
+
+
+def _bounded(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome:
     """In a thread, which ends with the process if not before."""
     done: Future = Future()
 
     def work() -> None:
         try:
-            with given_seconds(timeout):
-                done.set_result(_outcome(reward, prompts, completions, columns, time.monotonic() + timeout))
+            done.set_result(_here(reward, rows, timeout, stop))
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             done.set_exception(error)
 
     threading.Thread(target=work, name=f"reward {reward.name}", daemon=True).start()
-    try:
-        return done.result(min(timeout + GRACE, threading.TIMEOUT_MAX))
-    except TimeoutError:
-        if done.done():  # just now, or with a TimeoutError of its own
-            return done.result()
-        late = TimeoutError(f"not done within {timeout:g} s")
-        return Outcome([None] * len(completions), dict.fromkeys(range(len(completions)), late))
+    wait([done, stop], min(timeout + GRACE, threading.TIMEOUT_MAX), FIRST_COMPLETED)
+    if stop.done():
+        raise CancelledError
+    if done.done():
+        return done.result()
+    _warn_of_thread(reward.name, timeout)
+    late = TimeoutError(f"not done within {timeout:g} s")
+    return Outcome([None] * len(rows.completions), dict.fromkeys(range(len(rows.completions)), late))
 
 
-def _outcome(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
-             deadline: float) -> Outcome:
+@functools.cache
+def _warn_of_thread(name: str, timeout: float) -> None:
+    """Once each."""
+    print(f"warning: reward {name} was not done within {timeout:g} s, and a function in a thread cannot be ended: it "
+          f"goes on until it returns, and what it returns is ignored; let it look at rewards.contract.time_left(), or "
+          f"make it a coroutine function", file=sys.stderr)
+
+
+def _outcome(reward: Weighted, rows: Rows) -> Outcome:
     try:
-        return Outcome(_call(reward, prompts, completions, columns, deadline), {})
+        return Outcome(_call(reward, rows), {})
     except InputError:
         raise
     except RowErrors as failed:
-        return Outcome(_checked(reward.name, failed.values, len(completions)), dict(failed.errors))
+        return Outcome(_checked(reward.name, failed.values, rows.names), dict(failed.errors))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's function may raise anything
-        values, errors = _row_by_row(reward, prompts, completions, columns, deadline)
+        values, errors = _row_by_row(reward, rows)
         return Outcome(values, errors or {None: error})
 
 
-def _row_by_row(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
-                deadline: float) -> Outcome:
-    outcome = Outcome([None] * len(completions), {})
-    for row in range(len(completions)):
+def _row_by_row(reward: Weighted, rows: Rows) -> Outcome:
+    outcome = Outcome([None] * len(rows.completions), {})
+    for row in range(len(rows.completions)):
         try:
-            if time.monotonic() > deadline:
+            if time_left() < 0:
                 raise TimeoutError("no time left to ask for this row alone")
-            own = {name: column[row : row + 1] if _is_column(column, len(completions)) else column
-                   for name, column in columns.items()}
-            one = slice(row, row + 1)
-            outcome.values[row] = _call(reward, prompts[one], completions[one], own, deadline, row)[0]
+            outcome.values[row] = _call(reward, rows.alone(row))[0]
         except InputError:
             raise
         except RowErrors as failed:
@@ -166,34 +212,38 @@ def _is_column(column: Any, rows: int) -> bool:
     return hasattr(column, "__len__") and not isinstance(column, str | bytes | Mapping) and len(column) == rows
 
 
-def _call(reward: Weighted, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any],
-         deadline: float, first: int = 0) -> list[float | None]:
-    """The values for these rows, the first of which is row `first` of the batch."""
-    given = reward.function(prompts=prompts, completions=completions, **columns)
+def _call(reward: Weighted, rows: Rows) -> list[float | None]:
+    given = reward.function(prompts=rows.prompts, completions=rows.completions, **rows.columns)
     if inspect.isawaitable(given):
-        given = asyncio.run(_wait_for(given, deadline))
-    return _checked(reward.name, given, len(completions), first)
+        given = asyncio.run(_in_time(given))
+    return _checked(reward.name, given, rows.names)
 
 
-async def _wait_for(given: Any, deadline: float) -> Any:
-    return await asyncio.wait_for(given, max(0.0, deadline - time.monotonic()))
+async def _in_time(given: Any) -> Any:
+    """Raises TimeoutError when there is no time left; asyncio.run then cancels what was waited for."""
+    task = asyncio.ensure_future(given)
+    while not task.done():
+        if time_left() <= 0:
+            raise TimeoutError("not done in time, and cancelled")
+        await asyncio.wait({task}, timeout=min(LOOKS, time_left()))
+    return task.result()
 
 
-def _checked(name: str, given: Any, rows: int, first: int = 0) -> list[float | None]:
+def _checked(name: str, given: Any, rows: Sequence[str]) -> list[float | None]:
     """The values as floats and None. Raises InputError for anything else, and for too many or too few."""
     if isinstance(given, str | bytes | Mapping) or not hasattr(given, "__len__"):
         raise InputError(f"reward {name}: gave {type(given).__name__}, not a list with a value a row")
-    if len(given) != rows:
-        raise InputError(f"reward {name}: gave {len(given)} values for {rows} rows; one a row, None to leave one out")
-    return [_number(name, row, value) for row, value in enumerate(given, first)]
+    if len(given) != len(rows):
+        raise InputError(f"reward {name}: gave {len(given)} values for {len(rows)} rows; one a row, None to leave one "
+                         f"out")
+    return [_number(name, row, value) for row, value in zip(rows, given)]
 
 
-def _number(name: str, row: int, value: Any) -> float | None:
+def _number(name: str, row: str, value: Any) -> float | None:
     """Numbers of numpy and jax, and arrays of one, are numbers."""
     if value is None:
         return None
     value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InputError(f"reward {name}: gave {value!r} for row {row} of the batch; give a finite number, or None to "
-                         f"leave the row out")
+        raise InputError(f"reward {name}: gave {value!r} for {row}; give a finite number, or None to leave the row out")
     return float(value)
