@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, Stopped
+from sharding.exchange import LostPeerError, leave_last_words
 
 CONNECT_SECONDS = 300
 """how long a process waits at the start for all others"""
@@ -195,7 +196,8 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection re
 def lost_peer_message(error: BaseException, last_step: int | None = None) -> str | None:
     """One line for an error that means that another process is gone; None for any other error."""
     text = str(error)
-    if isinstance(error, InputError) or not any(sign in text for sign in _LOST):
+    lost = isinstance(error, LostPeerError) or any(sign in text for sign in _LOST)
+    if isinstance(error, InputError) or not lost:
         return None
     good = "its checkpoints are good" if last_step is None else f"its checkpoints up to step {last_step} are good"
     return (f"another process of this run has ended, or the network between them failed ({text.splitlines()[0]}); "
@@ -234,15 +236,17 @@ def _connected() -> bool:
 
 
 def _report(error: BaseException, last_step: Callable[[], int | None]) -> int:
-    """Prints what ended this process; its exit status."""
+    """Prints what ended this process, and tells the others; its exit status."""
+    lost = lost_peer_message(error, last_step())
+    if lost is None:
+        leave_last_words(str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    line = str(error) if isinstance(error, InputError) else lost_peer_message(error, last_step())
-    if line is None:
+    if lost is None and not isinstance(error, InputError):
         traceback.print_exception(error)
     else:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {lost or error}", file=sys.stderr)
     return 1

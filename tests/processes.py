@@ -46,14 +46,26 @@ def launched(script: str, *flags, count: int = 1, devices: int = 1,
             process.communicate()
 
 
+def start_program(program: str, *arguments, ids: tuple[int, ...], devices: int = 1) -> list[subprocess.Popen]:
+    """Processes of a Python program, which is told where they meet, its number, and `arguments`."""
+    address = f"localhost:{_free_port()}"
+    return [subprocess.Popen([sys.executable, "-c", program, address, str(number), *map(str, arguments)], cwd=ROOT,
+                             env=os.environ | simulated.environment(devices), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True) for number in ids]
+
+
 def _hosts(count: int) -> list[list[str]]:
     if count == 1:
         return [[]]
+    address = f"127.0.0.1:{_free_port()}"
+    return [["--hosts.coordinator", address, "--hosts.num-processes", str(count),
+             "--hosts.process-id", str(number)] for number in range(count)]
+
+
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("", 0))
-        port = free.getsockname()[1]
-    return [["--hosts.coordinator", f"127.0.0.1:{port}", "--hosts.num-processes", str(count),
-             "--hosts.process-id", str(number)] for number in range(count)]
+        return free.getsockname()[1]
 
 
 def ended(processes: list[subprocess.Popen]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from jax.experimental import multihost_utils
 from batch import Batch, widen
 from errors import InputError, Stopped
 from files import writing
+from sharding.exchange import gather
 from sharding.hosts import lost_peers
 from sharding.placement import Placement
 from training import checkpoints
@@ -176,13 +176,7 @@ def agree_on_length(batch: Batch) -> Batch:
 
 def gather_position(local: dict[int, Any], batch_size: int) -> list[Any]:
     """The state of each of the batch's streams, from the processes that read them."""
-    if jax.process_count() == 1:
-        return [local[row] for row in range(batch_size)]
-    text = np.frombuffer(json.dumps(local).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(text)))
-    texts = multihost_utils.process_allgather(np.pad(text, (0, int(np.max(sizes)) - len(text))))
-    parts = [json.loads(bytes(each[:size])) for each, size in zip(texts, sizes, strict=True)]
-    merged = {int(row): state for part in parts for row, state in part.items()}
+    merged = {int(row): state for part in gather(local) for row, state in part.items()}
     return [merged[row] for row in range(batch_size)]
 
 

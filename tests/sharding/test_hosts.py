@@ -5,11 +5,10 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import simulated
+from processes import start_program
 
 from errors import InputError, Stopped
 from sharding.hosts import HostsConfig, connect, in_cluster, lost_peer_message, lost_peers
@@ -92,13 +91,7 @@ print("stopped at", step, flush=True)
 
 
 def _start(what: str, ids: tuple[int, ...] = (0, 1), seconds: int = 60, devices: int = 1) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    env = os.environ | simulated.environment(devices)
-    return [subprocess.Popen([sys.executable, "-c", WORKER, f"localhost:{port}", str(each), what, str(seconds)],
-                             cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for each in ids]
+    return start_program(WORKER, what, seconds, ids=ids, devices=devices)
 
 
 def _first_step(process: subprocess.Popen) -> str:
