@@ -18,6 +18,7 @@ makes the same calls in the same order.
 
 import dataclasses
 import functools
+import heapq
 import itertools
 import os
 from collections import deque
@@ -150,8 +151,8 @@ class Engine:
         self._ids = itertools.count()
         self._waiting: deque[_Sequence] = deque()
         self._running: dict[int, _Sequence] = {}  # by slot
-        self._free = [list(range(share * self.slots_of_share, (share + 1) * self.slots_of_share))[::-1]
-                      for share in range(self.shares)]
+        self._free = [list(range(share * self.slots_of_share, (share + 1) * self.slots_of_share))
+                      for share in range(self.shares)]  # heaps: who was there before changes no row of a call
 
     def load(self, variables: dict[str, Any], version: int = 0) -> None:
         """Decodes with these weights from now on, LoRA merged in. What is on its way goes on with its cache as it is;
@@ -162,6 +163,10 @@ class Engine:
             raise InputError(f"weights of another model: {problem}")
         with jax.set_mesh(self.mesh):
             self._weights, self._version = self._prepare(variables), version
+        self.forget()
+
+    def forget(self) -> None:
+        """Keeps no context any more, to go on from, but those that are decoded just now."""
         for pages in self._pages:
             pages.forget_all()
 
@@ -262,7 +267,7 @@ class Engine:
             pages.release(held)
             return False
         copies += [(share, page, taken[0]) for page in match.copied]
-        sequence.slot = self._free[share].pop()
+        sequence.slot = heapq.heappop(self._free[share])
         sequence.pages, sequence.cached = [*match.pages, *taken], match.length
         self._running[sequence.slot] = sequence
         self._give_slot(sequence)
@@ -315,7 +320,7 @@ class Engine:
         pages.remember(sequence.tokens[:known], sequence.pages)
         pages.release(sequence.pages)
         del self._running[sequence.slot]
-        self._free[sequence.slot // self.slots_of_share].append(sequence.slot)
+        heapq.heappush(self._free[sequence.slot // self.slots_of_share], sequence.slot)
 
     # -------------------------------------------------------------------------------------------------- what is read
 

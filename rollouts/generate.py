@@ -1,6 +1,6 @@
 """Completions of a list of prompts: a loop around the engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,16 +34,55 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], key: Any, *, max_
     """
     total = len(prompts) * group_size
     limits = np.broadcast_to(np.asarray(max_new_tokens), (total,)).tolist()
-    keys = np.asarray(jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(total))))
-    requests = [Request(prompts[number // group_size], limits[number], keys[number], controls, ends)
-                for number in range(total)]
+    requests = [Request(prompts[number // group_size], limit, each, controls, ends)
+                for number, (limit, each) in enumerate(zip(limits, fold_keys(key, range(total)), strict=True))]
+    completions = {}
+    for number, completion in stream(engine, requests):
+        completions[number] = completion
+        advance(1)
+    return [completions[number] for number in range(total)]
+
+
+def fold_keys(key: Any, numbers: Sequence[int]) -> list[np.ndarray]:
+    """Data of fold_in(key, number), for each."""
+    return list(np.asarray(jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.asarray(numbers)))))
+
+
+def stream(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    """(number among the requests, completion), as they finish."""
     numbers = {identity: number for number, identity in enumerate(engine.submit(requests))}
-    completions = [Completion([], [], "") for _ in range(total)]
+    growing = {identity: Completion([], [], "") for identity in numbers}
     while engine.busy:
-        outputs = engine.step()
-        for output in outputs:
-            at = completions[numbers[output.id]]
-            completions[numbers[output.id]] = Completion(
-                at.tokens + output.tokens, at.logps + output.logps, output.finish_reason or "")
-        advance(sum(output.finish_reason is not None for output in outputs))
-    return completions
+        for output in engine.step():
+            tokens, logps, _ = growing[output.id]
+            tokens += output.tokens
+            logps += output.logps
+            if output.finish_reason:
+                del growing[output.id]
+                yield numbers[output.id], Completion(tokens, logps, output.finish_reason)
+
+
+def in_order(numbered: Iterable[tuple[int, Completion]]) -> Iterator[Completion]:
+    """Completions by their numbers, from 0, each as soon as those before it are there."""
+    early: dict[int, Completion] = {}
+    due = 0
+    for number, completion in numbered:
+        early[number] = completion
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def stream_blocks(engine: Engine, make_requests: Callable[[range], Sequence[Request]], total: int, first: int,
+                  block: int) -> Iterator[Completion]:
+    """Completions number `first` to total - 1, in order, the same to the last bit wherever it begins.
+
+    Beside other rows, and after another part of a prompt that is kept, the same sums are rounded otherwise. So blocks
+    of so many requests are each answered by themselves, and the one that `first` lies in is from its beginning.
+    """
+    for start in range(first - first % block, total, block):
+        numbers = range(start, min(start + block, total))
+        engine.forget()
+        for number, completion in zip(numbers, in_order(stream(engine, make_requests(numbers)))):
+            if number >= first:
+                yield completion

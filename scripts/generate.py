@@ -1,8 +1,12 @@
 """Text from a model: one completion for each prompt."""
 
+import contextlib
 import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -22,7 +26,14 @@ DESCRIPTION = """Sample completions.
 
 Rows have prompt (a string is a user's message where the tokenizer has a chat template, unless it begins with a special
 token), messages, or tokens, and perhaps tools and chat_template_kwargs for the template. Output rows are the row with
-"completion", "completion_tokens", "completion_logps" and "finish_reason" (stop or length)."""
+"completion", "completion_tokens", "completion_logps" and "finish_reason" (stop or length), in the order of the input,
+each written as soon as those before it are there.
+
+Ended, by whatever, it goes on where it was when the same command is given again, and ends with the same file."""
+
+BLOCK = 16
+"""completions a slot that are answered by themselves (rollouts.generate.stream_blocks): of those that an output has,
+some of the last so many are computed again when it is gone on with"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +46,8 @@ class Config:
     data: tuple[DataSource, ...] = ()
     """The prompts of these sources are completed; or give --prompt."""
     output: str | None = None
-    """The rows are written to this .jsonl file; without it, completions are printed only."""
+    """The rows are written to this .jsonl file, with which the same command goes on; without it, completions are
+    printed only."""
     chat_template_kwargs: str | None = None
     """The chat template gets these besides, such as "{enable_thinking: false}"; a row's column chat_template_kwargs
     comes before them."""
@@ -67,75 +79,167 @@ class Config:
             {} if self.data else {"too_long": "without --data"})
 
 
+class Work(NamedTuple):
+    """What is to be completed."""
+
+    source: Any
+    rows: list[int]
+    """of the source, those that fit"""
+    prompts: list[list[int]]
+    """of these rows"""
+    ends: Any
+    tokenizer: Any
+
+    def row(self, number: int, completion: Any, num_samples: int) -> dict[str, Any]:
+        """The row of completion `number`, with the completion."""
+        text = self.tokenizer.decode(completion.tokens) if self.tokenizer else None
+        return self.source[self.rows[number // num_samples]] | {
+            "completion": text, "completion_tokens": completion.tokens, "completion_logps": completion.logps,
+            "finish_reason": completion.finish_reason}
+
+
 def main(config: Config) -> None:
-    from sharding.hosts import barrier, is_main
-
-    rows = complete(config)
-    if is_main():
-        write_completions(config, rows)
-        print_completions(config, rows)
-    barrier("generated")
-
-
-def write_completions(config: Config, rows: list[dict[str, Any]]) -> None:
-    """--output, where it is given."""
-    from files import whole_lines
-
-    if config.output:
-        with whole_lines(Path(config.output)) as write:
-            for row in rows:
-                write(row)
-
-
-def complete(config: Config) -> list[dict[str, Any]]:
-    """The input rows with their completions."""
     import jax
 
-    from data.encode import check_ends, encode_prompts
-    from data.messages import parse_template_kwargs
-    from data.sources import Concatenated, open_in_order, with_template_kwargs
-    from data.tokenizer import open_tokenizer
+    from cli.output import check_same
     from rollouts.engine import Engine
-    from rollouts.generate import generate
-    from rollouts.stops import Ends, make_ends
-    from sharding.hosts import connect
+    from sharding.hosts import barrier, connect, is_main
     from sharding.mesh import make_mesh
+    from training.checkpoints import checksums
     from training.progress import counted
     from training.runs import open_policy
 
     check(config)
-    controls = config.sampling.controls(config.temperature)
+    config.sampling.controls(config.temperature)
     connect(config.hosts)
     mesh = make_mesh(config.mesh)
+    config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
     opened = open_policy(config.model)
+    work = open_work(config, opened)
+    command_so_far = describe(config, work)
+    if config.output and is_main():
+        check_same(Path(config.output), command_so_far)
+
+    model, variables = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype)
+    total = len(work.prompts) * config.num_samples
+    command_now = command_so_far | {"weights": digest(checksums(variables))}
+    with writer(config, command_now) as (first, write), jax.set_mesh(mesh), counted(total, "generating") as advance:
+        advance(first)
+        engine = Engine(model, min(config.num_slots, total), mesh=mesh)
+        engine.load(variables)
+        for number, completion in enumerate(complete(config, work, engine, first), first):
+            write(number, work.row(number, completion, config.num_samples))
+            advance(1)
+    if config.output:
+        command.print_once(f"{total} completions: {config.output}")
+    barrier("generated")
+
+
+def complete(config: Config, work: Work, engine: Any, first: int) -> Iterator[Any]:
+    """Completions number `first` and on, in order."""
+    import jax
+
+    from rollouts.engine import Request
+    from rollouts.generate import fold_keys, stream_blocks
+
+    controls, key = config.sampling.controls(config.temperature), jax.random.key(config.seed)
+
+    def make_requests(numbers: range) -> list[Any]:
+        return [Request(work.prompts[number // config.num_samples], config.max_new_tokens, each, controls, work.ends)
+                for number, each in zip(numbers, fold_keys(key, numbers), strict=True)]
+
+    return stream_blocks(engine, make_requests, len(work.prompts) * config.num_samples, first,
+                         BLOCK * config.num_slots)
+
+
+def open_work(config: Config, opened: Any) -> Work:
+    """The prompts for an opened model. Raises InputError for bad ones."""
+    from data.encode import encode_prompts
+    from data.tokenizer import open_tokenizer
+
     tokenizer = open_tokenizer(opened.tokenizer)
-    sources = with_template_kwargs(open_in_order(config.data), config.chat_template_kwargs, tokenizer)
-    kwargs = parse_template_kwargs(config.chat_template_kwargs)
-    prompt = {"prompt": config.prompt} | ({"chat_template_kwargs": kwargs} if kwargs else {})
-    source = Concatenated(sources) if config.data else [prompt]
+    ends = open_ends(config, tokenizer, opened.config.vocab_size)
+    source = open_prompts(config, tokenizer)
     max_length = opened.config.max_length - config.max_new_tokens
     encoded = encode_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length,
                              drop_long=config.too_long == "drop")
     rows = [index for index, tokens in enumerate(encoded) if tokens is not None]
-    prompts = [encoded[index] for index in rows]
     command.tell_dropped(len(rows), len(encoded), max_length)
-    dtype = resolve_dtype(config.dtype)
-    model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
+    return Work(source, rows, [encoded[index] for index in rows], ends, tokenizer)
+
+
+def open_ends(config: Config, tokenizer: Any, vocab_size: int) -> Any:
+    """What ends a completion. Raises InputError for --stop without a tokenizer, and for end tokens beyond the model's
+    embedding."""
+    from data.encode import check_ends
+    from rollouts.stops import Ends, make_ends
 
     stop = config.sampling.stop
     if stop and tokenizer is None:
         raise InputError(f"--stop: model {config.model!r} has no tokenizer, so its tokens have no text")
-    if tokenizer:
-        check_ends(tokenizer, opened.config.vocab_size)
-    ends = make_ends(tokenizer, stop) if tokenizer else Ends()
-    with jax.set_mesh(mesh), counted(len(prompts) * config.num_samples, "generating") as advance:
-        engine = Engine(model, min(config.num_slots, len(prompts) * config.num_samples), mesh=mesh)
-        engine.load(variables)
-        completions = generate(engine, prompts, jax.random.key(config.seed), max_new_tokens=config.max_new_tokens,
-                               controls=controls, ends=ends, group_size=config.num_samples, advance=advance)
-    columns = [{"completion": tokenizer.decode(each.tokens) if tokenizer else None, "completion_tokens": each.tokens,
-             "completion_logps": each.logps, "finish_reason": each.finish_reason} for each in completions]
-    return [source[rows[number // config.num_samples]] | row for number, row in enumerate(columns)]
+    if tokenizer is None:
+        return Ends()
+    check_ends(tokenizer, vocab_size)
+    return make_ends(tokenizer, stop)
+
+
+def open_prompts(config: Config, tokenizer: Any) -> Any:
+    """The rows of --data one after the other, or --prompt as the only one, with --chat-template-kwargs."""
+    from data.messages import parse_template_kwargs
+    from data.sources import Concatenated, open_in_order, with_template_kwargs
+
+    sources = with_template_kwargs(open_in_order(config.data), config.chat_template_kwargs, tokenizer)
+    kwargs = parse_template_kwargs(config.chat_template_kwargs)
+    prompt = {"prompt": config.prompt} | ({"chat_template_kwargs": kwargs} if kwargs else {})
+    return Concatenated(sources) if config.data else [prompt]
+
+
+def describe(config: Config, work: Work) -> dict[str, Any]:
+    """What an output is known again by: all flags but where it runs and goes, by the rows, not by where they lie."""
+    from training.runs import absolute_reference, flatten
+
+    flags = dataclasses.asdict(config) | {"model": absolute_reference(config.model)}
+    rows = ([work.source[index], tokens] for index, tokens in zip(work.rows, work.prompts, strict=True))
+    return flatten({name: value for name, value in flags.items() if name not in ("output", "hosts", "data")}) | {
+        "rows": digest(*rows)}
+
+
+def digest(*values: Any) -> str:
+    """SHA-256 of values as JSON."""
+    found = hashlib.sha256()
+    for value in values:
+        found.update(f"{json.dumps(value, default=str)}\n".encode())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def writer(config: Config, command_now: dict[str, Any]) -> Iterator[tuple[int, Callable[[int, dict[str, Any]], None]]]:
+    """(rows that the output has, what takes the number and row of the next one). One process writes and prints."""
+    import numpy as np
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    from cli.output import growing_rows
+    from sharding.hosts import is_main
+
+    with contextlib.ExitStack() as stack:
+        first, append = 0, None
+        if config.output and is_main():
+            first, append = stack.enter_context(growing_rows(Path(config.output), command_now))
+
+        def write(number: int, row: dict[str, Any]) -> None:
+            if append:
+                append(row)
+            if is_main() and (config.prompt is not None or not config.output):
+                print_completion(config, number, row)
+
+        yield int(broadcast_one_to_all(np.int32(first))), write
+
+
+def print_completion(config: Config, number: int, row: dict[str, Any]) -> None:
+    """With a line after each one of --data, and between those of --prompt."""
+    text = shown(row["completion_tokens"]) if row["completion"] is None else row["completion"]
+    between = config.prompt is not None
+    print("---\n" * (between and number > 0) + text + "\n---" * (not between), flush=True)
 
 
 def check(config: Config) -> None:
@@ -148,18 +252,6 @@ def check(config: Config) -> None:
         raise InputError("--prompt is empty; give some text")
     if config.output:
         check_file(config.output)
-
-
-def print_completions(config: Config, rows: list[dict[str, Any]]) -> None:
-    """The completion of --prompt, or where those of --data are."""
-    if config.prompt is not None:
-        print("\n---\n".join(row["completion"] for row in rows))
-    elif config.output:
-        print(f"{len(rows)} completions: {config.output}")
-    else:
-        for row in rows:
-            text = shown(row["completion_tokens"]) if row["completion"] is None else row["completion"]
-            print(text, end="\n---\n")
 
 
 if __name__ == "__main__":
