@@ -4,13 +4,15 @@ The vocabulary projection runs over chunks of positions under lax.scan, each rem
 holds more than one chunk's logits.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from batch import follows
+from batch import Layout, follows
 from models.attention import SharedPrompt
 from models.transformer import Transformer, output_kernel
 from sharding.rules import RULES, constrain, ways
@@ -48,17 +50,19 @@ score.gives = TokenScores._fields
 def score_completions(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], group_size: int,
                       prompt_length: int, temperature: float | Array = 1.0,
                       rngs: dict[str, jax.Array] | None = None) -> TokenScores:
-    """`score` of completions, at a part of the cost: groups of `group_size` adjacent rows share their prompt, which is
+    """`score` of completions, at a part of the cost: each `group_size` G adjacent rows share their prompt, which is
     computed once for all, and only completions are projected onto the vocabulary. Prompts' tokens have 0.
 
-    Prompts end at column `prompt_length` W, padded in front; completions [B, C] begin there. A group becomes one row of
-    W + G C positions, in which each completion sees the prompt and itself.
+    Prompts end at column `prompt_length` W, padded in front; completions [B, C] begin there. G rows, all members of a
+    group or some, become one row of W + G C positions, in which each completion sees the prompt and itself. Any of
+    them may be empty (segment 0 throughout).
     """
     count = len(batch["tokens"]) // group_size
 
     def lay(column: ArrayLike) -> Array:  # [B, W + C] -> [P, W + G C]
+        prompts = column[:, :prompt_length].reshape(count, group_size, -1)
         completions = column[:, prompt_length:].reshape(count, -1)
-        return jnp.concatenate([column[::group_size, :prompt_length], completions], axis=1)
+        return jnp.concatenate([jnp.max(prompts, axis=1), completions], axis=1)  # empty rows hold zeros, the others one
 
     hidden = model.apply(variables, *(lay(jnp.asarray(batch[name])) for name in ("tokens", "positions", "segment_ids")),
                          SharedPrompt(prompt_length, group_size), rngs=rngs)
@@ -67,8 +71,15 @@ def score_completions(model: Transformer, variables: dict[str, Any], batch: dict
     before = jnp.concatenate([last, after[:, :-1]], axis=1)  # what predicts each token of a completion
     scores = score_hidden(before, output_kernel(model.config, variables["params"]),
                           batch["tokens"][:, prompt_length:], temperature)
-    counted = batch["segment_ids"][:, prompt_length:] != 0
+    counted = follows(batch["segment_ids"])[:, prompt_length:]
     return TokenScores(*(jnp.pad(jnp.where(counted, each, 0.0), ((0, 0), (prompt_length, 0))) for each in scores))
+
+
+def score_by(layout: Layout, temperature: float = 1.0) -> Callable[..., TokenScores]:
+    """The scorer of rows that lie so: (model, variables, batch, rngs=None) -> their scores."""
+    if layout.group_size == 1:
+        return functools.partial(score, temperature=temperature)
+    return functools.partial(score_completions, **layout._asdict(), temperature=temperature)
 
 
 def score_hidden(hidden: Float[Array, "B T D"], stored: Float[Array, "D V"], tokens: Int[Array, "B T"],

@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
     from training.loop import train
-    from training.reference import needs_reference, prepare_rollouts
+    from training.reference import needs_reference, prepare_batch_of_rollouts
     from training.runs import open_policy, start
     from training.state import init_state
     from training.step import make_train_step, make_updates
@@ -125,7 +125,7 @@ def main(config: Config) -> None:
     scorer = make_scorer(config.group_size, prompts.max_prompt_length, config.temperature)
     rollout = online.make_rollout(config, model, tokenizer, rewards, prompts.max_prompt_length, mesh)
     old = num_updates > 1 or in_reward or "old_logps" in declared(objective)
-    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer, old)
+    prepare = prepare_batch_of_rollouts(model, reference, frozen, mesh, scorer, old)
     update = make_updates(
         make_train_step(model.clone(training=True), objective, optimizer, schedule, state, scorer),
         state, config.num_minibatches, config.num_iterations)

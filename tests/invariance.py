@@ -193,6 +193,6 @@ def through_the_step(objective, batch, mesh, num_microbatches, lora):
     with jax.set_mesh(mesh):
         variables = variables_on(mesh, lora)
         state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
-        sums, gradient = jax.jit(lambda state, batch: accumulate(model, objective, state, batch))(
+        sums = jax.jit(lambda state, batch: accumulate(model, objective, state, batch))(
             state, put(batch, mesh, num_microbatches))
-    return jax.device_get((Loss(*sums), gradient))
+    return jax.device_get((sums.loss, sums.grads))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from batch import Layout, MicroBatch
 from errors import InputError
 from models.config import ModelConfig
 from models.pretrained import load_merged
@@ -98,9 +99,31 @@ def prepare_labelled(policy: Transformer, reference: Transformer, frozen: dict[s
 
 
 def prepare_rollouts(policy: Transformer, reference: Transformer | None, frozen: dict[str, Any] | None,
-                     mesh: jax.sharding.Mesh, scorer: Scorer, old: bool) -> Prepare:
-    """Adds to a batch of rollouts `old_logps` if `old`, the policy's before its first update, and `ref_logps` where
-    there is a reference."""
+                     mesh: jax.sharding.Mesh, scorer_of: Callable[[Layout], Scorer],
+                     old: bool) -> Callable[[TrainState, MicroBatch], MicroBatch]:
+    """Adds to a micro-batch `old_logps` if `old`, the policy's before its first update, and `ref_logps` where there is
+    a reference. Each shape and layout is compiled once."""
+    def logps(state: TrainState, frozen: Any, columns: Batch, layout: Layout) -> Batch:
+        scorer = scorer_of(layout)
+        added = {"old_logps": scorer(policy, state.variables(), columns).logps} if old else {}
+        if reference is not None:
+            added["ref_logps"] = scorer(reference, reference_variables(state, frozen), columns).logps
+        return added
+
+    by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(RULES["batch"]))
+    compiled = jax.jit(logps, static_argnums=3, out_shardings=by_row)
+
+    def prepare(state: TrainState, batch: MicroBatch) -> MicroBatch:
+        columns = {name: batch.columns[name] for name in ("tokens", "positions", "segment_ids")}
+        added = compiled(state, frozen, columns, batch.layout) if old or reference is not None else {}
+        return batch._replace(columns=batch.columns | added)
+
+    return prepare
+
+
+def prepare_batch_of_rollouts(policy: Transformer, reference: Transformer | None, frozen: dict[str, Any] | None,
+                              mesh: jax.sharding.Mesh, scorer: Scorer, old: bool) -> Prepare:
+    """prepare_rollouts for a batch of [K, B, T] arrays."""
     def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
         added = {"old_logps": score_batch(policy, state.variables(), batch, scorer)} if old else {}
         if reference is not None:

@@ -1,19 +1,24 @@
-"""The train step: micro-batches under lax.scan, one division, one guarded update."""
+"""The train step: micro-batches added up, one division, one guarded update.
+
+The micro-batches are of one shape, under lax.scan (make_train_step), or of several, each a call of its own
+(make_accumulated_step); what is added up, and what follows, is the same.
+"""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from batch import COUNT
+from batch import COUNT, Layout, MicroBatch
 from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import Loss, combine, extreme, zero_loss
+from sharding.rules import RULES
 from training.state import TrainState
 
 Objective = Callable[[Any, dict[str, jax.Array]], Loss]
@@ -39,6 +44,18 @@ def _flatten(columns: Columns) -> tuple[list[jax.Array], tuple[str, ...]]:
 jax.tree_util.register_pytree_node(Columns, _flatten, lambda names, values: Columns(zip(names, values, strict=True)))
 
 
+class Sums(NamedTuple):
+    """What micro-batches add up to."""
+
+    loss: Loss
+    grads: Any
+    """of the summed loss, float32"""
+    counted: dict[str, jax.Array]
+    """num_tokens, positions and the sums of columns count/NAME"""
+    number: jax.Array
+    """of micro-batches"""
+
+
 def make_train_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
                     schedule: optax.Schedule, state: TrainState, scorer: Scorer = score,
                     after_update: Callable[[TrainState], TrainState] = lambda state: state) -> Callable[..., Any]:
@@ -55,33 +72,75 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        batch, counted = _count(batch)
-        (total, weight, sums, extremes), grads = accumulate(model, objective, state, batch, scorer)
-        denominator = jnp.where(weight > 0, weight, 1.0)
-        grads = jax.tree.map(lambda grad: grad / denominator, grads)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(grad_norm) & jnp.isfinite(total)
-        updated = _update(state, grads, optimizer)
-        chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
-                            (updated.trainable, updated.opt_state), (state.trainable, state.opt_state))
-        learning_rate = schedule(optimizer_steps(state.opt_state))
-        state = state.with_trainable(chosen[0]).replace(opt_state=chosen[1], step=state.step + 1)
-        metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in sums.items()}
-        metrics |= extremes | {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
-                    "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
-        return after_update(state), metrics | counted
+        state, metrics = _finish(state, accumulate(model, objective, state, batch, scorer), optimizer, schedule)
+        return after_update(state), metrics
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = state.step.sharding  # so that every process can read the metrics
     return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, everywhere))
 
 
-def _count(batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """The batch without its columns count/NAME, and what is counted in it."""
-    used = batch["segment_ids"] != 0
-    counted = {"num_tokens": jnp.sum(used), "padding": 1.0 - jnp.mean(used.astype(jnp.float32))}
-    counted |= {name: jnp.sum(column) for name, column in batch.items() if name.startswith(COUNT)}
-    return {name: column for name, column in batch.items() if not name.startswith(COUNT)}, counted
+def make_accumulated_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
+                          schedule: optax.Schedule, state: TrainState,
+                          scorer_of: Callable[[Layout], Scorer]) -> Callable[..., Any]:
+    """A step of micro-batches that may differ in rows, length and layout: (state, one or more MicroBatch) -> (state,
+    metrics, logps); the state is donated.
+
+    Loss, gradient and metrics are make_train_step's. `logps` are each micro-batch's log-probabilities [B, T] as its
+    gradient saw them. A shape and layout is compiled once, however many micro-batches a step has.
+    """
+    shardings, everywhere = jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding
+    of_sums = Sums(everywhere, shardings.trainable, everywhere, everywhere)
+    by_row = jax.sharding.NamedSharding(everywhere.mesh, jax.sharding.PartitionSpec(RULES["batch"]))
+    zeros = {}
+
+    def start(state: TrainState, first: MicroBatch) -> Sums:
+        names = frozenset(first.columns)  # they alone, and no shape, say what is added up
+        if names not in zeros:
+            shapes = _shapes(model, objective, scorer_of(first.layout), state, first.columns)
+            zeros[names] = jax.jit(functools.partial(_zeros, *shapes), out_shardings=of_sums)
+        return zeros[names]()
+
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=3, in_shardings=(of_sums, shardings, None),
+                       out_shardings=(of_sums, by_row))
+    def add(sums: Sums, state: TrainState, columns: dict[str, jax.Array],
+            layout: Layout) -> tuple[Sums, jax.Array]:
+        sums, scores = _add(model, objective, scorer_of(layout), sums, state, columns)
+        return sums, scores.logps
+
+    finish = jax.jit(lambda state, sums: _finish(state, sums, optimizer, schedule), donate_argnums=0,
+                     in_shardings=(shardings, of_sums), out_shardings=(shardings, everywhere))
+
+    def step(state: TrainState,
+             micro_batches: Sequence[MicroBatch]) -> tuple[TrainState, dict[str, jax.Array], list[jax.Array]]:
+        check_split(objective, len(micro_batches))
+        sums, logps = start(state, micro_batches[0]), []
+        for columns, layout in micro_batches:
+            sums, scored = add(sums, state, columns, layout)
+            logps.append(scored)
+        return *finish(state, sums), logps
+
+    return step
+
+
+def _finish(state: TrainState, sums: Sums, optimizer: optax.GradientTransformation,
+            schedule: optax.Schedule) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The one division, and the update, if it is finite."""
+    (total, weight, by_name, extremes), counted = sums.loss, dict(sums.counted)
+    denominator = jnp.where(weight > 0, weight, 1.0)
+    grads = jax.tree.map(lambda grad: grad / denominator, sums.grads)
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(total)
+    updated = _update(state, grads, optimizer)
+    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
+                          (updated.trainable, updated.opt_state), (state.trainable, state.opt_state))
+    learning_rate = schedule(optimizer_steps(state.opt_state))
+    state = state.with_trainable(chosen[0]).replace(opt_state=chosen[1], step=state.step + 1)
+    metrics = {name: value / jnp.where(count > 0, count, 1.0) for name, (value, count) in by_name.items()}
+    metrics |= extremes | {"loss": total / denominator, "grad_norm": grad_norm, "learning_rate": learning_rate,
+                           "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
+    metrics["padding"] = 1.0 - counted["num_tokens"] / counted.pop("positions")
+    return state, metrics | counted
 
 
 def optimizer_steps(opt_state: Any) -> jax.Array:
@@ -102,27 +161,90 @@ def check_split(objective: Objective, num_microbatches: int) -> None:
 
 
 def accumulate(model: Transformer, objective: Objective, state: TrainState, batch: dict[str, jax.Array],
-               scorer: Scorer = score) -> tuple[Loss, Any]:
-    """Sums of loss, weight and metrics, and the gradient of the summed loss, over K micro-batches; all float32."""
-    check_split(objective, batch["tokens"].shape[0])
-    key = jax.random.fold_in(state.rng, state.step)
-    num_microbatches = batch["tokens"].shape[0]
+               scorer: Scorer = score) -> Sums:
+    """The sums over the K micro-batches of a batch of [K, B, T] arrays."""
+    check_split(objective, len(batch["tokens"]))
+    shapes = _shapes(model, objective, scorer, state, jax.tree.map(lambda x: x[0], batch))
 
-    def micro_sums(trainable: Any, micro: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Loss]:
-        scores = scorer(model, state.with_trainable(trainable).variables(), micro, rngs={"dropout": key})
-        loss = objective(scores, Columns(micro))
-        chex.assert_shape([loss.total, loss.weight], ())
-        return loss.total, loss
+    def body(sums: Sums, columns: dict[str, jax.Array]) -> tuple[Sums, None]:
+        return _add(model, objective, scorer, sums, state, columns)[0], None
 
-    def body(carry: Any, xs: Any) -> tuple[Any, None]:
-        (_, loss), grads = jax.value_and_grad(micro_sums, has_aux=True)(state.trainable, *xs)
-        grads = jax.tree.map(lambda sum, grad: sum + grad.astype(jnp.float32), carry[1], grads)
-        return (combine(carry[0], loss), grads), None
+    return jax.lax.scan(body, _zeros(*shapes), batch)[0]
 
-    xs = (batch, jax.random.split(key, num_microbatches))
-    _, shapes = jax.eval_shape(micro_sums, state.trainable, *jax.tree.map(lambda x: x[0], xs))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), state.trainable)
-    return jax.lax.scan(body, (zero_loss(shapes), zeros), xs)[0]
+
+def _add(model: Transformer, objective: Objective, scorer: Scorer, sums: Sums, state: TrainState,
+         columns: dict[str, jax.Array]) -> tuple[Sums, Any]:
+    """The sums with one more micro-batch, and its scores."""
+    (_, (loss, counted, scores)), grads = jax.value_and_grad(_micro_loss, has_aux=True)(
+        state.trainable, model, objective, scorer, state, columns, sums.number)
+    grads = jax.tree.map(lambda sum, grad: sum + grad.astype(jnp.float32), sums.grads, grads)
+    counted = jax.tree.map(jnp.add, sums.counted, counted)
+    return Sums(combine(sums.loss, loss), grads, counted, sums.number + 1), scores
+
+
+def _micro_loss(trainable: Any, model: Transformer, objective: Objective, scorer: Scorer, state: TrainState,
+                columns: dict[str, jax.Array], number: jax.Array) -> tuple[jax.Array, tuple[Loss, Any, Any]]:
+    """(total, (loss, what is counted, scores)) of the step's micro-batch of this number."""
+    key = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), number)
+    columns, counted = _count(columns)
+    scores = scorer(model, state.with_trainable(trainable).variables(), columns, rngs={"dropout": key})
+    loss = objective(scores, Columns(columns))
+    chex.assert_shape([loss.total, loss.weight], ())
+    return loss.total, (loss, counted, scores)
+
+
+def _count(columns: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The columns without those count/NAME, and what is counted in them."""
+    used = columns["segment_ids"] != 0
+    counted = {"num_tokens": jnp.sum(used), "positions": jnp.asarray(used.size)}
+    counted |= {name: jnp.sum(column) for name, column in columns.items() if name.startswith(COUNT)}
+    return {name: column for name, column in columns.items() if not name.startswith(COUNT)}, counted
+
+
+def _shapes(model: Transformer, objective: Objective, scorer: Scorer, state: TrainState,
+            columns: dict[str, jax.Array]) -> tuple[Any, Loss, dict[str, Any]]:
+    """Shapes of the trainable collection, and of a micro-batch's loss and of what is counted in it."""
+    def micro_loss(trainable: Any, state: TrainState, columns: dict[str, jax.Array]) -> Any:
+        return _micro_loss(trainable, model, objective, scorer, state, columns, state.step)[1][:2]
+
+    trainable = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.trainable)
+    return trainable, *jax.eval_shape(micro_loss, state.trainable, state, columns)
+
+
+def _zeros(trainable: Any, loss: Loss, counted: dict[str, Any]) -> Sums:
+    """The sums of no micro-batch."""
+    grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
+    counted = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), counted)
+    return Sums(zero_loss(loss), grads, counted, jnp.zeros((), jnp.int32))
+
+
+def make_minibatch_updates(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
+    """Several updates from one batch of rollouts: (state, mini-batches, num_iterations) -> (state, metrics, logps); the
+    state is donated.
+
+    `step` is make_accumulated_step's. A mini-batch is a sequence of micro-batches, and an update; they are gone through
+    `num_iterations` times in the same order. `logps` are the step's, of every mini-batch, when it was first gone
+    through. Metrics are means over updates, but sums of tokens and of skipped updates, and extremes of all. Each update
+    has a key of its own; `state.step` counts batches.
+    """
+    jitted = functools.partial(jax.jit, out_shardings=state.step.sharding)
+    zero = jitted(jnp.zeros_like)
+    of_update = jitted(lambda step, rng, number: (jnp.copy(step), jax.random.fold_in(rng, number), number + 1))
+    end = jitted(lambda step, every: (step + 1, {name: _over_updates(name, jnp.stack([each[name] for each in every]))
+                                                 for name in every[0]}))
+
+    def updates(state: TrainState, minibatches: Sequence[Sequence[MicroBatch]],
+                num_iterations: int = 1) -> tuple[TrainState, dict[str, jax.Array], list[list[jax.Array]]]:
+        of_batch, number, metrics, logps = (state.step, state.rng), zero(state.step), [], []
+        for micro_batches in [*minibatches] * num_iterations:
+            at, key, number = of_update(*of_batch, number)
+            state, *results = step(state.replace(step=at, rng=key), micro_batches)
+            metrics.append(results[0])
+            logps.append(results[1])
+        count, merged = end(of_batch[0], metrics)
+        return state.replace(step=count, rng=of_batch[1]), merged, logps[: len(minibatches)]
+
+    return updates
 
 
 def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: int,

@@ -17,7 +17,7 @@ from rollouts.online import draw_groups, make_scorer, penalise, put_minibatches,
 from rollouts.rollout import Rollouts, to_batch
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.placement import Placement
-from training.reference import prepare_rollouts
+from training.reference import prepare_batch_of_rollouts
 from training.state import init_state
 from training.step import make_train_step, make_updates
 
@@ -96,7 +96,7 @@ def updated(mesh, placement, num_minibatches=1, num_epochs=1, settings=None, old
         objective = functools.partial(grpo, **settings or {})
         step = make_train_step(model, objective, optimizer, SCHEDULE, state, scorer)
         batch = put(rolled, placement, num_minibatches)
-        batch = prepare_rollouts(model, model, None, mesh, scorer, old=old)(state, batch)
+        batch = prepare_batch_of_rollouts(model, model, None, mesh, scorer, old=old)(state, batch)
         state, metrics = make_updates(step, state, num_minibatches, num_epochs)(state, batch)
     assert int(state.step) == 1
     return jax.device_get(state.lora), {name: float(value) for name, value in metrics.items()}
@@ -130,7 +130,7 @@ def test_minibatches_are_updates_of_their_own_one_after_the_other():
         model, optimizer, state = begin(mesh)
         scorer = make_scorer(GROUP, WIDTH, 0.9)
         step = make_train_step(model, grpo, optimizer, SCHEDULE, state, scorer)
-        batch = prepare_rollouts(model, None, None, mesh, scorer, old=True)(state, put(rolled, placement, 2))
+        batch = prepare_batch_of_rollouts(model, None, None, mesh, scorer, old=True)(state, put(rolled, placement, 2))
         for number in (0, 1, 0, 1):
             state, _ = step(state, jax.tree.map(lambda x, n=number: x[n : n + 1], batch))
     for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(jax.device_get(state.lora)), strict=True):

@@ -1,0 +1,211 @@
+"""Micro-batches of any rows, lengths and layouts: the same loss, gradient and metrics, and nothing compiled anew."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from micro_batches import make_samples, micro_batch
+from tiny import CONFIG, LORA, one_device, random_variables, variables_on
+
+from batch import Layout
+from errors import InputError
+from models.scoring import score, score_by
+from models.transformer import Transformer
+from objectives.grpo import configure
+from sharding.mesh import MeshConfig, make_mesh
+from training.reference import prepare_rollouts
+from training.state import init_state
+from training.step import make_accumulated_step, make_minibatch_updates, make_train_step
+
+SAMPLES = make_samples([(5, (4, 9, 1, 6)), (8, (2, 2, 9, 5))])
+FIRST, SECOND = SAMPLES[:4], SAMPLES[4:]
+CASES = {
+    "token": {"importance_sampling_correction": "token_truncate", "beta": 0.1, "mask_truncated": True,
+              "entropy_coefficient": 0.1},
+    "sequence": {"importance_sampling_level": "sequence", "loss_aggregation": "sequence_mean", "beta": 0.1,
+                 "importance_sampling_correction": "sequence_mask", "kl_weighted": True},
+    "product": {"importance_sampling_level": "product", "loss_aggregation": "constant", "constant_length": 20.0}}
+LAYOUTS = {
+    "plain rows of two lengths": [([*FIRST[:3]], 16, Layout()), ([FIRST[3], *SECOND], 24, Layout())],
+    "parts of groups": [([*FIRST[:2], *SECOND[:2]], 18, Layout(9, 2)), ([*FIRST[2:], *SECOND[2:], None, None], 21,
+                                                                      Layout(8, 2))],
+    "shared and plain, with empty rows": [([*FIRST[:3], None, *SECOND], 20, Layout(10, 4)), ([FIRST[3], None], 12,
+                                                                                            Layout())]}
+
+
+
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: COMPILED.append(event) if "backend_compile" in event else None)
+
+
+def begin(mesh, objective, lora=LORA):
+    """(state, what makes a step of it); the optimiser's momentum is the gradient of the first update."""
+    model, schedule = Transformer(CONFIG, lora), optax.constant_schedule(0.1)
+    optimizer = optax.sgd(schedule, momentum=0.5)
+    state = init_state(model, variables_on(mesh, lora)["params"], optimizer, jax.random.key(3), mesh)
+    state = state.replace(lora=variables_on(mesh, lora)["lora"]) if lora else state
+    return state, (model, objective, optimizer, schedule, state, functools.partial(score_by, temperature=0.9))
+
+
+def one_step(micro_batches, objective, mesh=None, lora=LORA):
+    """(metrics, gradient, logps of the targets)"""
+    mesh = mesh or one_device()
+    with jax.set_mesh(mesh):
+        state, parts = begin(mesh, objective, lora)
+        placed = [micro_batch(*each, mesh, max(1, each[2].group_size)) for each in micro_batches]
+        state, metrics, logps = make_accumulated_step(*parts)(state, placed)
+    targets = [np.asarray(scored)[np.asarray(each.columns["loss_mask"]) != 0]
+               for scored, each in zip(jax.device_get(logps), jax.device_get(placed), strict=True)]
+    return jax.device_get((metrics, state.opt_state[0].trace)) + (np.concatenate(targets),)
+
+
+def assert_same(one, other, tolerance=1e-5):
+    """But for what padding there is."""
+    assert one[0].keys() == other[0].keys()
+    for name in one[0].keys() - {"padding"}:
+        assert one[0][name] == pytest.approx(other[0][name], rel=tolerance, abs=tolerance), name
+    for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
+        assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+    np.testing.assert_allclose(np.sort(one[2]), np.sort(other[2]), atol=tolerance)
+
+
+@functools.cache
+def whole(case):
+    return one_step([(SAMPLES, 20, Layout())], configure(**CASES[case]))
+
+
+QUICK = [("token", "shared and plain, with empty rows")]
+
+
+@pytest.mark.parametrize(("case", "layout"), [
+    pytest.param(*each, marks=() if each in QUICK else pytest.mark.slow)
+    for each in itertools.product(CASES, LAYOUTS)])
+def test_rows_may_be_split_and_laid_out_in_any_way(case, layout):
+    assert_same(one_step(LAYOUTS[layout], configure(**CASES[case])), whole(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 2, 4)], ids=lambda sizes: "x".join(map(str, sizes)))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_any_mesh(layout, sizes):
+    assert_same(one_step(LAYOUTS[layout], configure(**CASES["token"]), make_mesh(MeshConfig(*sizes))), whole("token"))
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_too():
+    objective = configure(**CASES["sequence"])
+    assert_same(one_step(LAYOUTS["parts of groups"], objective, lora=None),
+                one_step([(SAMPLES, 20, Layout())], objective, lora=None))
+
+
+def stacked(micro_batches):
+    """[K, B, T] of micro-batches that are alike."""
+    return {name: jnp.stack([each.columns[name] for each in micro_batches]) for name in micro_batches[0].columns}
+
+
+def test_the_numbers_are_those_of_the_scanned_step():
+    """Dropout's, too."""
+    mesh, lora = one_device(), dataclasses.replace(LORA, dropout=0.2)
+    micro_batches = [micro_batch(part, 20, Layout(), mesh) for part in (FIRST, SECOND)]
+    with jax.set_mesh(mesh):
+        state, parts = begin(mesh, configure(), lora)
+        model = parts[0].clone(training=True)
+        scanned = make_train_step(model, *parts[1:-1], functools.partial(score, temperature=0.9))
+        ours = make_accumulated_step(model, *parts[1:])
+        one = ours(jax.tree.map(jnp.copy, state), micro_batches)
+        other = scanned(state, stacked(micro_batches))
+    assert one[1].keys() == other[1].keys()
+    for name, value in jax.device_get(other[1]).items():
+        assert float(one[1][name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6), name
+    for a, b in zip(jax.tree.leaves(one[0].lora), jax.tree.leaves(other[0].lora), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_nothing_is_compiled_anew_or_brought_from_the_host():
+    mesh = one_device()
+    narrow, wide = (micro_batch(FIRST, length, Layout(), mesh) for length in (16, 24))
+    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+        state, parts = begin(mesh, configure())
+        updates = make_minibatch_updates(make_accumulated_step(*parts), state)
+        prepare = prepare_rollouts(parts[0], None, None, mesh, parts[-1], old=True)
+        for number, batch in enumerate([[narrow, wide], [wide], [wide, narrow, narrow]]):
+            prepared = [prepare(state, each) for each in batch]
+            state, metrics, logps = updates(state, [prepared], 1)
+            if number == 0:
+                jax.block_until_ready(metrics), COMPILED.clear()
+    assert not COMPILED
+    assert [each.shape for each in logps[0]] == [(4, 24), (4, 16), (4, 16)]
+    assert int(state.step) == 3
+
+
+def test_what_couples_rows_is_not_split():
+    def coupled(scores, batch):
+        return configure()(scores, batch)
+
+    coupled.couples_rows = True
+    state, parts = begin(one_device(), coupled)
+    with pytest.raises(InputError, match="cannot be split into 2 parts"):
+        make_accumulated_step(*parts)(state, [micro_batch(FIRST, 16, Layout()), micro_batch(SECOND, 24, Layout())])
+
+
+def test_a_batch_without_targets_moves_nothing():
+    mesh = one_device()
+    with jax.set_mesh(mesh):
+        state, parts = begin(mesh, configure())
+        before = jax.device_get(state.lora)
+        state, metrics, _ = make_accumulated_step(*parts)(state, [micro_batch([None, None], 16, Layout(), mesh)])
+    assert (metrics["loss"], metrics["grad_norm"], metrics["num_tokens"], metrics["padding"]) == (0, 0, 0, 1)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.lora), before)
+
+
+def test_minibatches_are_updates_one_after_the_other():
+    """Each with a key of its own; tokens are summed, losses averaged, extremes kept; logps are of the first pass."""
+    mesh, lora = one_device(), dataclasses.replace(LORA, dropout=0.2)
+    minibatches = [[micro_batch(part, 20, Layout(), mesh)] for part in (FIRST, SECOND)]
+    with jax.set_mesh(mesh):
+        state, parts = begin(mesh, configure(), lora)
+        step = make_accumulated_step(parts[0].clone(training=True), *parts[1:])
+        copy = jax.tree.map(jnp.copy, state)
+        after, metrics, logps = make_minibatch_updates(step, state)(state, minibatches, 2)
+        history = []
+        for number in range(4):
+            key = jax.random.fold_in(after.rng, number)
+            copy, *results = step(copy.replace(rng=key, step=jnp.zeros_like(copy.step)), minibatches[number % 2])
+            history.append(jax.device_get(results))
+    for a, b in zip(jax.tree.leaves(after.lora), jax.tree.leaves(copy.lora), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(after.step) == 1
+    each = {name: [found[name] for found, _ in history] for name in metrics}
+    assert metrics["num_tokens"] == sum(each["num_tokens"])
+    assert metrics["loss"] == pytest.approx(np.mean(each["loss"]), rel=1e-5)
+    extreme = "sampling/logp_difference/max"
+    assert metrics[extreme] == max(each[extreme])
+    assert len({float(value) for value in each["loss"]}) == 4
+    for found, (_, scored) in zip(logps, history, strict=False):
+        np.testing.assert_array_equal(found[0], scored[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_prepared_is_what_the_step_scores(layout):
+    """old_logps and ref_logps of every layout are those of plain rows."""
+    mesh = one_device()
+    with jax.set_mesh(mesh):
+        state, parts = begin(mesh, configure())
+        frozen = {"params": random_variables(None, seed=5)["params"]}
+        prepare = prepare_rollouts(parts[0], Transformer(CONFIG), frozen, mesh, parts[-1], old=True)
+        for rows, length, how in LAYOUTS[layout]:
+            found = prepare(state, micro_batch(rows, length, how, mesh))
+            alone = prepare(state, micro_batch(rows, 20, Layout(), mesh))
+            assert found.layout == how
+            for name in ("old_logps", "ref_logps"):
+                one, other = (np.asarray(each.columns[name])[np.asarray(each.columns["loss_mask"]) != 0]
+                              for each in (found, alone))
+                np.testing.assert_allclose(one, other, atol=1e-5)
+        nothing = prepare_rollouts(parts[0], None, None, mesh, parts[-1], old=False)(state, found)
+    assert nothing is found or nothing.columns.keys() == found.columns.keys()
