@@ -182,7 +182,8 @@ class OnlineFlags(RunFlags):
     """Prompts that leave no room for --max-new-tokens in the model's context end the run, or are left out, which
     metrics count."""
     reward_timeout: float = 60.0
-    """Each reward has this many seconds for the completions of a step."""
+    """Each reward has this many seconds for the completions that it is asked about; the last of a step are those that
+    finished last."""
     unsafe_code_without_sandbox: bool = False
     """The completions' code runs where this machine cannot isolate it: it may do whatever you may do."""
     sampling: SamplingFlags = SamplingFlags()

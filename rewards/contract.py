@@ -10,7 +10,6 @@ Reward = Callable[..., list[float | None]]
 """(prompts, completions, **columns) -> a value a row, None to leave the row out. As in TRL, prompts and
 completions are strings or lists of messages, columns lists, `completion_ids` (of token ids) always one of them."""
 
-_TIME_LEFT: contextvars.ContextVar[Callable[[], float]] = contextvars.ContextVar("time_left", default=lambda: math.inf)
 
 
 class RowErrors(Exception):  # noqa: N818 - several of them
@@ -36,21 +35,43 @@ def values_or_raise(outcomes: Sequence[float | Exception | None]) -> list[float 
     return values
 
 
+class Clock:
+    """The time that a call of a reward has: `seconds` from now, and none from when `given_up` says so."""
+
+    def __init__(self, seconds: float = math.inf, given_up: Callable[[], bool] = lambda: False):
+        self._deadline, self._given_up = time.monotonic() + seconds, given_up
+        self.minded = False
+        """the call has looked at its time_left()"""
+
+    def left(self) -> float:
+        """Seconds; none or fewer once they are over."""
+        return -math.inf if self._given_up() else self._deadline - time.monotonic()
+
+
+_ENDLESS = Clock()
+_CLOCK = contextvars.ContextVar("clock", default=_ENDLESS)
+
+
+def clock() -> Clock:
+    """That of the reward that runs here, for threads that it starts."""
+    _CLOCK.get().minded = True
+    return _CLOCK.get()
+
+
 def time_left() -> float:
     """Seconds until the reward that runs here is given up, none or fewer once it is; infinite where nobody waits with a
-    clock. A reward that takes long looks at it between its parts, and stops."""
-    return _TIME_LEFT.get()()
+    clock. A reward that takes long looks at it between its parts, and stops, raising RowErrors for what it lacks."""
+    return clock().left()
 
 
 @contextlib.contextmanager
-def given_seconds(seconds: float, given_up: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """What runs inside, in this thread or coroutine, has `seconds` left, and none from when `given_up` says so."""
-    deadline = time.monotonic() + seconds
-    token = _TIME_LEFT.set(lambda: -math.inf if given_up() else deadline - time.monotonic())
+def on_clock(clock: Clock) -> Iterator[None]:
+    """What runs inside, in this thread or coroutine, has this time."""
+    token = _CLOCK.set(clock)
     try:
         yield
     finally:
-        _TIME_LEFT.reset(token)
+        _CLOCK.reset(token)
 
 
 def on_device(reward: Reward) -> Reward:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from errors import InputError
-from rewards.contract import Reward, RowErrors, time_left
+from rewards.contract import Clock, Reward, RowErrors, time_left
 
 LARGEST = 64 << 20
 """bytes of an answer"""
@@ -54,8 +54,7 @@ def _post(url: str, body: bytes, timeout: float, retries: int, wait: float) -> b
     for attempt in range(retries + 1):
         try:
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=max(0.001, min(timeout, time_left()))) as response:
-                return response.read(LARGEST)
+            return _answer(request, Clock(min(timeout, time_left())))
         except (OSError, http.client.HTTPException) as error:
             pause = wait * 2**attempt
             last = attempt == retries or getattr(error, "code", None) in FOR_GOOD or time_left() < pause
@@ -63,6 +62,18 @@ def _post(url: str, body: bytes, timeout: float, retries: int, wait: float) -> b
                 raise
             time.sleep(pause)
     raise AssertionError("unreachable")
+
+
+def _answer(request: urllib.request.Request, clock: Clock) -> bytes:
+    """Raises TimeoutError where its time is over, for an answer that comes in drops, too."""
+    parts, missing = [], LARGEST
+    with urllib.request.urlopen(request, timeout=max(0.001, clock.left())) as response:
+        while missing and (part := response.read1(missing)):
+            if clock.left() <= 0:
+                raise TimeoutError("the answer was not complete in time")
+            parts.append(part)
+            missing -= len(part)
+    return b"".join(parts)
 
 
 def _rewards(url: str, answer: bytes, rows: int) -> list[float | None]:

@@ -1,6 +1,7 @@
 """Learned rewards: a reward model, by id or path, as a reward function."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from data.tokenizer import open_tokenizer
 from errors import InputError
 from models.config import ModelConfig, default_dtype
 from models.heads import score_rewards
-from rewards.contract import Reward, values_or_raise
+from rewards.contract import NotReachedError, Reward, on_device, time_left, values_or_raise
 from sharding.mesh import MeshConfig, make_mesh
 from training.evaluation import make_row_scorer
 from training.runs import open_model
@@ -26,8 +27,9 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
     It sees a prompt as the policy did: messages, and strings where the policy takes them for a user's message (`chat`;
     None: where the reward model's tokenizer has a chat template), are rendered with the completion by the template;
     other strings are put together and ended with the end token. An empty completion is scored like any other; a row
-    beyond the model's context or embedding is one that failed (RowErrors). It is compiled once for each of a few
-    lengths.
+    beyond the model's context or embedding is one that failed (RowErrors), and so are those that its time_left() does
+    not reach: it stops between batches, and computes in the thread that asks (on_device). It is compiled once for each
+    of a few lengths. Where `mesh` spans several processes, each scores its own rows on its own devices.
     Raises InputError for a language model, one without a tokenizer, and where `chat` finds no chat template.
     """
     opened = open_reward_model(reference)
@@ -38,19 +40,41 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
         raise InputError(f"reward model {reference!r} has no chat template, and the policy takes a prompt for a user's "
                          f"message; put a chat_template.jinja into its folder")
     chat = bool(tokenizer.chat_template) if chat is None else chat
-    mesh = make_mesh(MeshConfig()) if mesh is None else mesh
+    mesh = own_mesh(mesh)
     model, variables = opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
     scorer = make_row_scorer(model, batch_size, mesh, score_rewards, opened.config.max_length)
 
+    @on_device
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         for_template = template_columns(columns)
         given = [{name: values[row] for name, values in for_template.items()} for row in range(len(prompts))]
         rows = [_encode(*each, tokenizer, chat) for each in zip(prompts, completions, given, strict=True)]
         problems = [_problem(reference, row, tokenizer, opened.config) for row in rows]
-        scores = iter(scorer(variables, [row for row, problem in zip(rows, problems) if problem is None]))
-        return values_or_raise([next(scores).rewards.item() if problem is None else problem for problem in problems])
+        sound = [row for row, problem in zip(rows, problems) if problem is None]
+        scores = iter(scorer(variables, sound, track=while_there_is_time))
+        return values_or_raise([_value(next(scores)) if problem is None else problem for problem in problems])
 
     return reward
+
+
+def own_mesh(mesh: jax.sharding.Mesh | None) -> jax.sharding.Mesh:
+    """`mesh`, by default one of all devices; of this process's devices alone where others have a part in it, which
+    have other rows, and other times at which they stop."""
+    mesh = make_mesh(MeshConfig()) if mesh is None else mesh
+    local = set(jax.local_devices())
+    own = [device for device in mesh.devices.flat if device in local]
+    return mesh if len(own) == mesh.size else make_mesh(MeshConfig(), own)
+
+
+def while_there_is_time(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, up to where the reward's time is over."""
+    return itertools.takewhile(lambda _: time_left() > 0, batches)
+
+
+def _value(scores: Any) -> float | NotReachedError:
+    """Of a row's scores; None are those of a row that was not reached."""
+    return NotReachedError("the reward's time was over before this row's batch") if scores is None else (
+        scores.rewards.item())
 
 
 def _encode(prompt: Any, completion: Any, columns: Mapping[str, Any], tokenizer: Any, chat: bool) -> Row:

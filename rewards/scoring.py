@@ -4,8 +4,9 @@
 exception or a timeout is neither, so the row has no total at all, is counted, and logged with its error.
 
 A reward that is late is given up. A coroutine is cancelled, and what minds its time_left() (graders of ours, judges,
-reward models) stops by itself; a plain function that does neither cannot be ended (it is Python in a thread): what it
-returns is ignored, and a warning names it.
+reward models) stops by itself and keeps the rows that it did. A plain function that does neither cannot be ended (it is
+Python in a thread): what it returns is ignored, and a warning names it. Shortly before that it is asked for each row
+alone, so that one slow row takes no value from the others.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ import math
 import numbers
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from typing import Any, NamedTuple
 
 from errors import InputError
 from rewards.answers import completion_text
-from rewards.contract import RowErrors, given_seconds, time_left
+from rewards.contract import Clock, RowErrors, on_clock
 from rewards.registry import Weighted
 
 HEAD = 200
@@ -30,7 +31,11 @@ HEAD = 200
 GRACE = 1.0
 """seconds that a reward which minds its time has, after that, to hand over what it has"""
 LOOKS = 0.1
-"""seconds between looks at whether a coroutine has time left"""
+"""seconds between looks at what there is to wait for"""
+PATIENCE = 0.9
+"""share of its time after which a call that does not mind it is asked for each row alone, beside it"""
+AT_ONCE = 16
+"""rows that are asked alone at the same time"""
 
 
 class Failure(NamedTuple):
@@ -93,10 +98,10 @@ def compute_rewards(rewards: Sequence[Weighted], prompts: Sequence[Any], complet
 def ask(rewards: Sequence[Weighted], rows: Rows, timeout: float, stop: Future) -> dict[str, Outcome]:
     """Asks the rewards one after the other, functions and coroutine functions, `timeout` seconds each; by name.
 
-    One that raises is called again row by row, within its time, to find out which rows fail. One that is not done in
-    time is given up: the rows that it did are lost with it, unless it raised RowErrors. Raises InputError, naming
-    reward and row, for a number of values that is not that of the rows, for what is no number, for NaN and infinity;
-    and what a reward itself raises as InputError. Raises CancelledError as soon as `stop` is done.
+    One that raises is called again row by row, within its time, to find out which rows fail, and one that is nearly
+    out of time, to find out which are slow. Raises InputError, naming reward and row, for a number of values that is
+    not that of the rows, for what is no number, for NaN and infinity; and what a reward itself raises as InputError.
+    Raises CancelledError as soon as `stop` is done.
     """
     for each in rewards:
         _check_signature(each, rows.columns)
@@ -147,29 +152,82 @@ def _failure(name: str, row: int | None, error: BaseException, completions: Sequ
 
 def _here(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome:
     """In this thread: when it is over, nothing of it goes on."""
-    with given_seconds(timeout, stop.done):
-        return _outcome(reward, rows)
+    clock = Clock(timeout, stop.done)
+    with on_clock(clock):
+        return _outcome(reward, rows, clock)
+
+
+class _Call:
+    """One in a thread, which ends with the process if not before; `done` holds what it gives."""
+
+    def __init__(self, reward: Weighted, function: Callable[[Clock], Any], seconds: float, stop: Future):
+        self.clock, self.done = Clock(seconds, stop.done), Future()
+        self._function = function
+        threading.Thread(target=self._work, name=f"reward {reward.name}", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            with on_clock(self.clock):
+                self.done.set_result(self._function(self.clock))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self.done.set_exception(error)
 
 
 def _bounded(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome:
-    """In a thread, which ends with the process if not before."""
-    done: Future = Future()
-
-    def work() -> None:
-        try:
-            done.set_result(_here(reward, rows, timeout, stop))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            done.set_exception(error)
-
-    threading.Thread(target=work, name=f"reward {reward.name}", daemon=True).start()
-    wait([done, stop], min(timeout + GRACE, threading.TIMEOUT_MAX), FIRST_COMPLETED)
+    """In threads: all rows at once, and each alone where that takes too long."""
+    whole = _Call(reward, lambda clock: _outcome(reward, rows, clock), timeout, stop)
+    _wait(PATIENCE * timeout, [whole.done, stop])
+    single: list[Future] = []
+    if len(rows.completions) > 1 and not whole.clock.minded:
+        _ask_alone(reward, rows, whole, stop, single)
+    end = Clock(whole.clock.left() + GRACE, lambda: whole.done.done() or stop.done())
+    while end.left() > 0 and sum(each.done() for each in single) < len(rows.completions):
+        _wait(end.left(), [whole.done, stop, *_open(single)])
     if stop.done():
         raise CancelledError
-    if done.done():
-        return done.result()
+    return _filled(whole.done.result() if whole.done.done() else _given_up(reward, rows, timeout), single)
+
+
+def _given_up(reward: Weighted, rows: Rows, timeout: float) -> Outcome:
     _warn_of_thread(reward.name, timeout)
     late = TimeoutError(f"not done within {timeout:g} s")
-    return Outcome([None] * len(rows.completions), dict.fromkeys(range(len(rows.completions)), late))
+    return _sorted_out([late] * len(rows.completions))
+
+
+def _filled(outcome: Outcome, single: Sequence[Future]) -> Outcome:
+    """The outcome, and of rows that it was too late for, what they got alone."""
+    values, errors = list(outcome.values), dict(outcome.errors)
+    for row, each in enumerate(single):
+        if not each.done() or not isinstance(errors.get(row), TimeoutError):
+            continue
+        if isinstance(each.result(), BaseException):
+            errors[row] = each.result()
+        else:
+            values[row] = each.result()
+            del errors[row]
+    return Outcome(values, errors)
+
+
+def _ask_alone(reward: Weighted, rows: Rows, whole: _Call, stop: Future, asked: list[Future]) -> None:
+    """Adds calls for each row to `asked`, one after the other, while there is time and the whole is not done. A slow
+    one makes room and goes on beside the next."""
+    left = Clock(whole.clock.left(), lambda: whole.done.done() or stop.done()).left
+    while left() > 0 and len(asked) < len(rows.completions):
+        if len(_open(asked)) == AT_ONCE:
+            _wait(left(), [whole.done, stop, *_open(asked)])
+            continue
+        row = rows.alone(len(asked))
+        asked.append(_Call(reward, functools.partial(_alone, reward, row), left(), stop).done)
+        _wait(left() / (len(rows.completions) - len(asked) + 1), [whole.done, stop, asked[-1]])
+
+
+def _open(futures: Sequence[Future]) -> list[Future]:
+    return [each for each in futures if not each.done()]
+
+
+def _wait(seconds: float, futures: Sequence[Future]) -> None:
+    """Until one of them is done."""
+    wait(futures, max(0.0, min(seconds, threading.TIMEOUT_MAX)), FIRST_COMPLETED)
 
 
 @functools.cache
@@ -180,52 +238,56 @@ def _warn_of_thread(name: str, timeout: float) -> None:
           f"make it a coroutine function", file=sys.stderr)
 
 
-def _outcome(reward: Weighted, rows: Rows) -> Outcome:
+def _outcome(reward: Weighted, rows: Rows, clock: Clock) -> Outcome:
     try:
-        return Outcome(_call(reward, rows), {})
+        return Outcome(_call(reward, rows, clock), {})
     except InputError:
         raise
     except RowErrors as failed:
         return Outcome(_checked(reward.name, failed.values, rows.names), dict(failed.errors))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's function may raise anything
-        values, errors = _row_by_row(reward, rows)
+        values, errors = _sorted_out([_alone(reward, rows.alone(row), clock) for row in range(len(rows.completions))])
         return Outcome(values, errors or {None: error})
 
 
-def _row_by_row(reward: Weighted, rows: Rows) -> Outcome:
-    outcome = Outcome([None] * len(rows.completions), {})
-    for row in range(len(rows.completions)):
-        try:
-            if time_left() < 0:
-                raise TimeoutError("no time left to ask for this row alone")
-            outcome.values[row] = _call(reward, rows.alone(row))[0]
-        except InputError:
-            raise
-        except RowErrors as failed:
-            outcome.errors[row] = next(iter(failed.errors.values()))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's function may raise anything
-            outcome.errors[row] = error
-    return outcome
+def _alone(reward: Weighted, row: Rows, clock: Clock) -> float | None | BaseException:
+    """The value of a single row, or its error."""
+    if clock.left() < 0:
+        return TimeoutError("no time left to ask for this row alone")
+    try:
+        return _call(reward, row, clock)[0]
+    except InputError:
+        raise
+    except RowErrors as failed:
+        return next(iter(failed.errors.values()))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's function may raise anything
+        return error
+
+
+def _sorted_out(given: Sequence[float | None | BaseException]) -> Outcome:
+    """Values and errors of rows, which are one or the other."""
+    errors = {row: each for row, each in enumerate(given) if isinstance(each, BaseException)}
+    return Outcome([None if row in errors else each for row, each in enumerate(given)], errors)
 
 
 def _is_column(column: Any, rows: int) -> bool:
     return hasattr(column, "__len__") and not isinstance(column, str | bytes | Mapping) and len(column) == rows
 
 
-def _call(reward: Weighted, rows: Rows) -> list[float | None]:
+def _call(reward: Weighted, rows: Rows, clock: Clock) -> list[float | None]:
     given = reward.function(prompts=rows.prompts, completions=rows.completions, **rows.columns)
     if inspect.isawaitable(given):
-        given = asyncio.run(_in_time(given))
+        given = asyncio.run(_in_time(given, clock))
     return _checked(reward.name, given, rows.names)
 
 
-async def _in_time(given: Any) -> Any:
+async def _in_time(given: Any, clock: Clock) -> Any:
     """Raises TimeoutError when there is no time left; asyncio.run then cancels what was waited for."""
     task = asyncio.ensure_future(given)
     while not task.done():
-        if time_left() <= 0:
+        if clock.left() <= 0:
             raise TimeoutError("not done in time, and cancelled")
-        await asyncio.wait({task}, timeout=min(LOOKS, time_left()))
+        await asyncio.wait({task}, timeout=min(LOOKS, clock.left()))
     return task.result()
 
 

@@ -65,7 +65,8 @@ def make_row_scorer(model: Transformer, batch_size: int, mesh: jax.sharding.Mesh
     number of the row.
 
     Rows are batched with those of like length and padded to one of buckets(max_length), so that however many calls
-    there are, each of those few lengths is compiled once. No row is longer than `max_length`.
+    there are, each of those few lengths is compiled once. No row is longer than `max_length`. A call takes `track`, too
+    (score_rows); where it ends before the batches do, the scores of the rows of the others are None.
     """
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())  # every process reads all scores
     jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch), out_shardings=everywhere)

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from rewards.contract import NotReachedError, time_left
@@ -37,6 +37,8 @@ PATIENCE, START_SECONDS = 6.0, 5.0
 """times the seconds of a call, and so many more, may pass on the clock of a busy machine"""
 GRACE = 5.0
 """seconds of the clock, beyond what a process takes itself, after which it is ended"""
+LOOKS = 0.25
+"""seconds between looks at whether the reward still has time"""
 LIMITS = Limits(seconds=float("inf"), memory_mb=4096, disk_mb=64, open_files=256)
 COUNT = min(8, max(1, cpus() // 2))
 """processes of a pool, at most"""
@@ -144,9 +146,10 @@ def _may_be_to_blame(outcome: Any) -> bool:
 
 def _outcome(future: Future) -> Any:
     """A call that nobody waits for any more is taken back if it has not begun, and else ended by its process."""
-    left = time_left()
+    while not future.done() and time_left() > 0:
+        wait([future], max(0.0, min(LOOKS, time_left())))
     try:
-        return future.result(max(0.0, left) if left < threading.TIMEOUT_MAX else None)
+        return future.result(0)
     except (OSError, VerifierError) as error:  # a TimeoutError is an OSError
         future.cancel()
         return error if str(error) else NotReachedError("not reached in the time the reward has")

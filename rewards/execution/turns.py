@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rewards.contract import NotReachedError, time_left
+from rewards.contract import NotReachedError, clock
 from rewards.execution.cpus import cpus
 
 PATIENCE = 6.0
@@ -28,10 +28,11 @@ MOST = 64
 
 
 class Turn:
-    """A row's time. Begins when its processes are up; `over` once it has used `seconds`, or the batch's time is."""
+    """A row's time. Begins when its processes are up; `over` once it has used `seconds`, or the batch's time is, of
+    which `batch_left` says what is left."""
 
-    def __init__(self, deadline: float, share: float):
-        self.deadline, self.share = deadline, share
+    def __init__(self, batch_left: Callable[[], float], share: float):
+        self.batch_left, self.share = batch_left, share
         self.begin(0.0)
 
     def begin(self, seconds: float, *bwraps: int) -> None:
@@ -46,11 +47,11 @@ class Turn:
 
     def left(self) -> float:
         """Seconds to wait until looking again; 0 when its time is over."""
-        return max(0.0, min(self._seconds - self.used(), self.deadline - time.monotonic(), LOOKS))
+        return max(0.0, min(self._seconds - self.used(), self.batch_left(), LOOKS))
 
     def check(self) -> None:
         """Raises NotReachedError where the batch's time ended before the row had its share."""
-        if time.monotonic() >= self.deadline and self.used() < min(self._seconds, self.share / 2):
+        if self.batch_left() <= 0 and self.used() < min(self._seconds, self.share / 2):
             raise NotReachedError("the reward's time was over before this row had its share of it")
 
 
@@ -58,14 +59,18 @@ def in_turns(judge: Callable[[int, Turn], Any], rows: Sequence[int], seconds: fl
              workers: int | None = None) -> dict[int, Any]:
     """What judge(row, turn) returns or raises for each of the rows, which may take `seconds` each."""
     at_once = workers or cpus()
-    left = time_left() - HANDING_OVER
-    deadline, share = time.monotonic() + left, min(seconds, max(0.1, left * at_once / max(1, len(rows))))
+    given = clock()  # of this thread, for those of the rows
+
+    def left() -> float:
+        return given.left() - HANDING_OVER
+
+    share = min(seconds, max(0.1, left() * at_once / max(1, len(rows))))
     room = threading.Semaphore(at_once)
     order = random.SystemRandom().sample(list(rows), len(rows))
 
     def one(row: int) -> Any:
-        with _room(room, deadline, share / 2):
-            return judge(row, Turn(deadline, share))
+        with _room(room, left, share / 2):
+            return judge(row, Turn(left, share))
 
     with ThreadPoolExecutor(min(MOST, max(1, len(rows)))) as pool:
         return dict(zip(order, pool.map(lambda row: _outcome(one, row), order)))
@@ -79,16 +84,17 @@ def _outcome(one: Callable[[int], Any], row: int) -> Any:
 
 
 @contextlib.contextmanager
-def _room(room: threading.Semaphore, deadline: float, seconds: float) -> Iterator[None]:
+def _room(room: threading.Semaphore, left: Callable[[], float], seconds: float) -> Iterator[None]:
     """Waits for room, which is free again at the end, or after these seconds."""
-    left = deadline - time.monotonic()
-    if left <= 0 or not room.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
-        raise NotReachedError("the reward's time was over before this row's turn")
-    held = [room]
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), lambda: held.pop().release())
+    held: list[threading.Semaphore] = []
+    while left() > 0 and not held:
+        held += [room] * room.acquire(timeout=max(0.0, min(left(), LOOKS)))
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), lambda: held and held.pop().release())
     timer.daemon = True
     timer.start()
     try:
+        if left() <= 0:
+            raise NotReachedError("the reward's time was over before this row's turn")
         yield
     finally:
         timer.cancel()

@@ -6,7 +6,7 @@ import pytest
 from sandboxed import needs_sandbox
 
 from errors import InputError
-from rewards.contract import RowErrors, given_seconds
+from rewards.contract import Clock, RowErrors, on_clock
 from rewards.registry import load_rewards
 from rewards.unit_tests import make_unit_tests
 
@@ -116,7 +116,7 @@ def test_endless_programs_take_no_verdict_from_others():
     """Six beside two right ones, in a time that the six alone would use up."""
     programs = [SQUARE, *["def f(x):\n    while True: pass"] * 6, SQUARE]
     reward = make_unit_tests(timeout=6.0, workers=2)
-    with given_seconds(8.0):
+    with on_clock(Clock(8.0)):
         try:
             values, errors = reward([""] * 8, programs, test_list=[[TESTS]] * 8), {}
         except RowErrors as failed:

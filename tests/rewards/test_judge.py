@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from errors import InputError
-from rewards.contract import RowErrors, given_seconds
+from rewards.contract import Clock, RowErrors, on_clock
 from rewards.judge import make_judge
 from rewards.registry import Weighted
 from rewards.scoring import compute_rewards
@@ -28,6 +28,10 @@ def serving(answer):
             with contextlib.suppress(OSError):  # a client that did not wait
                 self.send_response(status)
                 self.end_headers()
+                if type(body) not in (bytes, dict):
+                    for byte in bytes(body):
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.1)
                 self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
 
         def log_message(self, *arguments):
@@ -74,13 +78,24 @@ def test_a_judge_that_is_away_or_slow_fails_all_rows_and_in_time():
         with pytest.raises(RowErrors) as error:
             make_judge(url, timeout=0.2, retries=1, wait=0.01)(["?"], ["a"])
         assert isinstance(error.value.errors[0], TimeoutError)
-        with given_seconds(0.2), pytest.raises(RowErrors):
+        with on_clock(Clock(0.2)), pytest.raises(RowErrors):
             make_judge(url, timeout=30.0, retries=5)(["?"], ["a"])
         assert time.monotonic() - started < 0.95
         assert len(seen) == 3
     with pytest.raises(RowErrors, match="refused") as error:
         make_judge(url, wait=0.01)(["?"] * 2, ["a", "b"])
     assert error.value.values == [None, None]
+
+
+def test_an_answer_in_drops_is_given_up_in_time():
+    class Drops(bytes):
+        """A body of which a byte comes at a time, and the last one never."""
+
+    with serving(lambda request, _: (200, Drops(b'{"rewards": [1.0]}'))) as (url, _):
+        for timeout, given in ((0.3, 30.0), (30.0, 0.3)):
+            with on_clock(Clock(given)), pytest.raises(RowErrors) as error:
+                make_judge(url, timeout=timeout, retries=0)(["?"], ["a"])
+            assert isinstance(error.value.errors[0], TimeoutError)
 
 
 @pytest.mark.parametrize(("body", "message"), [

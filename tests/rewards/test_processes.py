@@ -4,16 +4,18 @@ by what they read."""
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from sandboxed import needs_sandbox, running
 
-from rewards.contract import NotReachedError, given_seconds, time_left
+from rewards.contract import Clock, NotReachedError, on_clock, time_left
 from rewards.execution import processes
 from rewards.execution.cpus import cpus
 from rewards.execution.processes import Pool, VerifierError
+from rewards.execution.turns import in_turns
 
 pytestmark = needs_sandbox
 
@@ -177,7 +179,7 @@ def test_what_an_answer_does_to_its_verifier_is_no_excuse(acts):
 def test_slow_rows_wait_until_all_others_had_a_turn(acts, monkeypatch):
     monkeypatch.setattr(processes, "FIRST_SECONDS", 0.1)
     calls = [("spin",)] * 6 + [("length", "a" * n) for n in range(3)]
-    with given_seconds(5.0):
+    with on_clock(Clock(5.0)):
         values = acts.verdicts(calls, [("length", "")] * 9, 60.0)
     assert values[6:] == [0, 1, 2]
     assert all(isinstance(value, NotReachedError) for value in values[:6])
@@ -185,7 +187,7 @@ def test_slow_rows_wait_until_all_others_had_a_turn(acts, monkeypatch):
 
 def test_when_the_time_of_the_reward_is_over_what_is_done_counts(acts):
     acts.map([("length", "")], 5.0)
-    with given_seconds(0.9):
+    with on_clock(Clock(0.9)):
         values = acts.map([("sleep", 0.3)] * 8, 5.0)
         assert -0.5 < time_left() < 0.1
     assert values[0] == 0.3
@@ -193,6 +195,36 @@ def test_when_the_time_of_the_reward_is_over_what_is_done_counts(acts):
     assert "not reached" in str(values[-1])
     assert time_left() == float("inf")
     assert acts.map([("length", "a")], 5.0) == [1]
+
+
+def test_what_is_given_up_early_is_taken_back(acts):
+    acts.map([("length", "")], 5.0)
+    given_up = threading.Event()
+    threading.Timer(0.2, given_up.set).start()
+    with on_clock(Clock(60.0, given_up.is_set)):
+        values = acts.map([("sleep", 0.4)] * 50, 5.0)
+        assert time_left() < 0
+    assert sum(isinstance(value, NotReachedError) for value in values) > 40
+    assert acts.map([("length", "a")], 5.0) == [1], "and nothing of it is still waiting"
+
+
+def test_rows_under_way_end_where_their_batch_is_given_up():
+    given_up, begun, ended = threading.Event(), [], []
+
+    def judge(row, turn):
+        begun.append(row)
+        turn.begin(60.0)
+        if len(begun) == 2:
+            given_up.set()
+        while turn.left() > 0:
+            time.sleep(0.01)
+        ended.append(row)
+        turn.check()
+
+    with on_clock(Clock(60.0, given_up.is_set)):
+        outcomes = in_turns(judge, range(20), 60.0, workers=2)
+    assert len(begun) == len(ended) == 2
+    assert {type(outcome) for outcome in outcomes.values()} == {NotReachedError}
 
 
 def test_a_machine_that_gives_no_time_makes_nothing_wrong(folder, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -17,8 +18,11 @@ from models.architecture import Architecture, make_config, random_params
 from models.heads import score_rewards, with_reward_head
 from models.pretrained import EMBEDDED, locate
 from models.safetensors_weights import write_hf_folder
-from rewards.contract import RowErrors
+from rewards.contract import Clock, NotReachedError, RowErrors, on_clock
 from rewards.learned import load_reward_model
+from rewards.registry import Weighted
+from rewards.scoring import compute_rewards
+from sharding.mesh import MeshConfig, make_mesh
 
 
 def user(text):
@@ -126,6 +130,34 @@ def test_ragged_batches_compile_once_for_each_length(folder, monkeypatch):
     before = len(traced)
     reward(["a " * 33], ["b"])
     assert len(traced) == before
+
+
+def test_time_that_is_over_stops_it_between_batches(reward):
+    """Of rows of one length, in batches of 2: the first batch is done when the time is over."""
+    looks = iter([True, False])
+    clock = Clock(20.0, given_up=lambda: not next(looks, False))
+    with on_clock(clock), pytest.raises(RowErrors) as raised:
+        reward(["Hi"] * 5, ["Hm"] * 5)
+    assert [value is None for value in raised.value.values] == [False, False, True, True, True]
+    assert {type(error) for error in raised.value.errors.values()} == {NotReachedError}
+    scored = compute_rewards([Weighted("model", 1.0, reward)], ["Hi"] * 3, ["Hm"] * 3, {}, 1e-9)
+    assert (scored.timeouts["model"], scored.totals) == (3, [None] * 3)
+
+
+def test_it_computes_in_the_thread_that_asks(reward, monkeypatch):
+    threads = []
+    monkeypatch.setattr(rewards.learned, "while_there_is_time", lambda batches: threads.append(
+        threading.current_thread()) or batches)
+    assert None not in compute_rewards([Weighted("model", 1.0, reward)], ["Hi"], ["Hm"], {}, 20.0).totals
+    assert threads == [threading.current_thread()]
+
+
+def test_each_process_has_a_mesh_of_its_own_devices(monkeypatch):
+    mesh = make_mesh(MeshConfig())
+    assert rewards.learned.own_mesh(None) == rewards.learned.own_mesh(mesh) == mesh
+    own = jax.devices()[4:]
+    monkeypatch.setattr(jax, "local_devices", lambda: own)
+    assert set(rewards.learned.own_mesh(mesh).devices.flat) == set(own)
 
 
 def test_a_row_beyond_the_context_fails_alone(reward):

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 from sandboxed import needs_sandbox
 
 from errors import InputError
+from rewards import scoring
 from rewards.contract import RowErrors, time_left
 from rewards.registry import Weighted, load_rewards
 from rewards.scoring import compute_rewards
@@ -240,6 +242,73 @@ def test_slow_rewards_are_given_up_in_time():
     assert scored.timeouts == {"r0": 3, "r1": 3, "r2": 1, "r3": 0}
     assert sum(scored.exceptions.values()) == 0
     assert scored.totals == [None] * 3
+
+
+@pytest.mark.parametrize(("slow", "coroutine"), [({0}, False), ({1, 4, 5}, False), ({3, 5}, True)])
+def test_slow_rows_take_no_value_from_the_others(slow, coroutine, capsys, monkeypatch):
+    monkeypatch.setattr(scoring, "PATIENCE", 0.2)
+    scoring._warn_of_thread.cache_clear()
+    asked = []
+
+    def reward(prompts, completions, level, **columns):
+        asked.append(len(completions))
+        if slow & set(level):
+            raise_late()
+        return [float(each) for each in level]
+
+    async def waits(prompts, completions, level, **columns):
+        asked.append(len(completions))
+        await asyncio.gather(*(asyncio.sleep(20) for each in level if each in slow))
+        return [float(each) for each in level]
+
+    def raise_late():
+        over.wait(20)
+        raise ValueError("nobody sees this")
+
+    over = threading.Event()
+    scored = score(waits if coroutine else reward, completions="abcdef", level=list(range(6)), timeout=1.0)
+    over.set()
+    assert scored.totals == [None if row in slow else row for row in range(6)]
+    assert (scored.timeouts["r0"], scored.exceptions["r0"]) == (len(slow), 0)
+    assert [failure.row for failure in scored.failures] == sorted(slow)
+    assert sorted(asked) == [*[1] * 6, 6]
+    assert ("warning: reward r0 was not done within 1 s" in capsys.readouterr().err) == (not coroutine)
+
+
+def test_many_slow_rows_do_not_take_all_threads(monkeypatch):
+    over, alone = threading.Event(), []
+
+    def reward(prompts, completions, **columns):
+        alone.append(len(completions))
+        over.wait(20)
+
+    monkeypatch.setattr(scoring, "GRACE", 0.1)
+    monkeypatch.setattr(scoring, "PATIENCE", 0.2)
+    monkeypatch.setattr(scoring, "AT_ONCE", 4)
+    assert score(reward, completions="x" * 40, timeout=0.5).timeouts["r0"] == 40
+    over.set()
+    assert len(alone) == 5
+
+
+def test_what_minds_its_time_is_asked_once():
+    calls = []
+
+    def minds(prompts, completions, **columns):
+        calls.append(len(completions))
+        while time_left() > 0.01:
+            time.sleep(0.01)
+        raise RowErrors([1.0, None, None], {1: TimeoutError("late"), 2: TimeoutError("late")})
+
+    assert score(minds, timeout=0.5).values["r0"] == [1.0, None, None]
+    assert calls == [3]
+
+
+def test_what_is_done_at_last_is_not_given_up_for_rows_asked_alone():
+    def reward(prompts, completions, **columns):
+        time.sleep(1.0 if len(completions) > 1 else 20)
+        return [1.0] * len(completions)
+
+    assert score(reward, timeout=1.05).totals == [1.0] * 3
 
 
 def test_asking_row_by_row_ends_in_time():

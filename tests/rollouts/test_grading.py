@@ -8,6 +8,7 @@ import time
 import pytest
 
 from errors import InputError
+from rewards import scoring
 from rewards.contract import RowErrors, on_device, time_left
 from rewards.registry import Weighted
 from rewards.scoring import compute_rewards
@@ -160,7 +161,8 @@ def test_what_a_reward_says_of_bad_input_is_raised_by(ask):
             list(grading.wait()) if ask == "wait" else until(grading, 1)
 
 
-def test_a_reward_that_hangs_on_early_groups_takes_nothing_from_later_ones():
+def test_a_reward_that_hangs_on_early_groups_takes_nothing_from_later_ones(monkeypatch):
+    monkeypatch.setattr(scoring, "PATIENCE", 0.2)
     begun, hang = threading.Event(), threading.Event()
 
     def reward(prompts, completions, **columns):
@@ -177,7 +179,7 @@ def test_a_reward_that_hangs_on_early_groups_takes_nothing_from_later_ones():
         scored = dict(grading.wait())
     hang.set()
     assert time.monotonic() - started < 10
-    assert (scored[0].values, scored[0].timeouts) == ({"r0": [None, None], "r1": [4.0, 1.0]}, {"r0": 2, "r1": 0})
+    assert (scored[0].values, scored[0].timeouts) == ({"r0": [None, 1.0], "r1": [4.0, 1.0]}, {"r0": 1, "r1": 0})
     assert (scored[1].totals, scored[1].failures) == ([2.0], [])
 
 
@@ -202,15 +204,15 @@ def test_leaving_early_ends_what_minds_its_time_and_all_that_waits():
     def never(prompts, completions, **columns):
         ended.append("never")
 
+    others = threading.enumerate()
     with Grading(weighted(minds, never), 20.0) as one, Grading(weighted(coroutine, never), 20.0) as other:
         add(one, 0, "a", "b")
         add(other, 0, "a", "b")
         begun.wait(20)
         add(one, 1, "c")
-    for thread in threading.enumerate():
-        if thread.name in ("reward r0", "reward r1", "grading"):
-            thread.join(20)
-            assert not thread.is_alive()
+    for thread in set(threading.enumerate()) - set(others):
+        thread.join(20)
+        assert not thread.is_alive()
     assert sorted(ended) == ["coroutine", "minds"]
 
 
