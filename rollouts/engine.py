@@ -37,6 +37,7 @@ from rollouts.layout import sampling_mesh, weight_shardings
 from rollouts.pages import Match, Pages
 from rollouts.sampling import Controls
 from rollouts.stops import Ends, StopFinder
+from sharding.exchange import gather
 from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import RULES, path_name, ways
 
@@ -467,10 +468,11 @@ def capacity_for(model: Transformer, num_slots: int, longest: int, page: int = P
 
 
 def _memory() -> int:
-    """Bytes of the mesh's devices, or of the machine."""
+    """Bytes of all devices, or of the machines; the same number in all processes, by the smallest of their own."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     limits = [each["bytes_limit"] for each in stats if "bytes_limit" in each]
-    return sum(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    own = sum(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(gather(own)) * jax.process_count()
 
 
 def _likeliest(drawn: Drawn, row: int, count: int, wanted: int) -> list[dict[int, float]]:

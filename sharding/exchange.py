@@ -4,6 +4,7 @@ nothing is compiled for the length of a text. All processes make the same calls 
 import itertools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 PREFIX = "temper"
@@ -39,6 +40,13 @@ def gather(value: Any) -> list[Any]:
     return broadcast(values)
 
 
+def decided(decide: Callable[[], Any]) -> Any:
+    """What process 0 decides, in each of them: what depends on time, such as the requests of a tick."""
+    import jax
+
+    return broadcast(decide() if jax.process_index() == 0 else None)
+
+
 def broadcast(value: Any) -> Any:
     """Process 0's value, in each of them."""
     import jax
@@ -52,15 +60,17 @@ def broadcast(value: Any) -> Any:
     return json.loads(_put(key, value))  # what the others get
 
 
-def leave_last_words(text: str) -> None:
-    """Tells those that wait here that this process ends, and why."""
+def leave(last_words: str | None) -> None:
+    """Before this process ends: tells those that wait here why, or with None nothing, since another has."""
     import jax
 
+    me = _state().process_id  # jax.process_index() might wait for peers that are gone
     try:
-        _client().key_value_set(f"{LAST_WORDS}/{jax.process_index()}", text)
+        if last_words is not None:
+            _client().key_value_set(f"{LAST_WORDS}/{me}", last_words)
     except jax.errors.JaxRuntimeError:
         return  # process 0, which keeps them, is gone
-    if jax.process_index() == 0:
+    if me == 0:
         time.sleep(2 * LISTEN_SECONDS)
 
 
@@ -92,6 +102,10 @@ def _wait_for(key: str) -> Any:
 
 
 def _client() -> Any:
+    return _state().client
+
+
+def _state() -> Any:
     from jax._src import distributed  # JAX gives no public way to it; Orbax goes the same
 
-    return distributed.global_state.client
+    return distributed.global_state

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, Stopped
-from sharding.exchange import LostPeerError, leave_last_words
+from sharding.exchange import LostPeerError, leave
 
 CONNECT_SECONDS = 300
 """how long a process waits at the start for all others"""
@@ -238,8 +238,8 @@ def _connected() -> bool:
 def _report(error: BaseException, last_step: Callable[[], int | None]) -> int:
     """Prints what ended this process, and tells the others; its exit status."""
     lost = lost_peer_message(error, last_step())
-    if lost is None:
-        leave_last_words(str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+    own = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    leave(None if lost else own)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):

@@ -3,7 +3,7 @@
 import pytest
 from processes import start_program
 
-from sharding.exchange import broadcast, gather
+from sharding.exchange import broadcast, decided, gather
 
 WORKER = """
 import json, sys, threading, time
@@ -20,6 +20,7 @@ with hosts.lost_peers(lambda: 7):
     for number in range(50):
         time.sleep(0.01 * (me == number % 3))  # whoever is late
         assert exchange.broadcast([me, number]) == [0, number]
+        assert exchange.decided(lambda: [me]) == [0]
         assert exchange.gather(me * number) == [0, number, 2 * number]
     left = exchange._client().key_value_dir_get(exchange.PREFIX)
     if me == 0:
@@ -43,6 +44,7 @@ def test_alone_values_are_themselves():
     value = {1: (2, 3)}
     assert broadcast(value) is value
     assert gather(value)[0] is value
+    assert decided(lambda: value) is value
 
 
 def ended(what):
