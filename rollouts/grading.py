@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
+import jax
+
 from rewards.registry import Weighted
 from rewards.scoring import Outcome, Rows, Scored, add_up, ask
+from rollouts.shares import gather_graded, in_share
 
 
 class _Group(NamedTuple):
@@ -32,6 +35,9 @@ class Grading:
     the accelerator (rewards.contract.on_device) are asked last, about all groups, in the thread that calls wait(): they
     would gain nothing from running beside the sampler, which is on the same chips. Where the block is left early,
     rewards under way are given up.
+
+    In a run of several processes each grades the groups whose number it is, modulo their count, and all are given what
+    all of them graded, at the end: by wait(), which all call together.
 
     What a reward raises as InputError, and what ask() does, is raised by finished() and wait(), and names group and
     row. `columns` are names that rewards are always given; a row that has one of them not has None there.
@@ -59,17 +65,21 @@ class Grading:
     def add(self, number: int, prompts: Sequence[Any], completions: Sequence[Any],
             columns: Mapping[str, Sequence[Any]]) -> None:
         """A group's rows, in lists of one length."""
-        self._added.put(_Group(number, prompts, completions, columns))
+        if in_share(number):
+            self._added.put(_Group(number, prompts, completions, columns))
 
     def finished(self) -> Iterator[tuple[int, Scored]]:
         """Numbers of groups that are graded by now and were not given before, and what they are worth; rows of failures
         count within the group."""
-        self._hold()
-        if not self._last:
-            yield from self._hand_over()
+        if jax.process_count() == 1:
+            self._hold()
+            yield from () if self._last else self._hand_over()
 
     def wait(self) -> Iterator[tuple[int, Scored]]:
         """As finished(), for all groups that were added; waits for them."""
+        yield from gather_graded(self._wait_for_share()) if jax.process_count() > 1 else self._wait_for_share()
+
+    def _wait_for_share(self) -> Iterator[tuple[int, Scored]]:
         rest = [group for group in _taken(self._added) if group]
         self._added.put(None)
         self._held += self._grade(self._first, rest)

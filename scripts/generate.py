@@ -215,10 +215,8 @@ def digest(*values: Any) -> str:
 @contextlib.contextmanager
 def writer(config: Config, command_now: dict[str, Any]) -> Iterator[tuple[int, Callable[[int, dict[str, Any]], None]]]:
     """(rows that the output has, what takes the number and row of the next one). One process writes and prints."""
-    import numpy as np
-    from jax.experimental.multihost_utils import broadcast_one_to_all
-
     from cli.output import growing_rows
+    from sharding.exchange import broadcast
     from sharding.hosts import is_main
 
     with contextlib.ExitStack() as stack:
@@ -232,7 +230,7 @@ def writer(config: Config, command_now: dict[str, Any]) -> Iterator[tuple[int, C
             if is_main() and (config.prompt is not None or not config.output):
                 print_completion(config, number, row)
 
-        yield int(broadcast_one_to_all(np.int32(first))), write
+        yield broadcast(first), write
 
 
 def print_completion(config: Config, number: int, row: dict[str, Any]) -> None:
