@@ -179,7 +179,7 @@ def choose_reference(flags: Any, model: Any, mesh: Any, reference: str | None = 
 
 def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
     """The flags that concern the loop."""
-    from training.loop import LoopConfig
+    from training.keeping import LoopConfig
     from training.trackers import parse_steps
 
     profile = parse_steps(flags.profile) if flags.profile else None

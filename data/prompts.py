@@ -49,7 +49,7 @@ def _prompt(record: dict[str, Any], tokens: list[int]) -> Prompt:
 class PromptBatches:
     """Endless batches of prompts: of each source a new order every epoch, the sources mixed by weight.
 
-    The order follows from the seed, so where it stands is the number of prompts taken. It is one stream, `rows` [0].
+    The order follows from the seed, so where it stands is the number of prompts taken.
     """
 
     def __init__(self, sources: Sequence[Sequence[Prompt]], weights: Sequence[float], batch_size: int, seed: int,
@@ -57,18 +57,16 @@ class PromptBatches:
         parts = [grain.MapDataset.range(len(prompts)).seed(seed + number).shuffle().repeat()
                  .map(functools.partial(_with_source, number=number)) for number, prompts in enumerate(sources)]
         self._order = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
-        self._sources, self._batch_size, self._taken, self.rows = sources, batch_size, start[0] if start else 0, [0]
+        self._sources, self._batch_size, self._taken = sources, batch_size, start[0] if start else 0
 
     def __next__(self) -> list[Prompt]:
         drawn = [self._order[number] for number in range(self._taken, self._taken + self._batch_size)]
         self._taken += self._batch_size
         return [self._sources[number][index] for number, index in drawn]
 
-    def position(self) -> dict[int, int]:
-        return {0: self._taken}
-
-    def close(self) -> None:
-        """Nothing is open."""
+    def position(self) -> list[int]:
+        """What `start` takes."""
+        return [self._taken]
 
 
 def _with_source(index: int, number: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""A step of online training on the host: groups drawn, completions scored, the step's times."""
+"""Online training: its loop, and a step of it on the host: groups drawn, completions scored, the step's times."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,41 @@ from models.scoring import score_completions
 from objectives.advantages import penalised
 from rollouts.rollout import Rollouts, join
 from sharding.placement import Placement
+from training.keeping import Evaluate, LoopConfig, kept
+from training.state import TrainState
+
+
+class PromptStream(Protocol):
+    """Endless prompts, and where in the data they stand."""
+
+    def __next__(self) -> Any:
+        """The next batch of prompts."""
+
+    def position(self) -> Any:
+        """Where the stream stands after all that was drawn, for JSON."""
+
+
+def train_online(state: TrainState, step: Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Any]]],
+                 open_prompts: Callable[[Any], PromptStream], run: Path, mesh: jax.sharding.Mesh, config: LoopConfig,
+                 evaluate: Evaluate | None = None) -> TrainState:
+    """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
+
+    `step` takes the state, the prompts, of which it draws as many batches as it needs, and its number, and gives the
+    next state and metrics; it donates the state only once nothing in it raises InputError any more. `open_prompts`
+    takes the position in the data, None for its beginning. Evaluates, saves, stops and raises as training.loop.train
+    does.
+    """
+    with kept(run, state, mesh, config, evaluate) as (keeper, state, position):
+        prompts = open_prompts(position)
+        for number in keeper.steps(state):
+            with keeper.saving_on_error(state, number):
+                keeper.profiler.before(number)
+                state, metrics = step(state, prompts, number)
+            keeper.log.dispatched(number, metrics)
+            keeper.log.flush()  # the step was waited for
+            keeper.profiler.after(number, lambda: None)
+            keeper.finish(state, number, prompts.position())
+    return state
 
 
 def draw_groups(prompts: Sequence[Any], next_prompts: Callable[[], Sequence[Any]],

@@ -81,11 +81,10 @@ def main(config: Config) -> None:
     from models.scoring import score
     from objectives.advantages import ADVANTAGES
     from objectives.base import declared
-    from rollouts.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares
+    from rollouts.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares, train_online
     from rollouts.rollout import SpreadMonitor, log_completions, log_failures, rollout_metrics, to_batch, write_parquet
     from sharding.mesh import make_mesh
     from sharding.placement import Placement
-    from training.loop import train
     from training.reference import needs_reference, prepare_batch_of_rollouts
     from training.runs import open_policy, start
     from training.state import init_state
@@ -129,21 +128,17 @@ def main(config: Config) -> None:
     update = make_updates(
         make_train_step(model.clone(training=True), objective, optimizer, schedule, state, scorer),
         state, config.num_minibatches, config.num_iterations)
-    batches, monitor = None, SpreadMonitor()
+    monitor = SpreadMonitor()
 
     def open_batches(position: Any) -> PromptBatches:
-        nonlocal batches
         weights = [each.weight for each in config.data]
-        batches = PromptBatches(prompts.sources, weights, config.batch_size, config.seed, position)
-        return batches
+        return PromptBatches(prompts.sources, weights, config.batch_size, config.seed, position)
 
-    @jax.transfer_guard("allow")
-    def step(state: Any, batch_of_prompts: Any) -> tuple[Any, dict[str, Any]]:
-        step_number = int(state.step) + 1
+    def step(state: Any, batches: PromptBatches, step_number: int) -> tuple[Any, dict[str, Any]]:
         key = jax.random.fold_in(rollout_key, step_number)
 
         # rollouts and rewards
-        rollouts, trained = draw_groups(batch_of_prompts, lambda: next(batches), lambda more, number: rollout(
+        rollouts, trained = draw_groups(next(batches), lambda: next(batches), lambda more, number: rollout(
             state.variables(), more, jax.random.fold_in(key, number), config.group_size), config.dynamic_sampling_tries)
         used = rollouts.take(trained)
 
@@ -178,9 +173,8 @@ def main(config: Config) -> None:
         return state, metrics | {name: np.float64(value) for name, value in host_metrics.items()}
 
     evaluate = online.make_evaluation(config, rollout, prompts.eval_prompts, eval_key)
-    loop = dataclasses.replace(loop_config(config, flops_per_token=0.0), waits=True)
     start(run, prompts.config, model.config, tokenizer)
-    train(state, step, open_batches, run, Placement(1, 1, mesh), loop, evaluate, put=lambda prompts, rows: prompts)
+    train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate)
     print_done(run)
 
 

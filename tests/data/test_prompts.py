@@ -1,6 +1,7 @@
 """Prompts: what of a row is asked and what rewards get; an order that goes on from a number."""
 
 import collections
+import json
 
 import pytest
 
@@ -74,8 +75,8 @@ def test_it_goes_on_from_its_position():
     whole = take(batches(), 9)
     stream = batches()
     take(stream, 4)
-    position = stream.position()
-    assert take(batches([position[row] for row in sorted(position)]), 5) == whole[12:]
+    position = json.loads(json.dumps(stream.position()))
+    assert take(batches(position), 5) == whole[12:]
 
 
 def test_sources_are_mixed_by_weight():

@@ -15,6 +15,7 @@ from models.transformer import Transformer
 from sharding.mesh import MeshConfig, make_mesh
 
 WIDTH, GROUP = 8, 3
+MODEL = Transformer(CONFIG)
 TARGETS = ("logps", "entropy", "log_z", "log_collision")
 
 
@@ -57,6 +58,15 @@ def test_scores_are_those_of_each_row_alone(window):
         assert np.any(one)
     outside = np.asarray(together.logps)[np.asarray(batch["loss_mask"]) == 0]
     assert not outside.any()
+
+
+def test_any_row_may_be_empty():
+    """The first of its group, which has the prompt no less than the others, and a whole group."""
+    batch, variables = make_batch(), random_variables()
+    kept = np.isin(np.arange(3 * GROUP), [0, 4, 6, 7, 8], invert=True)
+    batch = {name: column * kept[:, None] for name, column in batch.items()}
+    together, alone = jax.jit(shared, static_argnums=0)(MODEL, variables, batch), jitted_score(MODEL, variables, batch)
+    np.testing.assert_allclose(together.logps, alone.logps * batch["loss_mask"], atol=1e-5)
 
 
 def test_the_temperature_divides_logits():

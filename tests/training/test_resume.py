@@ -19,7 +19,8 @@ from models.transformer import Transformer
 from objectives.sft import sft
 from sharding.placement import Placement
 from training.checkpoints import finished_steps
-from training.loop import LoopConfig, train
+from training.keeping import LoopConfig
+from training.loop import train
 from training.metrics import MetricsFile, read_metrics
 from training.preemption import Preemption
 from training.state import init_state

@@ -1,0 +1,117 @@
+"""What every loop does around its steps: goes on from a checkpoint, evaluates, saves, stops when it is told to."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from errors import InputError, Stopped
+from sharding.hosts import lost_peers
+from training import checkpoints
+from training.log import Log
+from training.metrics import read_metrics
+from training.preemption import Preemption
+from training.state import TrainState
+from training.trackers import StepProfiler
+
+Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long a loop runs, what it keeps and what it shows."""
+
+    max_steps: int
+    save_every: int
+    eval_every: int
+    keep_best: bool = False
+    trackers: tuple[str, ...] = ()
+    profile: tuple[int, int] | None = None
+    """first and last step of a profiler trace"""
+    flops_per_token: float = 0.0
+    """of training; 0 where a step is more than that"""
+
+
+@contextlib.contextmanager
+def kept(run: Path, state: TrainState, mesh: jax.sharding.Mesh, config: LoopConfig, evaluate: Evaluate | None,
+         gather: Callable[[Any], Any] = lambda position: position) -> Iterator[tuple["Keeper", TrainState, Any]]:
+    """(a Keeper, the state and the position in the data of the run's newest checkpoint, or `state` and None), for the
+    loop in the block; at its end the last checkpoint is written.
+
+    `gather` makes of this process' position the one that is saved.
+    """
+    with Preemption() as stop, checkpoints.opened(run, keep_best=config.keep_best) as manager, jax.set_mesh(mesh):
+        restored = checkpoints.restore_newest(manager, state)
+        state, position = restored if restored else (state, None)
+        keeper = Keeper(run, config, manager, stop, evaluate, gather, int(state.step))
+        try:
+            with lost_peers(lambda: keeper.saved), keeper.log:
+                yield keeper, state, position
+        finally:
+            keeper.profiler.close(lambda: None)
+        with checkpoints.writing(manager):
+            manager.wait_until_finished()
+
+
+class Keeper:
+    """What a loop of either kind asks at each of its steps."""
+
+    def __init__(self, run: Path, config: LoopConfig, manager: Any, stop: Preemption, evaluate: Evaluate | None,
+                 gather: Callable[[Any], Any], first: int):
+        self._config, self._manager, self._stop, self._evaluate = config, manager, stop, evaluate
+        self._gather, self._first, self.saved = gather, first, first
+        self._position = self._eval_metrics = None
+        self.log = Log(run, first, config.max_steps, config.trackers, config.flops_per_token)
+        self.profiler = StepProfiler(run, config.profile)
+
+    def steps(self, state: TrainState) -> Iterator[int]:
+        """The numbers of the steps that are left; an evaluation that is due before them comes first."""
+        if self._evaluate is not None and (self._first == 0 or self._owes_evaluation()):
+            self.log.evaluated(self._first, self._evaluate(state))
+        yield from range(self._first + 1, self._config.max_steps + 1)
+
+    @contextlib.contextmanager
+    def saving_on_error(self, state: TrainState, step: int) -> Iterator[None]:
+        """A row, or a reward, that is bad loses nothing of what was done before `step`; nothing in the block raises
+        InputError once `state` is donated."""
+        try:
+            yield
+        except InputError:
+            if jax.process_count() == 1 and step - 1 > self.saved:
+                self._save(state, step - 1)
+            raise
+
+    def finish(self, state: TrainState, step: int, position: Any) -> None:
+        """Evaluates after a step, saves, and stops, as is due. `position` is where the data are after all that the step
+        has drawn. Raises Stopped, the run being saved, after SIGTERM."""
+        self._position, self._eval_metrics = position, None
+        if self._evaluate is not None and self._due(step, self._config.eval_every):
+            self.log.flush()
+            with self.saving_on_error(state, step + 1):
+                self._eval_metrics = self._evaluate(state)
+            self.log.evaluated(step, self._eval_metrics)
+        stopping = self._stop.requested(step) and step < self._config.max_steps
+        if stopping or self._due(step, self._config.save_every):
+            self._save(state, step)
+        if stopping:
+            with checkpoints.writing(self._manager):
+                self._manager.wait_until_finished()
+            raise Stopped(f"stopped by SIGTERM after step {step} of {self._config.max_steps}, which is saved; the same "
+                          f"command goes on from there")
+
+    def _owes_evaluation(self) -> bool:
+        """Whether the step that was saved last was to be evaluated, and that failed."""
+        done = any(line["step"] == self._first and any(name.startswith("eval/") for name in line)
+                   for line in read_metrics(self.log.run))
+        return self._due(self._first, self._config.eval_every) and not done
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self._config.max_steps or (every > 0 and step % every == 0)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self.log.flush()
+        checkpoints.save(self._manager, state, self._gather(self._position), self._eval_metrics)
+        self.saved = step

@@ -1,0 +1,86 @@
+"""What a run writes down of its steps: metrics.jsonl, trackers, the progress bar."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from errors import InputError, Stopped
+from files import writing
+from training.metrics import MetricsFile
+from training.progress import TrainingProgress
+from training.throughput import device_memory, throughput_metrics
+from training.trackers import open_trackers
+
+MAX_SKIPPED = 10
+"""updates skipped in a row (non-finite gradients) after which a run stops"""
+
+
+class Log:
+    """Writes a step's metrics once the next step is under way, so that the device never waits for the host; a loop that
+    waits for its steps calls `flush` after each."""
+
+    def __init__(self, run: Path, first: int, max_steps: int, trackers: tuple[str, ...] = (),
+                 flops_per_token: float = 0.0):
+        self.run, self._main, self._flops_per_token = run, jax.process_index() == 0, flops_per_token
+        self._pending, self._skipped = None, 0
+        with writing(run / "metrics.jsonl"):
+            self._file = MetricsFile(run, first) if self._main else None
+        self._trackers = open_trackers(trackers, run, first)
+        self._progress = TrainingProgress(first, max_steps, shown=self._main)
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> "Log":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None or issubclass(kind, Stopped):
+            self.flush()
+        self._progress.__exit__()
+        self._trackers.close()
+
+    def dispatched(self, step: int, metrics: dict[str, Any], data_seconds: float = 0.0) -> None:
+        """Takes the metrics of a step that is under way; those of the step before are written."""
+        self.flush()
+        self._pending = (step, metrics, data_seconds)
+
+    def flush(self) -> None:
+        """Waits for the step that is pending and writes it down. Raises InputError after MAX_SKIPPED skipped updates in
+        a row."""
+        if self._pending is None:
+            return
+        (step, metrics, data_seconds), self._pending = self._pending, None
+        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        values |= {"tokens_per_second": values["num_tokens"] / seconds, "step_seconds": seconds,
+                   "data_seconds": min(data_seconds, seconds)}
+        if self._flops_per_token:
+            values |= throughput_metrics(self._flops_per_token, values["num_tokens"], seconds)
+        values |= device_memory()
+        self._write(step, values)
+        self._check(values["skipped_updates"], step)
+
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
+        """Writes eval metrics down."""
+        self._write(step, {f"eval/{name}": value for name, value in values.items()})
+        self._last = time.perf_counter()
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if not self._main:
+            return
+        with writing(self._file.path):
+            values = self._file.write(step, values)
+        self._trackers.log(step, values)
+        if "loss" in values:
+            self._progress.step(step, values)
+        else:
+            self._progress.note(step, values)
+
+    def _check(self, skipped: int, step: int) -> None:
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped >= MAX_SKIPPED:
+            raise InputError(f"step {step}: {self._skipped} updates in a row had non-finite gradients and were "
+                             f"skipped; lower --learning-rate, or use --dtype float32")
