@@ -1,0 +1,176 @@
+"""Both loops, of rows and of prompts, are stopped, fail and go on alike: as if nothing had happened, bit for bit."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from same_run import assert_same_run, timeless
+from tiny import one_device
+
+from errors import InputError, Stopped
+from rollouts.online import train_online
+from sharding.placement import Placement
+from training.checkpoints import finished_steps
+from training.keeping import LoopConfig
+from training.log import MAX_SKIPPED
+from training.loop import train
+from training.state import TrainState
+
+STEPS = 7
+
+
+class Numbers:
+    """Endless batches of one number each; `at(number)` is called for each."""
+
+    rows = (0,)
+
+    def __init__(self, start, at):
+        self._taken, self._at = start[0] if start else 0, at
+
+    def __next__(self):
+        self._at(self._taken)
+        self._taken += 1
+        return {"tokens": np.full((1, 2), self._taken, np.int32)}
+
+    def position(self):
+        return [self._taken]
+
+    def close(self):
+        pass
+
+
+@jax.jit
+def update(state, tokens):
+    """What a step makes of its numbers: all that it reads has a say in the state."""
+    noise = jax.random.normal(jax.random.fold_in(state.rng, state.step), (3,))
+    weights = state.params["w"] * 0.9 + noise * jnp.sum(tokens)
+    metrics = {"loss": jnp.sum(weights), "num_tokens": jnp.asarray(tokens.size), "skipped_updates": jnp.asarray(0)}
+    return state.replace(step=state.step + 1, params={"w": weights}), metrics
+
+
+def beginning(mesh):
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.device_put(TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(3)}, None, {"count": jnp.zeros(2)},
+                                     jax.random.key(0)), everywhere)
+
+
+def of_rows(run, config, evaluate, at, at_step):
+    def step(state, batch):
+        at_step(int(jax.device_get(state.step)) + 1)
+        return update(state, batch["tokens"])
+
+    return train(beginning(one_device()), step, lambda position: Numbers(position, at), run,
+                 Placement(1, 1, one_device()), config, evaluate)
+
+
+def of_prompts(run, config, evaluate, at, at_step):
+    """A step draws one batch, two or three."""
+    def step(state, prompts, number):
+        drawn = sum(next(prompts)["tokens"] for _ in range(1 + number % 3))
+        at_step(number)
+        return update(state, jnp.asarray(drawn))
+
+    return train_online(beginning(one_device()), step, lambda position: Numbers(position, at), run, one_device(),
+                        config, evaluate)
+
+
+@pytest.fixture(params=[of_rows, of_prompts])
+def loop(request):
+    return request.param
+
+
+def nothing(number):
+    """Befalls."""
+
+
+def go(loop, run, save_every=0, evaluate=None, at=nothing, at_step=nothing, steps=STEPS):
+    run.mkdir(exist_ok=True)
+    return loop(run, LoopConfig(steps, save_every, eval_every=2), evaluate, at, at_step)
+
+
+def raising(bad):
+    def raise_there(number):
+        if number == bad:
+            raise InputError(f"number {number} is bad")
+
+    return raise_there
+
+
+def saved(run):
+    return finished_steps(run / "checkpoints")
+
+
+def test_stopped_by_a_signal_after_any_step(loop, tmp_path):
+    go(loop, tmp_path / "whole")
+    for stop in (1, 2, 4, 6):
+        with pytest.raises(Stopped, match=f"stopped by SIGTERM after step {stop} of {STEPS}, which is saved"):
+            go(loop, tmp_path / "run",
+               at_step=lambda step, stop=stop: step == stop and os.kill(os.getpid(), signal.SIGTERM))
+        assert saved(tmp_path / "run")[-1] == stop == timeless(tmp_path / "run")[-1]["step"]
+    go(loop, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole", STEPS)
+
+
+def test_a_signal_in_the_last_step_stops_nothing(loop, tmp_path):
+    go(loop, tmp_path / "run", at_step=lambda step: step == STEPS and os.kill(os.getpid(), signal.SIGTERM))
+    assert saved(tmp_path / "run") == [STEPS]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("where", ["at", "at_step"])
+def test_what_is_bad_ends_a_run_that_is_saved(loop, tmp_path, where):
+    """In the data, where the loop of prompts comes to it in the middle of a step, and in the step itself."""
+    go(loop, tmp_path / "whole")
+    for _ in range(2):  # it stands in the way until something is done about it
+        with pytest.raises(InputError, match="number 5 is bad"):
+            go(loop, tmp_path / "run", **{where: raising(5)})
+        assert saved(tmp_path / "run") == [timeless(tmp_path / "run")[-1]["step"]]
+    go(loop, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole", STEPS)
+
+
+def test_an_error_before_anything_is_done_saves_nothing(loop, tmp_path):
+    with pytest.raises(InputError):
+        go(loop, tmp_path / "run", at=raising(0))
+    assert not saved(tmp_path / "run")
+
+
+def test_evaluations_before_the_first_step_when_due_and_after_the_last(loop, tmp_path):
+    seen = []
+    go(loop, tmp_path / "run", evaluate=lambda state: seen.append(int(state.step)) or {"loss": 1.0})
+    assert seen == [0, 2, 4, 6, 7]
+    lines = [line["step"] for line in timeless(tmp_path / "run") if "eval/loss" in line]
+    assert lines == seen
+
+
+def test_an_evaluation_that_failed_is_made_up_for(loop, tmp_path):
+    def evaluate(state, bad=None):
+        raising(bad)(int(state.step))
+        return {"loss": float(jnp.sum(state.params["w"]))}
+
+    go(loop, tmp_path / "whole", evaluate=evaluate)
+    for _ in range(2):
+        with pytest.raises(InputError):
+            go(loop, tmp_path / "run", evaluate=lambda state: evaluate(state, 4))
+        assert saved(tmp_path / "run") == [4]
+    go(loop, tmp_path / "run", evaluate=evaluate)
+    assert [line["step"] for line in timeless(tmp_path / "run") if "eval/loss" in line] == [0, 2, 4, 6, 7]
+    assert_same_run(tmp_path / "run", tmp_path / "whole", STEPS)
+
+
+def test_updates_that_are_all_skipped_end_a_run(loop, tmp_path, monkeypatch):
+    skipping = jax.jit(lambda state, tokens: (state.replace(step=state.step + 1), {
+        "loss": jnp.nan, "num_tokens": jnp.asarray(1), "skipped_updates": jnp.asarray(1)}))
+    monkeypatch.setitem(globals(), "update", skipping)
+    with pytest.raises(InputError, match=f"step {MAX_SKIPPED}: {MAX_SKIPPED} updates in a row"):
+        go(loop, tmp_path / "run", steps=MAX_SKIPPED + 5)
+
+
+def test_a_loop_of_prompts_has_written_its_step_before_the_next_begins(tmp_path):
+    def is_written(step):
+        assert step == 1 or timeless(tmp_path / "run")[-1]["step"] == step - 1
+
+    go(of_prompts, tmp_path / "run", at_step=is_written)
