@@ -34,8 +34,6 @@ class RunFlags:
     """The run directory is made here: config.yaml, metrics.jsonl, checkpoints/."""
     batch_size: int = 8
     """A step takes this many rows, pairs of them, or prompts, over all devices and micro-batches."""
-    num_microbatches: int = 1
-    """A step's rows are split into this many parts to save memory; the loss and gradient stay the same."""
     learning_rate: float = 1e-4
     """The learning rate rises to this peak and falls as --optimizer.schedule says."""
     seed: int = seed_field()
@@ -80,6 +78,8 @@ def without_eval_data(flags: "RunFlags", *names: str) -> dict[str, str]:
 class TrainingFlags(RunFlags):
     """Of a run that trains on rows as they are."""
 
+    num_microbatches: int = 1
+    """A step's rows are split into this many parts to save memory; the loss and gradient stay the same."""
     max_length: int | None = None
     """A row may have this many tokens, and a packed row has as many; by default the model's context."""
     too_long: Literal["error", "truncate", "drop"] = "error"
@@ -162,6 +162,26 @@ class RolloutFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvironmentFlags:
+    """What answers the policy, for conversations of several turns."""
+
+    make: str | None = None
+    """Each conversation has an object that this makes, as package.module:name, with `reset(row) -> messages` and `async
+    step(messages) -> (messages, done, reward)` (docs/online.md); without it an answer is the end."""
+    max_turns: int = 8
+    """The policy has this many turns in a conversation."""
+    max_prompt_length: int = 1024
+    """Conversations open with this many tokens at the most."""
+    timeout: float = 60.0
+    """A reset or a step has this many seconds; a conversation in which one takes longer, or raises, is not trained on.
+    """
+
+    def unread(self) -> dict[str, str]:
+        names = ("max_turns", "max_prompt_length", "timeout")
+        return {} if self.make else dict.fromkeys(names, "without --environment.make")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OnlineFlags(RunFlags):
     """Of any run that trains on what its policy samples."""
 
@@ -176,6 +196,9 @@ class OnlineFlags(RunFlags):
     """A prompt is answered this many times."""
     max_new_tokens: int = 256
     """A completion has this many tokens at the most."""
+    microbatch_tokens: int = 16384
+    """A micro-batch has this many positions on each device at the most, to bound memory; one episode at least. The loss
+    and gradient stay the same."""
     temperature: float = temperature_field()
     """Completions are drawn at this temperature, and the policy is trained at it."""
     too_long: Literal["error", "drop"] = "error"
@@ -188,6 +211,7 @@ class OnlineFlags(RunFlags):
     """The completions' code runs where this machine cannot isolate it: it may do whatever you may do."""
     sampling: SamplingFlags = SamplingFlags()
     rollouts: RolloutFlags = RolloutFlags()
+    environment: EnvironmentFlags = EnvironmentFlags()
 
     def unread(self) -> dict[str, str]:
         return super().unread() | without_eval_data(self, "rollouts.num_eval_samples")
@@ -195,11 +219,11 @@ class OnlineFlags(RunFlags):
 
 def check_flags(flags: RunFlags) -> None:
     """Raises InputError for numbers that make no sense."""
-    check_positive(flags, "batch_size", "num_microbatches")
+    check_positive(flags, "batch_size")
     check_not_negative(flags, "learning_rate", "eval_every", "save_every")
     check_seed(flags.seed)
     if isinstance(flags, TrainingFlags):
-        check_positive(flags, "learning_rate")
+        check_positive(flags, "learning_rate", "num_microbatches")
         check_not_negative(flags, "workers")
     if getattr(flags, "max_steps", None) is not None:
         check_positive(flags, "max_steps")
@@ -208,7 +232,8 @@ def check_flags(flags: RunFlags) -> None:
 def check_online_flags(flags: OnlineFlags) -> None:
     """Raises InputError for numbers that make no sense."""
     check_flags(flags)
-    check_positive(flags, "group_size", "max_new_tokens", "reward_timeout")
+    check_positive(flags, "group_size", "max_new_tokens", "microbatch_tokens", "reward_timeout")
+    check_positive(flags.environment, "max_turns", "max_prompt_length", "timeout", prefix="environment.")
     check_temperature(flags.temperature)
     check_positive(flags.rollouts, "num_slots", "num_eval_samples", prefix="rollouts.")
     check_not_negative(flags.rollouts, "log_completions_every", prefix="rollouts.")

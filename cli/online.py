@@ -1,8 +1,8 @@
 """The set-up that scripts of online training share: prompts, rewards, the sampler, and evaluation."""
 
-import functools
+import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +36,10 @@ class Prompts(NamedTuple):
 
     sources: list[list[Any]]
     eval_prompts: list[Any]
-    max_prompt_length: int
-    """tokens of the longest prompt, rounded up"""
+    lengths: list[int]
+    """tokens of each training prompt, as far as they are known"""
+    max_length: int
+    """tokens of the longest of all"""
     num_dropped: int
     """training prompts that were left out as too long"""
     columns: tuple[str, ...]
@@ -49,13 +51,9 @@ class Prompts(NamedTuple):
 def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mapping[str, str],
                  needed: Needed = NOTHING) -> Prompts:
     """The prompts for an opened model. Raises InputError for bad ones, or where --output-dir holds another run."""
-    from batch import buckets
     from data.encode import check_ends
     from data.prompts import read_prompts
 
-    if tokenizer is None:
-        raise InputError(f"model {flags.model!r} has no tokenizer, and rewards need text; put tokenizer.json into its "
-                         f"folder")
     check_ends(tokenizer, opened.config.vocab_size)
     sources, eval_sources = open_sources(flags, tokenizer)
     config = check_output_dir(flags, sources, eval_sources, renamed=renamed)
@@ -73,8 +71,35 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
     num_dropped = sum(map(len, sources)) - sum(map(len, prompts))
     eval_prompts = [prompt for source in eval_prompts for prompt in source]
     prompts = without_eval_prompts(prompts, eval_prompts)
-    longest_prompt = max(len(prompt.tokens) for source in (*prompts, eval_prompts) for prompt in source)
-    return Prompts(prompts, eval_prompts, buckets(longest_prompt)[-1], num_dropped, columns, config)
+    lengths = [len(prompt.tokens) for source in prompts for prompt in source]
+    if flags.environment.make:
+        lengths = [flags.environment.max_prompt_length]
+    max_length = max([*lengths, *(len(prompt.tokens) for prompt in eval_prompts)])
+    return Prompts(prompts, eval_prompts, lengths, max_length, num_dropped, columns, config)
+
+
+def open_tokenized(model: str) -> tuple[Any, Any]:
+    """(the model, its weights not read yet; its tokenizer). Raises InputError for one without."""
+    from data.tokenizer import open_tokenizer
+    from training.runs import open_policy
+
+    opened = open_policy(model)
+    tokenizer = open_tokenizer(opened.tokenizer)
+    if tokenizer is None:
+        raise InputError(f"model {model!r} has no tokenizer, and rewards need text; put tokenizer.json into its folder")
+    return opened, tokenizer
+
+
+def open_environments(flags: OnlineFlags) -> Any:
+    """What makes environments, and their limits; None without --environment.make. Raises InputError where that names no
+    function."""
+    from data.specs import load_function
+    from rollouts.environments import Environments
+
+    if not flags.environment.make:
+        return None
+    return Environments(load_function(flags.environment.make), flags.environment.max_turns,
+                        flags.environment.max_prompt_length, flags.environment.timeout)
 
 
 def without_eval_prompts(sources: list[list[Any]], eval_prompts: list[Any]) -> list[list[Any]]:
@@ -99,48 +124,46 @@ def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any) -> tuple[Any, ..
                         chat=bool(tokenizer.chat_template))
 
 
-def make_rollout(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any],
-                 max_prompt_length: int, mesh: Any) -> Callable[..., Any]:
-    """(variables, prompts, key, group_size, greedy) -> Rollouts, drawn and rewarded as the flags say."""
+def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any], prompts: Prompts,
+                 mesh: Any) -> Callable[..., Any]:
+    """(variables, prompts, key, version, advance, group_size, greedy) -> groups, drawn and graded as the flags say."""
+    from rollouts.collecting import Collector
     from rollouts.engine import Engine, capacity_for
-    from rollouts.generate import generate
-    from rollouts.rollout import roll_out
     from rollouts.sampling import make_controls
     from rollouts.stops import make_ends
 
-    controls = flags.sampling.controls(flags.temperature)
-    ends = make_ends(tokenizer, flags.sampling.stop)
+    longest = prompts.max_length + flags.max_new_tokens
+    capacity = capacity_for(model, flags.rollouts.num_slots, longest)
+    engine = Engine(model, flags.rollouts.num_slots, capacity, mesh=mesh, tensor=flags.rollouts.tensor)
+    collector = Collector(engine, tokenizer, rewards, flags.max_new_tokens, make_ends(tokenizer, flags.sampling.stop),
+                          flags.reward_timeout, open_environments(flags))
+    sampled, likeliest = flags.sampling.controls(flags.temperature), make_controls(0.0)
 
-    @functools.cache
-    def engine() -> Engine:  # whose memory is taken when it is needed
-        num_slots = flags.rollouts.num_slots
-        capacity = capacity_for(model, num_slots, max_prompt_length + flags.max_new_tokens)
-        return Engine(model, num_slots, capacity, mesh=mesh, tensor=flags.rollouts.tensor)
+    def collect(variables: Any, some: Sequence[Any], key: Any, version: int, advance: Callable[[int], None],
+                group_size: int = flags.group_size, greedy: bool = False) -> Iterator[Any]:
+        engine.load(variables, version)
+        steps = max(1.0, len(some) * group_size / (flags.batch_size * flags.group_size))
+        timed = dataclasses.replace(collector, reward_timeout=flags.reward_timeout * steps)
+        return timed.collect(some, key, group_size, likeliest if greedy else sampled, advance)
 
-    def rollout(variables: Any, prompts: Sequence[Any], key: Any, group_size: int, greedy: bool = False) -> Any:
-        def sampler(tokens: Any, key: Any, group_size: int) -> Any:
-            at_work = engine()
-            at_work.load(variables)
-            return generate(at_work, tokens, key, max_new_tokens=flags.max_new_tokens,
-                            controls=make_controls(0.0) if greedy else controls, ends=ends, group_size=group_size)
-
-        num_rows, rows_of_a_step = len(prompts) * group_size, flags.batch_size * flags.group_size
-        timeout = flags.reward_timeout * max(1.0, num_rows / rows_of_a_step)
-        return roll_out(prompts, sampler, tokenizer.decode, rewards, key, group_size, timeout)
-
-    return rollout
+    return collect
 
 
-def make_evaluation(flags: OnlineFlags, rollout: Callable[..., Any], prompts: Sequence[Any], key: Any) -> Any:
+def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Sequence[Any], key: Any) -> Any:
     """A function from a state to eval metrics: greedy, or means of several samples; None without prompts."""
-    from rollouts.rollout import log_failures, rollout_metrics
+    from rollouts.console import log_failures
+    from rollouts.drawing import collect_all
+    from rollouts.metrics import rollout_metrics
 
     num_samples = flags.rollouts.num_eval_samples
 
     def evaluate(state: Any) -> dict[str, float]:
-        rollouts = rollout(state.variables(), prompts, key, num_samples, greedy=num_samples == 1)
-        log_failures(Path(flags.output_dir) / "eval_failures.jsonl", int(state.step), rollouts.failures)
+        step = int(state.step)
+        groups, seconds = collect_all(prompts, lambda some, number, advance: collect(
+            state.variables(), some, key, step, advance, num_samples, num_samples == 1))
+        log_failures(Path(flags.output_dir) / "eval_failures.jsonl", step, groups)
         names = ("reward", "rewards/", "completions/")
-        return {name: value for name, value in rollout_metrics(rollouts).items() if name.startswith(names)}
+        metrics = rollout_metrics(groups, seconds["rollout"])
+        return {name: value for name, value in metrics.items() if name.startswith(names)}
 
     return evaluate if prompts else None

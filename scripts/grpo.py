@@ -1,8 +1,10 @@
 """Online reinforcement learning: GRPO and its relatives, with verifiable or learned rewards; full or LoRA."""
 
 import dataclasses
+import functools
 import operator
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,9 +42,10 @@ class AlgorithmFlags(Algorithm):
     gradient of the KL."""
     kl_in: Literal["loss", "reward"] = "loss"
     """The KL of --beta counts in the loss or in the reward."""
-    advantages: Literal["group", "mean", "batch", "leave_one_out"] = "group"
-    """A reward is compared with mean and deviation of its group (GRPO), its mean (Dr. GRPO), its mean and the deviation
-    of the batch, or the mean of the others (RLOO)."""
+    advantages: str = "group"
+    """A reward is compared with mean and deviation of its group (group: GRPO), its mean (mean: Dr. GRPO), its mean and
+    the deviation of the batch (batch), or the mean of the others (leave_one_out: RLOO); or a function of groups and
+    their batch says, package.module:name (docs/new_objective.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,33 +80,33 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
-    from data.tokenizer import open_tokenizer
-    from models.scoring import score
-    from objectives.advantages import ADVANTAGES
+    from models.scoring import score, score_by
     from objectives.base import declared
-    from rollouts.online import draw_groups, make_scorer, penalise, put_minibatches, time_shares, train_online
-    from rollouts.rollout import SpreadMonitor, log_completions, log_failures, rollout_metrics, to_batch, write_parquet
+    from rollouts.console import log_completions, log_failures
+    from rollouts.credit import make_credit, with_kl_in_reward
+    from rollouts.drawing import Draw, draw_groups
+    from rollouts.episodes import to_batch
+    from rollouts.metrics import SpreadMonitor, rollout_metrics, time_shares
+    from rollouts.online import train_online
+    from rollouts.packing import gather, pack_minibatches, plan_shapes, put
+    from rollouts.samples import write_samples
     from sharding.mesh import make_mesh
-    from sharding.placement import Placement
-    from training.reference import needs_reference, prepare_batch_of_rollouts
-    from training.runs import open_policy, start
+    from sharding.rules import RULES, ways
+    from training.reference import prepare_rollouts
+    from training.runs import start
     from training.state import init_state
-    from training.step import make_train_step, make_updates
+    from training.step import make_accumulated_step, make_minibatch_updates
 
     config = with_kl(online.begin(config, check))
-    objective = make_objective(config)
+    objective, credit = make_objective(config), make_credit(config.algorithm.advantages)
     num_updates = config.num_minibatches * config.num_iterations
-    bounds = (config.epsilon_low, config.epsilon_high, config.algorithm.delta)
-    if num_updates == 1 and bounds != (Config.epsilon_low, Config.epsilon_high, AlgorithmFlags.delta):
-        command.print_once("note: with one update a batch the policy is the old one, all ratios are 1, and no epsilon "
-                           "or delta clips any; --num-minibatches or --num-iterations make more updates")
+    tell_unclipped(config, num_updates)
     optimizer, schedule = open_optimizer(config, num_updates)
     mesh, run = make_mesh(config.mesh), Path(config.output_dir)
     policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 
-    # the model, not read yet; prompts and rewards
-    opened = open_policy(config.model)
-    tokenizer = open_tokenizer(opened.tokenizer)
+    # prompts and rewards, for a model that is not read yet
+    opened, tokenizer = online.open_tokenized(config.model)
     needed = needed_columns(objective, COMPUTED, scorer=score)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
     rewards = online.open_rewards(config, mesh, tokenizer)
@@ -111,71 +114,79 @@ def main(config: Config) -> None:
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
     in_reward = config.algorithm.kl_in == "reward"
-    held = in_reward or needs_reference(objective)
+    on_host = {*declared(credit)} | ({"old_logps", "ref_logps"} if in_reward else set())
+    wanted = on_host | {*declared(objective)}
+    old, held = num_updates > 1 or "old_logps" in wanted, "ref_logps" in wanted
     reference, frozen = choose_reference(config, model, mesh) if held else (None, None)
     state = init_state(model, params, optimizer, policy_key, mesh)
 
     # the parts of a step
-    placement = Placement(config.batch_size // config.num_minibatches, config.num_microbatches, mesh, config.group_size)
-
-    def put(columns: dict[str, Any]) -> dict[str, jax.Array]:
-        return put_minibatches(columns, placement, config.num_minibatches)
-
-    scorer = make_scorer(config.group_size, prompts.max_prompt_length, config.temperature)
-    rollout = online.make_rollout(config, model, tokenizer, rewards, prompts.max_prompt_length, mesh)
-    old = num_updates > 1 or in_reward or "old_logps" in declared(objective)
-    prepare = prepare_batch_of_rollouts(model, reference, frozen, mesh, scorer, old)
-    update = make_updates(
-        make_train_step(model.clone(training=True), objective, optimizer, schedule, state, scorer),
-        state, config.num_minibatches, config.num_iterations)
+    collect = online.make_collect(config, model, tokenizer, rewards, prompts, mesh)
+    scorer_of = functools.partial(score_by, temperature=config.temperature)
+    shapes = plan_shapes(prompts.lengths, config.max_new_tokens, config.group_size,
+                         config.batch_size // config.num_minibatches, config.microbatch_tokens,
+                         ways(RULES["batch"], mesh))
+    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old)
+    update = make_minibatch_updates(make_accumulated_step(
+        model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
     monitor = SpreadMonitor()
+
+    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
+        # rollouts and rewards
+        key = jax.random.fold_in(rollout_key, number)
+        draw = draw_groups(batches.__next__, lambda some, again, advance: collect(
+            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance),
+            config.dynamic_sampling_tries)
+
+        # log-probabilities under policy and reference
+        scoring = time.perf_counter()
+        batch = to_batch(draw.trained, prompts.columns)
+        parts = pack_minibatches(batch, config.num_minibatches, config.group_size, shapes)
+        minibatches = [[prepare(state, put(batch, part, mesh)) for part in each] for each in parts]
+        for name in on_host:
+            batch[name] = gather([[micro.columns[name] for micro in each] for each in minibatches], parts, batch)
+
+        # advantages
+        if in_reward:
+            batch["rewards"] = with_kl_in_reward(batch, config.beta, config.algorithm.kl)
+        credited = credit(draw.trained, batch) | {"prompt_length": batch["prompt_length"]}
+        minibatches = [[micro._replace(columns=micro.columns | put(credited, part, mesh).columns)
+                        for micro, part in zip(*each)] for each in zip(minibatches, parts)]
+
+        # updates
+        updating = time.perf_counter()
+        with jax.transfer_guard("disallow"):
+            state, metrics, logps = jax.block_until_ready(update(state, minibatches, config.num_iterations))
+        seconds = draw.seconds | {"scoring": updating - scoring, "update": time.perf_counter() - updating}
+
+        host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
+            "rows_dropped": prompts.num_dropped}
+        metrics |= {name: np.float64(value) for name, value in host_metrics.items()}
+        return state, metrics, lambda: keep(draw, number, credited["advantages"], gather(logps, parts, batch))
+
+    def keep(draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray) -> None:
+        write_samples(run, number, draw.groups, draw.trained, advantages, policy_logps)
+        log_failures(run / "failures.jsonl", number, draw.groups)
+        monitor.update(draw.groups, number)
+        if config.rollouts.log_completions_every and (number - 1) % config.rollouts.log_completions_every == 0:
+            log_completions(draw.groups, number, count=3)
 
     def open_batches(position: Any) -> PromptBatches:
         weights = [each.weight for each in config.data]
         return PromptBatches(prompts.sources, weights, config.batch_size, config.seed, position)
 
-    def step(state: Any, batches: PromptBatches, step_number: int) -> tuple[Any, dict[str, Any]]:
-        key = jax.random.fold_in(rollout_key, step_number)
-
-        # rollouts and rewards
-        rollouts, trained = draw_groups(next(batches), lambda: next(batches), lambda more, number: rollout(
-            state.variables(), more, jax.random.fold_in(key, number), config.group_size), config.dynamic_sampling_tries)
-        used = rollouts.take(trained)
-
-        # log-probabilities under policy and reference
-        scoring = time.perf_counter()
-        batch = put(to_batch(used, prompts.max_prompt_length, config.max_new_tokens, prompts.columns))
-        batch = jax.block_until_ready(prepare(state, batch))
-        scored = time.perf_counter()
-
-        # advantages, and what is kept and shown of the rollouts
-        totals = used.rewards
-        if in_reward:
-            totals = penalise(totals, batch, config.num_minibatches, config.beta, config.algorithm.kl)
-        with jax.enable_x64(True):  # equal rewards have advantages of 0, not of what float32 rounds to
-            advantages = np.asarray(ADVANTAGES[config.algorithm.advantages](totals), np.float32)
-        all_advantages = np.full(rollouts.rewards.shape, np.nan)
-        all_advantages[trained] = advantages
-        write_parquet(run / "samples" / f"step-{step_number:06d}.parquet", rollouts, all_advantages)
-        log_failures(run / "failures.jsonl", step_number, rollouts.failures)
-        monitor.update(rollouts, step_number)
-        every = config.rollouts.log_completions_every
-        if every and (step_number - 1) % every == 0:
-            log_completions(rollouts, step_number, count=3)
-
-        # updates
-        updating = time.perf_counter()
-        batch |= put({"advantages": advantages.ravel()})
-        with jax.transfer_guard("disallow"):
-            state, metrics = jax.block_until_ready(update(state, batch))
-        seconds = rollouts.seconds | {"scoring": scored - scoring, "update": time.perf_counter() - updating}
-        host_metrics = rollout_metrics(rollouts) | time_shares(seconds) | {"rows_dropped": prompts.num_dropped}
-        return state, metrics | {name: np.float64(value) for name, value in host_metrics.items()}
-
-    evaluate = online.make_evaluation(config, rollout, prompts.eval_prompts, eval_key)
+    evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
     start(run, prompts.config, model.config, tokenizer)
     train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate)
     print_done(run)
+
+
+def tell_unclipped(config: Config, num_updates: int) -> None:
+    """A line where bounds were given that clip nothing."""
+    bounds = (config.epsilon_low, config.epsilon_high, config.algorithm.delta)
+    if num_updates == 1 and bounds != (Config.epsilon_low, Config.epsilon_high, AlgorithmFlags.delta):
+        command.print_once("note: with one update a batch the policy is the old one, all ratios are 1, and no epsilon "
+                           "or delta clips any; --num-minibatches or --num-iterations make more updates")
 
 
 def with_kl(config: Config) -> Config:
@@ -216,10 +227,9 @@ def check(config: Config) -> None:
     if config.algorithm.kl_in == "reward" and (not config.beta > 0 or config.algorithm.kl_weighted):
         raise InputError("--algorithm.kl-in reward needs a --beta above 0, and takes no --algorithm.kl-weighted: "
                          "nothing there is weighted")
-    parts = config.num_minibatches * config.num_microbatches
-    if config.batch_size % parts:
-        raise InputError(f"--batch-size {config.batch_size} prompts do not divide into {parts} parts "
-                         f"(--num-minibatches times --num-microbatches); change one of them")
+    if config.batch_size % config.num_minibatches:
+        raise InputError(f"--batch-size {config.batch_size} prompts do not divide into --num-minibatches "
+                         f"{config.num_minibatches}; change one of them")
 
 
 if __name__ == "__main__":

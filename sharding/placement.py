@@ -1,6 +1,8 @@
 """Where the rows of a batch live: which of them this process must read, and how they become one global array."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,3 +61,21 @@ class Placement:
                                                 lambda index: filled[places[numbers[index[:lead]]]])
 
         return {name: make(array) for name, array in batch.items()}
+
+
+def put_rows(column: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
+    """A column [B, ...] that every process has, on the devices, split by rows."""
+    sharding = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+    return jax.make_array_from_callback(column.shape, sharding, lambda index: column[index])
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole of a global array, in every process."""
+    if not array.is_fully_addressable:
+        array = _everywhere(NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
+    return np.asarray(jax.device_get(array))
+
+
+@functools.cache
+def _everywhere(sharding: NamedSharding) -> Any:
+    return jax.jit(lambda array: array, out_shardings=sharding)

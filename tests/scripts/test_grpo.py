@@ -85,7 +85,7 @@ def test_variants_run(train):
     status, _, err, lines = train(
         "--algorithm.kl-in", "reward", "--algorithm.kl", "k1", "--algorithm.advantages", "leave_one_out",
         "--importance-sampling-level", "sequence", "--loss-aggregation", "constant", "--algorithm.constant-length", 8,
-        "--importance-sampling-correction", "token_truncate", "--dynamic-sampling-tries", 3, "--num-microbatches", 2,
+        "--importance-sampling-correction", "token_truncate", "--dynamic-sampling-tries", 3, "--microbatch-tokens", 40,
         "--sampling.top-k", 50, "--rollouts.num-slots", 3, "--sampling.stop", "ab", "7",
         beta=0.05)
     assert status == 0, err
@@ -116,8 +116,8 @@ def test_groups_without_spread_are_replaced_and_advantages_stand_beside_what_the
 
 def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
     (tmp_path / "late.py").write_text(
-        "calls = []\n\ndef reward(prompts, completions, **columns):\n    calls.append(1)\n"
-        "    return [float(len(each)) if len(calls) < 3 else float('nan') for each in completions]\n")
+        "rows = []\n\ndef reward(prompts, completions, **columns):\n    rows.extend(prompts)\n"
+        "    return [float(len(each)) if len(rows) <= 16 else float('nan') for each in completions]\n")
     monkeypatch.syspath_prepend(tmp_path)
     status, _, err, lines = train(rewards="late:reward", save_every=0)
     assert status == 1
@@ -127,23 +127,21 @@ def test_a_reward_that_is_bad_later_loses_nothing(train, tmp_path, monkeypatch):
 
 
 def test_samples_that_cannot_be_kept_lose_nothing(train, tmp_path, monkeypatch):
-    from rollouts import rollout
+    from rollouts import samples
 
-    write_parquet = rollout.write_parquet
+    write_samples = samples.write_samples
 
-    def full(path, *more):
-        write_parquet(path if path.name != "step-000003.parquet" else path / "beyond" / "x.parquet", *more)
+    def blocked(run, step, *more):
+        if step == 3:
+            (run / "samples").rename(run / "others")
+            (run / "samples").write_text("a file")
+        write_samples(run, step, *more)
 
-    def blocked(path, *more):
-        if path.name == "step-000003.parquet":
-            path.write_text("a file")
-        full(path, *more)
-
-    monkeypatch.setattr(rollout, "write_parquet", blocked)
+    monkeypatch.setattr(samples, "write_samples", blocked)
     status, _, err, lines = train(save_every=0)
     assert status == 1
     assert "cannot be written" in err.splitlines()[-1]
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
 
 
 def test_an_evaluation_that_failed_is_made_up_for(train, write_rows, tmp_path, monkeypatch):
@@ -182,8 +180,11 @@ def test_an_objective_of_ones_own(train):
     ({"sampling.top_k": -1}, "top-k must be 0"),
     ({"sampling.stop": ""}, "a stop string is empty"),
     ({"algorithm.kl_in": "reward"}, "--algorithm.kl-in reward needs a --beta above 0"),
-    ({"batch_size": 3, "num_minibatches": 2}, "do not divide into 2 parts"),
-    ({"num_microbatches": 0}, "--num-microbatches must be above 0"),
+    ({"batch_size": 3, "num_minibatches": 2}, "do not divide into --num-minibatches 2"),
+    ({"microbatch_tokens": 0}, "--microbatch-tokens must be above 0"),
+    ({"algorithm.advantages": "median"}, "no advantages are called median"),
+    ({"environment.make": "chat_model:absent"}, "names no function"),
+    ({"environment.timeout": 3}, "nothing reads it without --environment.make"),
     ({"group_size": 0}, "--group-size must be above 0"),
     ({"importance_sampling_correction": "nothing"},
      "no importance_sampling_correction is called nothing"),
@@ -361,7 +362,7 @@ def test_a_reward_with_the_wrong_number_of_values(train, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     status, _, err, _ = train(rewards="short:reward")
     assert status == 1
-    assert "gave 1 values for 8 rows" in err.splitlines()[-1]
+    assert "gave 1 values for " in err.splitlines()[-1]
 
 
 def test_help_teaches_the_choices(run_script):

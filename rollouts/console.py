@@ -1,0 +1,47 @@
+"""What is shown of rollouts, and where failures of rewards are written down."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from files import write_text, writing
+from rollouts.episodes import Group, rewards_of
+
+
+def log_completions(groups: Sequence[Group], step: int, count: int) -> None:
+    """Prints the first group's best completions and its worst."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console, group, [rewards] = Console(), groups[0], rewards_of(groups[:1])
+    order = np.argsort(-np.nan_to_num(rewards, nan=-np.inf), kind="stable").tolist()
+    console.print(f"[bold]step {step}[/]  [cyan]{escape(_short(last_message(group.prompt.text)))}[/]")
+    for member in dict.fromkeys([*order[: count - 1], order[-1]]):
+        text = escape(_short(group.episodes[member].text))
+        console.print(f"  [bold]{rewards[member]:6.2f}[/]  {text}", highlight=False)
+
+
+def last_message(text: Any) -> str:
+    """The last message of a chat, without the rest; a text as it is."""
+    return text if isinstance(text, str) else str(text[-1].get("content", "") if text else "")
+
+
+def _short(text: str, limit: int = 200) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
+def log_failures(path: Path, step: int, groups: Sequence[Group]) -> None:
+    """Adds what rewards and environments failed on to a JSON-lines file, in place of what a killed run wrote from this
+    step on; rows count within the group."""
+    failures = [{"step": step, "group": group.number} | failure._asdict()
+                for group in groups for failure in group.failures]
+    if failures:
+        with writing(path):
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        earlier = [line for line in lines if json.loads(line)["step"] < step]
+        new = [json.dumps(failure, ensure_ascii=False) for failure in failures]
+        write_text(path, "".join(line + "\n" for line in earlier + new))

@@ -1,0 +1,140 @@
+"""What the policy talks to over several turns: how it is called, and the tokens of what it answers.
+
+    class Environment:
+        def reset(self, row) -> messages
+        async def step(self, messages) -> (messages, done, reward)
+
+One object is made for each episode. Calls run in threads beside sampling, each in an event loop of its own, so that one
+that hangs holds up no other. A prompt without an environment is one of one step. Limits of turns, tokens and time are
+the collector's (rollouts/collecting.py).
+"""
+
+import asyncio
+import dataclasses
+import inspect
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Protocol
+
+from data.chat import encode_prompt, open_template
+from data.messages import read_messages
+from data.prompts import Prompt
+from data.turns import PROBE, end_texts
+from errors import InputError, shown
+
+Messages = list[dict[str, Any]]
+
+
+class Environment(Protocol):
+    """One conversation's other side."""
+
+    def reset(self, row: dict[str, Any]) -> Messages:
+        """The messages that open the conversation; `row` has the prompt's columns and, as `prompt`, its text."""
+
+    async def step(self, messages: Messages) -> tuple[Messages, bool, float | None]:
+        """Of the whole conversation, whose last message is the policy's: what is said next, whether it is over, and
+        what this turn is worth, if anything."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Environments:
+    """How environments are made, and their limits."""
+
+    make: Callable[[], Any]
+    max_turns: int = 8
+    """of the policy"""
+    max_prompt_length: int = 1024
+    """tokens of a conversation's opening"""
+    timeout: float = 60.0
+    """seconds for a reset or a step"""
+
+
+class Calls:
+    """Functions and coroutine functions that run in threads. One that is late is given up, and left to itself."""
+
+    def __init__(self, timeout: float):
+        self._timeout = timeout
+        self._running: dict[int, tuple[Future, float]] = {}
+
+    @property
+    def running(self) -> bool:
+        return bool(self._running)
+
+    def start(self, name: int, function: Callable[..., Any], *arguments: Any) -> None:
+        """Calls function(*arguments), whose outcome `finished` gives under this name."""
+        future: Future = Future()
+        thread = threading.Thread(target=_call, args=(future, function, arguments), name=f"call {name}", daemon=True)
+        self._running[name] = future, time.monotonic() + self._timeout
+        thread.start()
+
+    def finished(self, seconds: float) -> dict[int, Any]:
+        """By name, what was given, or the exception that was raised, of what ends within `seconds`, if anything."""
+        wait([future for future, _ in self._running.values()], seconds, FIRST_COMPLETED)
+        now = time.monotonic()
+        names = [name for name, (future, deadline) in self._running.items() if future.done() or now > deadline]
+        return {name: self._outcome(self._running.pop(name)[0]) for name in names}
+
+    def _outcome(self, future: Future) -> Any:
+        if not future.done():
+            return TimeoutError(f"not done within {self._timeout:g} s")
+        return future.exception() or future.result()
+
+
+def _call(future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        given = function(*arguments)
+        future.set_result(asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given)
+    except BaseException as error:  # noqa: BLE001 - a user's environment may raise anything; told where it is waited for
+        future.set_exception(error)
+
+
+async def _awaited(given: Any) -> Any:
+    return await given
+
+
+def read_reset(given: Any) -> Messages:
+    """The messages that a reset gave. Raises TypeError or InputError for anything else."""
+    messages = read_messages(given)
+    if not messages:
+        raise TypeError(f"reset gave {shown(given)}; a conversation opens with at least one message")
+    return messages
+
+
+def read_step(given: Any) -> tuple[Messages, bool, float | None]:
+    """What a step gave. Raises TypeError or InputError for anything else."""
+    if not (isinstance(given, tuple | list) and len(given) == 3):
+        raise TypeError(f"step gave {shown(given)}, not (messages, done, reward)")
+    messages, done, reward = given
+    if reward is not None and not abs(float(reward)) < float("inf"):
+        raise TypeError(f"step gave the reward {shown(reward)}; give a finite number, or None")
+    return read_messages(messages) if messages else [], bool(done), None if reward is None else float(reward)
+
+
+def encode_opening(tokenizer: Any, prompt: Prompt, messages: Messages) -> list[int]:
+    """The tokens of a conversation's beginning, with the header of the policy's turn."""
+    return encode_prompt(tokenizer, messages, **_for_template(prompt)).tokens
+
+
+def encode_continuation(tokenizer: Any, prompt: Prompt, conversation: Sequence[dict[str, Any]],
+                        ended: bool) -> list[int]:
+    """The tokens between the policy's last turn and its next: the rest of the turn, what was said since, and the header
+    of the next turn. `ended`: the policy drew the end token, which is not written again.
+
+    The policy's turns stand as they were drawn. What follows is read off the template, which writes it after a turn of
+    one character (data.turns.PROBE) in place of the policy's last.
+    """
+    last = max(number for number, message in enumerate(conversation) if message["role"] == "assistant")
+    probed = [*conversation[:last], {"role": "assistant", "content": PROBE}, *conversation[last + 1 :]]
+    text = open_template(tokenizer, _for_template(prompt)).render(read_messages(probed), add_generation_prompt=True)
+    _, found, after = text.rpartition(PROBE)
+    if not found:
+        raise InputError("the chat template leaves out earlier turns of the assistant, so no conversation goes on")
+    ends = [len(end) for end in end_texts(tokenizer) if after.startswith(end)]
+    return tokenizer.encode(after[max(ends, default=0) if ended else 0 :])
+
+
+def _for_template(prompt: Prompt) -> dict[str, Any]:
+    names = ("tools", "chat_template_kwargs")
+    return {name: prompt.columns[name] for name in names if prompt.columns.get(name) is not None}

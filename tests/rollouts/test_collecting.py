@@ -1,0 +1,232 @@
+"""Collecting: groups are drawn, graded next to sampling, and given whole; environments take turns with the policy."""
+
+import asyncio
+import math
+import time
+
+import jax
+import pytest
+from chat_model import write_model
+
+from data.prompts import Prompt
+from data.tokenizer import load_tokenizer
+from errors import InputError
+from models.pretrained import open_pretrained
+from rewards.registry import Weighted
+from rollouts.collecting import ENVIRONMENT, Collector
+from rollouts.engine import Engine
+from rollouts.environments import Environments
+from rollouts.generate import generate
+from rollouts.sampling import make_controls
+from rollouts.stops import make_ends
+from sharding.mesh import MeshConfig, make_mesh
+
+CONTROLS, KEY = make_controls(1.0), jax.random.key(1)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """(engine with weights, tokenizer)"""
+    folder = write_model(tmp_path_factory.mktemp("collect") / "model")
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    opened = open_pretrained(str(folder))
+    model, variables = opened.load(mesh, dtype="float32", param_dtype="float32")
+    engine = Engine(model, 8, mesh=mesh)
+    engine.load(variables, 7)
+    return engine, load_tokenizer(folder)
+
+
+PROMPTS = [Prompt([*range(10, 15)], "hijkl", {"answer": "x"}),
+           Prompt([20, 21], [{"role": "user", "content": "rs"}], {"level": 2}), Prompt([30], "|", {})]
+
+
+def lengths(prompts, completions, completion_ids, **_):
+    return [float(len(each)) for each in completion_ids]
+
+
+def collect(loaded, rewards=((lengths, 1.0),), prompts=PROMPTS, group_size=2, max_new_tokens=12, key=KEY, stop=(),
+            **more):
+    engine, tokenizer = loaded
+    weighted = [Weighted(f"r{number}", weight, function) for number, (function, weight) in enumerate(rewards)]
+    collector = Collector(engine, tokenizer, weighted, max_new_tokens, make_ends(tokenizer, stop), 20.0, **more)
+    groups = list(collector.collect(prompts, key, group_size, CONTROLS))
+    assert not engine.busy
+    return sorted(groups, key=lambda group: group.number)
+
+
+def test_what_is_drawn_is_what_a_list_of_prompts_gives(loaded):
+    engine, tokenizer = loaded
+    completions = generate(engine, [prompt.tokens for prompt in PROMPTS], KEY, max_new_tokens=12, controls=CONTROLS,
+                           ends=make_ends(tokenizer, ()), group_size=2)
+    groups = collect(loaded)
+    assert [group.prompt for group in groups] == PROMPTS
+    episodes = [episode for group in groups for episode in group.episodes]
+    for episode, group, completion in zip(episodes, [0, 0, 1, 1, 2, 2], completions, strict=True):
+        assert episode.tokens == [*PROMPTS[group].tokens, *completion.tokens]
+        assert episode.logps == pytest.approx(completion.logps, abs=1e-5)
+        assert episode.sampled == [True] * len(completion.tokens)
+        assert episode.finish_reason == completion.finish_reason
+        assert episode.text == tokenizer.decode(completion.tokens)
+        assert episode.reward == episode.values["r0"] == len(completion.tokens)
+        assert episode.version == 7
+
+
+def test_rewards_get_prompts_completions_and_columns_in_the_prompts_form(loaded):
+    seen = {}
+
+    def reward(prompts, completions, **columns):
+        for prompt, completion, *values in zip(prompts, completions, *columns.values(), strict=True):
+            seen.setdefault(str(prompt), []).append((completion, dict(zip(columns, values))))
+        return [1.0] * len(prompts)
+
+    groups = collect(loaded, [(reward, 1.0)])
+    for group in groups:
+        given = seen[str(group.prompt.text)]
+        chat = isinstance(group.prompt.text, list)
+        assert [completion for completion, _ in given] == [
+            [{"role": "assistant", "content": each.text}] if chat else each.text for each in group.episodes]
+        assert [columns for _, columns in given] == [
+            {"answer": None, "level": None} | group.prompt.columns | {"completion_ids": each.completion}
+            for each in group.episodes]
+
+
+def test_a_row_that_failed_has_no_total_and_one_that_has_no_value_has_the_others(loaded):
+    def moody(prompts, completions, **_):
+        if "hijkl" in prompts:
+            raise ValueError("cannot judge")
+        return [None] * len(prompts)
+
+    groups = collect(loaded, [(moody, 1.0), (lengths, 0.5)])
+    assert [episode.reward for episode in groups[0].episodes] == [None, None]
+    assert [failure.row for failure in groups[0].failures] == [0, 1]
+    assert groups[0].episodes[0].values == {"r0": None, "r1": float(len(groups[0].episodes[0].completion))}
+    assert [episode.reward for episode in groups[2].episodes] == [
+        len(episode.completion) / 2 for episode in groups[2].episodes]
+    assert not groups[2].failures
+
+
+def test_a_bad_reward_ends_it_and_leaves_nothing_in_the_engine(loaded):
+    with pytest.raises(InputError, match="r0: gave nan"):
+        collect(loaded, [(lambda prompts, completions, **_: [math.nan] * len(prompts), 1.0)])
+    assert not loaded[0].busy
+
+
+# ---------------------------------------------------------------------------------------------------- environments
+
+TEMPLATE = ("{% for m in messages %}{{ '[' + m.role[0] + ']' + m.content }}{% if m.role == 'assistant' %}<end>"
+            "{% endif %}{% endfor %}{% if add_generation_prompt %}[a]{% endif %}")
+VOWELS = tuple("aeiouAEIOU0123456789.,;:+-*/")
+"""with these for stop strings a turn is short"""
+
+
+@pytest.fixture(scope="module")
+def chatting(loaded, tmp_path_factory):
+    folder = write_model(tmp_path_factory.mktemp("chat") / "model")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return loaded[0], load_tokenizer(folder)
+
+
+class Counter:
+    """Answers with a number, three times, and gives half a point for each turn."""
+
+    delay = 0.0
+
+    def reset(self, row):
+        self.turns = 0
+        return [{"role": "system", "content": "count"}, {"role": "user", "content": row["prompt"]}]
+
+    async def step(self, messages):
+        await asyncio.sleep(self.delay)
+        assert messages[-1]["role"] == "assistant"
+        self.turns += 1
+        return [{"role": "user", "content": str(self.turns)}], self.turns == 3, 0.5
+
+
+def rows(*texts):
+    return [Prompt([1], text, {}) for text in texts]
+
+
+def talk(chatting, make, prompts=("abc", "de"), max_new_tokens=60, **limits):
+    return collect(chatting, prompts=rows(*prompts), max_new_tokens=max_new_tokens, stop=VOWELS,
+                   environments=Environments(make, **limits))
+
+
+def test_turns_are_those_of_the_template_and_what_the_policy_drew_is_trained(chatting):
+    tokenizer = chatting[1]
+    for group in talk(chatting, Counter):
+        for episode in group.episodes:
+            text = tokenizer.decode(episode.tokens, skip_special_tokens=False).replace("<unk>", "")
+            turns = [message["content"] for message in episode.messages]
+            assert text.startswith(f"[s]count[u]{group.prompt.text}[a]{turns[0]}")
+            expected = f"[s]count[u]{group.prompt.text}"
+            for message in episode.messages:
+                expected += f"[{message['role'][0]}]{message['content']}" + "<end>" * (message["role"] == "assistant")
+            ended = episode.tokens[-1] in tokenizer.eos_ids
+            assert text == (expected if ended else expected.removesuffix("<end>"))
+            drawn = [token for token, sampled in zip(episode.completion, episode.sampled) if sampled]
+            assert tokenizer.decode(drawn) == "".join(turns[::2])
+            assert all((logp < 0) == sampled for logp, sampled in zip(episode.logps, episode.sampled))
+            assert not all(episode.sampled) or len(turns) == 1
+            if episode.finish_reason == "stop":
+                assert episode.values[ENVIRONMENT] == 1.5
+                assert episode.reward == 1.5 + episode.values["r0"]
+                assert turns[1::2] == ["1", "2"]
+
+
+def test_how_long_an_environment_takes_changes_nothing(chatting):
+    class Late(Counter):
+        delay = 0.1
+
+    def tokens(groups):
+        return [episode.tokens for group in groups for episode in group.episodes]
+
+    assert tokens(talk(chatting, Late)) == tokens(talk(chatting, Counter))
+
+
+class Broken(Counter):
+    """Breaks where a prompt says so; the others go on."""
+
+    def reset(self, row):
+        self.fault = row["prompt"]
+        if self.fault == "reset":
+            raise ValueError("no such game")
+        return [] if self.fault == "nothing" else super().reset(row)
+
+    async def step(self, messages):
+        if self.fault == "raise":
+            raise KeyError("lost")
+        if self.fault == "hang":
+            await asyncio.sleep(1000)
+        if self.fault == "block":
+            time.sleep(3)
+        if self.fault == "exit":
+            raise SystemExit(3)
+        if self.fault == "nan":
+            return [], False, math.nan
+        if self.fault == "role":
+            return [{"role": 3}], False, None
+        return 3 if self.fault == "type" else await super().step(messages)
+
+
+def test_an_environment_that_fails_takes_its_own_episodes_alone(chatting):
+    faults = ("reset", "nothing", "raise", "hang", "block", "exit", "nan", "role", "type")
+    groups = talk(chatting, Broken, (*faults, "fine"), timeout=0.5)
+    for group in groups[:-1]:
+        assert {episode.finish_reason for episode in group.episodes} <= {"error", "length"}, group.prompt.text
+        assert any(episode.finish_reason == "error" for episode in group.episodes), group.prompt.text
+        for episode in group.episodes:
+            assert episode.finish_reason == "length" or episode.reward is None
+        assert {failure.reward for failure in group.failures} == {ENVIRONMENT}
+    assert all(episode.reward is not None for episode in groups[-1].episodes)
+
+
+def test_turns_and_tokens_are_limited(chatting):
+    [group] = talk(chatting, Counter, ["abc"], max_turns=2)
+    for episode in group.episodes:
+        assert sum(message["role"] == "assistant" for message in episode.messages) <= 2
+        assert episode.finish_reason == "length"
+    for limit in (5, 9, 17):
+        [group] = talk(chatting, Counter, ["abc"], max_new_tokens=limit)
+        assert all(len(episode.completion) <= limit for episode in group.episodes)
+    [group] = talk(chatting, Counter, ["a" * 30], max_prompt_length=20)
+    assert [episode.finish_reason for episode in group.episodes] == ["error", "error"]
