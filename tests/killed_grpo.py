@@ -39,8 +39,8 @@ def arrange(moment, number):
     if moment == "reward":
         chat_model.digits = on_call(chat_model.digits, number, kill)
     if moment == "update":
-        made = steps.make_updates
-        steps.make_updates = lambda *given: on_call(made(*given), number, threading.Timer(0.003, kill).start)
+        made = steps.make_minibatch_updates
+        steps.make_minibatch_updates = lambda *given: on_call(made(*given), number, threading.Timer(0.003, kill).start)
 
 
 if __name__ == "__main__":
