@@ -33,11 +33,28 @@ def on_call(function, number, act):
     return wrapped
 
 
+ROWS = 8
+"""of a batch of rollouts, which rewards see in one call or in several"""
+
+
+def on_row(reward, number):
+    """`reward`, which in the call that has the `number`-th row is the end."""
+    rows = []
+
+    def wrapped(prompts, completions, **columns):
+        rows.extend(prompts)
+        if len(rows) >= number:
+            kill()
+        return reward(prompts, completions, **columns)
+
+    return wrapped
+
+
 def arrange(moment, number):
     if moment == "rollout":
         decoder.decode = on_call(decoder.decode, 2 * number, kill)  # in the middle: slots are filled again
     if moment == "reward":
-        chat_model.digits = on_call(chat_model.digits, number, kill)
+        chat_model.digits = on_row(chat_model.digits, ROWS * number)
     if moment == "update":
         made = steps.make_minibatch_updates
         steps.make_minibatch_updates = lambda *given: on_call(made(*given), number, threading.Timer(0.003, kill).start)
