@@ -158,6 +158,12 @@ def pack_minibatches(batch: dict[str, np.ndarray], count: int, group_size: int,
             for number, parts in enumerate(packed)]
 
 
+def unused(shapes: Sequence[Shape], parts: Sequence[Sequence[Part]]) -> list[Part]:
+    """A part without any row of each shape that these parts do not have."""
+    used = {part.shape for part in itertools.chain(*parts)}
+    return [Part(np.full(shape.slots * shape.rows, -1), shape) for shape in shapes if shape not in used]
+
+
 def put(batch: dict[str, np.ndarray], part: Part, mesh: jax.sharding.Mesh) -> MicroBatch:
     """A part of these columns, which are the same in all processes, on the devices, split by rows."""
     lengths = batch["prompt_length"]

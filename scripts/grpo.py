@@ -88,7 +88,7 @@ def main(config: Config) -> None:
     from rollouts.episodes import to_batch
     from rollouts.metrics import SpreadMonitor, rollout_metrics, time_shares
     from rollouts.online import train_online
-    from rollouts.packing import gather, pack_minibatches, plan_shapes, put
+    from rollouts.packing import gather, pack_minibatches, plan_shapes, put, unused
     from rollouts.samples import write_samples
     from sharding.mesh import make_mesh
     from sharding.rules import RULES, ways
@@ -129,7 +129,7 @@ def main(config: Config) -> None:
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old)
     update = make_minibatch_updates(make_accumulated_step(
         model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
-    monitor = SpreadMonitor()
+    monitor, compiled = SpreadMonitor(), set()
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards
@@ -142,6 +142,8 @@ def main(config: Config) -> None:
         scoring = time.perf_counter()
         batch = to_batch(draw.trained, prompts.columns)
         parts = pack_minibatches(batch, config.num_minibatches, config.group_size, shapes)
+        parts.append([] if compiled else unused(shapes, parts))  # nothing is compiled after the first step
+        compiled.update(shapes)
         minibatches = [[prepare(state, put(batch, part, mesh)) for part in each] for each in parts]
         for name in on_host:
             batch[name] = gather([[micro.columns[name] for micro in each] for each in minibatches], parts, batch)
@@ -156,13 +158,14 @@ def main(config: Config) -> None:
         # updates
         updating = time.perf_counter()
         with jax.transfer_guard("disallow"):
-            state, metrics, logps = jax.block_until_ready(update(state, minibatches, config.num_iterations))
+            *updated, ahead = minibatches
+            state, metrics, logps = jax.block_until_ready(update(state, updated, config.num_iterations, ahead))
         seconds = draw.seconds | {"scoring": updating - scoring, "update": time.perf_counter() - updating}
 
         host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
             "rows_dropped": prompts.num_dropped}
         metrics |= {name: np.float64(value) for name, value in host_metrics.items()}
-        return state, metrics, lambda: keep(draw, number, credited["advantages"], gather(logps, parts, batch))
+        return state, metrics, lambda: keep(draw, number, credited["advantages"], gather(logps, parts[:-1], batch))
 
     def keep(draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray) -> None:
         write_samples(run, number, draw.groups, draw.trained, advantages, policy_logps)

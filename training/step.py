@@ -87,7 +87,8 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     metrics, logps); the state is donated.
 
     Loss, gradient and metrics are make_train_step's. `logps` are each micro-batch's log-probabilities [B, T] as its
-    gradient saw them. A shape and layout is compiled once, however many micro-batches a step has.
+    gradient saw them. A shape and layout is compiled once, however many micro-batches a step has; those of `ahead`,
+    further micro-batches that nothing is made of, are compiled for later steps.
     """
     shardings, everywhere = jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding
     of_sums = Sums(everywhere, shardings.trainable, everywhere, everywhere)
@@ -111,9 +112,11 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     finish = jax.jit(lambda state, sums: _finish(state, sums, optimizer, schedule), donate_argnums=0,
                      in_shardings=(shardings, of_sums), out_shardings=(shardings, everywhere))
 
-    def step(state: TrainState,
-             micro_batches: Sequence[MicroBatch]) -> tuple[TrainState, dict[str, jax.Array], list[jax.Array]]:
+    def step(state: TrainState, micro_batches: Sequence[MicroBatch],
+             ahead: Sequence[MicroBatch] = ()) -> tuple[TrainState, dict[str, jax.Array], list[jax.Array]]:
         check_split(objective, len(micro_batches))
+        for columns, layout in ahead:
+            add(start(state, micro_batches[0]), state, columns, layout)
         sums, logps = start(state, micro_batches[0]), []
         for columns, layout in micro_batches:
             sums, scored = add(sums, state, columns, layout)
@@ -157,7 +160,8 @@ def check_split(objective: Objective, num_microbatches: int) -> None:
     """Raises InputError where an objective that couples the rows of a batch would see only parts of it."""
     if num_microbatches > 1 and getattr(objective, "couples_rows", False):
         raise InputError(f"the loss couples all rows of a batch, so it cannot be split into {num_microbatches} parts; "
-                         f"set --num-microbatches 1, or choose another loss")
+                         f"set --num-microbatches 1 (online: a larger --microbatch-tokens), or choose "
+                         f"another loss")
 
 
 def accumulate(model: Transformer, objective: Objective, state: TrainState, batch: dict[str, jax.Array],
@@ -219,8 +223,8 @@ def _zeros(trainable: Any, loss: Loss, counted: dict[str, Any]) -> Sums:
 
 
 def make_minibatch_updates(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
-    """Several updates from one batch of rollouts: (state, mini-batches, num_iterations) -> (state, metrics, logps); the
-    state is donated.
+    """Several updates from one batch of rollouts: (state, mini-batches, num_iterations, ahead) -> (state, metrics,
+    logps); the state is donated.
 
     `step` is make_accumulated_step's. A mini-batch is a sequence of micro-batches, and an update; they are gone through
     `num_iterations` times in the same order. `logps` are the step's, of every mini-batch, when it was first gone
@@ -233,12 +237,12 @@ def make_minibatch_updates(step: Callable[..., Any], state: TrainState) -> Calla
     end = jitted(lambda step, every: (step + 1, {name: _over_updates(name, jnp.stack([each[name] for each in every]))
                                                  for name in every[0]}))
 
-    def updates(state: TrainState, minibatches: Sequence[Sequence[MicroBatch]],
-                num_iterations: int = 1) -> tuple[TrainState, dict[str, jax.Array], list[list[jax.Array]]]:
+    def updates(state: TrainState, minibatches: Sequence[Sequence[MicroBatch]], num_iterations: int = 1,
+                ahead: Sequence[MicroBatch] = ()) -> tuple[TrainState, dict[str, jax.Array], list[list[jax.Array]]]:
         of_batch, number, metrics, logps = (state.step, state.rng), zero(state.step), [], []
         for micro_batches in [*minibatches] * num_iterations:
             at, key, number = of_update(*of_batch, number)
-            state, *results = step(state.replace(step=at, rng=key), micro_batches)
+            state, *results = step(state.replace(step=at, rng=key), micro_batches, () if metrics else ahead)
             metrics.append(results[0])
             logps.append(results[1])
         count, merged = end(of_batch[0], metrics)
