@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.records import Record, without_null
+from data.sources import Concatenated, Source
 from errors import InputError
 
 
@@ -37,29 +38,32 @@ class ArrowSource:
         return f"{self._names[part]} row {index - (self._ends[part - 1] if part else 0)}"
 
 
-def open_parquet(paths: Sequence[str]) -> ArrowSource:
-    """The rows of Parquet files, one file after the other.
+def open_parquet(paths: Sequence[str]) -> Source:
+    """The rows of Parquet files, one file after the other. They need not have the same columns, or types of them.
 
-    Raises InputError, naming the file, for one that is missing, damaged or empty, or has other columns than the first.
+    Raises InputError, naming the file, for one that is missing, damaged or empty.
     """
-    paths = [str(path) for path in paths]
-    footers = [_read_footer(path) for path in paths]
-    for path, (_, columns) in zip(paths, footers):
-        if columns != footers[0][1]:
-            raise InputError(f"data {path}: has the columns {', '.join(columns)}, but {paths[0]} has "
-                             f"{', '.join(footers[0][1])}; give them as entries of their own")
+    footers = [(str(path), *_read_footer(str(path))) for path in paths]
+    alike = [list(group) for _, group in itertools.groupby(footers, lambda footer: footer[2])]
+    sources = [_open_alike([(path, rows) for path, rows, _ in group]) for group in alike]
+    return Concatenated(sources) if len(sources) > 1 else sources[0]
+
+
+def _open_alike(parts: Sequence[tuple[str, int]]) -> ArrowSource:
+    """Files of one schema, given as (path, rows)."""
+    paths = [path for path, _ in parts]
     try:
         dataset = _load("parquet", data_files=[glob.escape(path) for path in paths], split="train")
     except InputError as error:
         for path in paths:
             _read_through(path)
         several = f" to {paths[-1]}" if len(paths) > 1 else ""
-        raise InputError(f"data {paths[0]}{several}: {error}; write all rows with the same types") from error
-    return ArrowSource(dataset, [(path, rows) for path, (rows, _) in zip(paths, footers)])
+        raise InputError(f"data {paths[0]}{several}: {error}; write the rows in other types") from error
+    return ArrowSource(dataset, parts)
 
 
-def _read_footer(path: str) -> tuple[int, list[str]]:
-    """Number of rows and sorted names of columns, from the file's end, which a file that was cut off lacks."""
+def _read_footer(path: str) -> tuple[int, dict[str, str]]:
+    """Number of rows, and columns with their types, from the file's end, which a file that was cut off lacks."""
     import pyarrow.parquet
 
     try:
@@ -68,7 +72,7 @@ def _read_footer(path: str) -> tuple[int, list[str]]:
         raise InputError(f"data {path}: no sound Parquet file ({one_line(error)}); fetch or write it again") from None
     if not footer.num_rows:
         raise InputError(f"data {path}: holds no rows; remove the file")
-    return footer.num_rows, sorted(footer.schema.to_arrow_schema().names)
+    return footer.num_rows, {field.name: str(field.type) for field in footer.schema.to_arrow_schema()}
 
 
 def _read_through(path: str) -> None:

@@ -112,9 +112,12 @@ def _prompt_completion(record: Record, tokenizer: Tokenizer, training: bool,
     prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         return [encode_text(prompt, completion, tokenizer, training)]
+    if isinstance(prompt, list) and isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
     if isinstance(prompt, list) and isinstance(completion, list):
         return chat(tokenizer, prompt + completion, first_target=len(prompt), **template_columns(record))
-    raise InputError("prompt and completion must both be strings or both be lists of messages")
+    raise InputError("prompt and completion must both be strings or both be lists of messages; behind messages, a "
+                     "string is the assistant's answer")
 
 
 def encode_text(prompt: str, text: str, tokenizer: Tokenizer, training: bool) -> Encoded:
@@ -158,8 +161,9 @@ def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
 
     A string is a user's message where the tokenizer has a chat template. It is continued as it is otherwise, and where
     it begins with a special token, as texts do that a template has been applied to already.
-    Messages that end with the assistant's are cut before it. A prompt that is longer than max_length is None if
-    `drop_long`. Raises InputError, naming file and line, for it otherwise, and for a bad row.
+    Messages that end with the assistant's are cut before it, and tokens that end with targets of the row's loss_mask
+    before these. A prompt that is longer than max_length is None if `drop_long`. Raises InputError, naming file and
+    line, for it otherwise, and for a bad row.
     """
     prompts, events = [], Counter()
     for index in range(len(source)):
@@ -184,12 +188,20 @@ def encode_prompts(source: Any, tokenizer: Tokenizer | None, *, vocab_size: int,
 
 def _encode_prompt(record: Record, tokenizer: Tokenizer | None, vocab_size: int) -> Encoded:
     if "tokens" in record:
-        return pretokenised(record, vocab_size)
+        return _without_answer(record, pretokenised(record, vocab_size))
     if tokenizer is None:
         raise InputError("the model has no tokenizer, so rows must have tokens; put tokenizer.json into its folder")
     encoded = _encode_normalised(normalise(record), tokenizer)
     check_ids(encoded.tokens, tokenizer, vocab_size)
     return encoded
+
+
+def _without_answer(record: Record, encoded: Encoded) -> Encoded:
+    """Tokens that end with targets, of a row's own mask, without these."""
+    length = len(encoded.tokens)
+    while "loss_mask" in record and length and encoded.loss_mask[length - 1]:
+        length -= 1
+    return encoded._replace(tokens=encoded.tokens[:length], loss_mask=encoded.loss_mask[:length])
 
 
 def _encode_normalised(record: Record, tokenizer: Tokenizer) -> Encoded:

@@ -16,6 +16,8 @@ from errors import InputError, as_json
 Record = dict[str, Any]
 
 CHAT_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
+CHATS_AS_TEXT = ("messages", "prompt")
+"""columns in which a string may be JSON text of messages; what a model said is never taken for that"""
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
                   "tool": "tool"}
 VERBATIM = ("tools",)
@@ -136,11 +138,27 @@ def normalise(record: Record) -> Record:
     """The record with its chats as messages of `role` and `content`, whichever format they were written in.
 
     ShareGPT's `conversations` of `from` and `value` become `messages`, and so do such turns in any other chat column.
-    Raises InputError for a speaker that is none of SHAREGPT_ROLES.
+    Messages that a conversation or a prompt holds as JSON text are parsed. Raises InputError for a speaker that is none
+    of SHAREGPT_ROLES.
     """
     if "conversations" in record and "messages" not in record:
         record = {"messages" if key == "conversations" else key: value for key, value in record.items()}
+    record = {key: _parsed_chat(value) if key in CHATS_AS_TEXT else value for key, value in record.items()}
     return {key: _to_messages(value) if key in CHAT_COLUMNS else value for key, value in record.items()}
+
+
+def _parsed_chat(value: Any) -> Any:
+    """JSON text of a list of messages, each with a role or a speaker, as that list; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        chat = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    said = isinstance(chat, list) and chat and all(
+        isinstance(turn, dict) and (isinstance(turn.get("role"), str) or {"from", "value"} <= turn.keys())
+        for turn in chat)
+    return without_null(chat) if said else value
 
 
 def _to_messages(value: Any) -> Any:

@@ -36,6 +36,18 @@ def test_pretokenised_prompts_pass_through():
     assert read({"tokens": [5, 6], "answer": 1}) == [Prompt([5, 6], "", {"answer": 1})]
 
 
+@pytest.mark.parametrize(("mask", "tokens"), [
+    ([0, 0, 1, 1], [5, 6]),
+    ([0, 1, 0, 0.5], [5, 6, 7]),  # an earlier answer stays
+    ([False, True, True, False], [5, 6, 7, 8]),  # as messages do that end with another's
+    (None, [5, 6, 7, 8]),
+])
+def test_tokens_that_end_with_an_answer_are_cut_before_it(mask, tokens):
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    row = {"tokens": [5, 6, 7, 8], "messages": chat, "answer": 1} | ({"loss_mask": mask} if mask else {})
+    assert read(row) == [Prompt(tokens, chat[:1], {"answer": 1})]
+
+
 @pytest.mark.parametrize(("row", "line"), [({"prompt": ""}, "rows.jsonl:1: a prompt of 0 tokens"),
                                            ({"prompt": "x" * 11}, "rows.jsonl:1: a prompt of 11 tokens"),
                                            ({"question": "x"}, "rows.jsonl:1: no known columns")])

@@ -172,6 +172,30 @@ def test_other_records_stay_as_they_are(record):
     assert normalise(record) == record
 
 
+def test_messages_may_be_json_text(tokenizer):
+    text, turns = json.dumps(CHAT), json.dumps([{"from": "human", "value": "Hi", "weight": None}], indent=1)
+    assert normalise({"messages": text, "prompt": f" {text}", "answer": text}) == {
+        "messages": CHAT, "prompt": CHAT, "answer": text}
+    assert normalise({"conversations": turns}) == {"messages": [{"role": "user", "content": "Hi"}]}
+    both = [{"prompt": CHAT[:1], "completion": CHAT[1]["content"]},
+            {"prompt": json.dumps(CHAT[:1]), "completion": CHAT[1]["content"]}, {"messages": text}]
+    rows = [encode_record(each, tokenizer, vocab_size=49152, training=True) for each in both]
+    expected = encode_record({"messages": CHAT}, tokenizer, vocab_size=49152, training=True)
+    assert all(row.tokens.tolist() == expected.tokens.tolist() for row in rows)
+    assert all(row.loss_mask.tolist() == expected.loss_mask.tolist() for row in rows)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "[]", '[{"a": 1}]', '[{"role": 3}]', "[1] see above", '{"role": "user"}',
+                                  "[" * 100_000, '[{"role": "user", "content": "cut'])
+def test_other_text_is_text(text):
+    assert normalise({"prompt": text, "messages": text}) == {"prompt": text, "messages": text}
+
+
+def test_what_a_model_said_stays_text():
+    record = {"prompt": "As JSON?", "completion": json.dumps(CHAT), "chosen": json.dumps(CHAT)}
+    assert normalise(record) == record
+
+
 @pytest.mark.parametrize("speaker", ["bard", None, ["gpt"]])
 def test_unknown_speakers_are_named(speaker):
     with pytest.raises(InputError, match="message 1 is from .*, not from one of human"):

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 import math
 import pickle
 import sys
@@ -198,18 +197,19 @@ def test_a_corrupt_shard_is_named(folder, damage, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_shards_that_do_not_fit_are_named(folder, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("datasets"), "handlers", [caplog.handler])
-    write_parquet(folder / "a.parquet", numbers(0, 2))
-    write_parquet(folder / "b.parquet", [{"j": 1}])
-    with pytest.raises(InputError, match=r"data b\.parquet: has the columns j, but a\.parquet has i;"):
-        open_named("*.parquet")
-    for other, reason in ({"deep": [1]}, "struct"), ("word", "'word'"):
-        write_parquet(folder / "b.parquet", [{"i": other}])
-        with pytest.raises(InputError, match=rf"data a\.parquet to b\.parquet: .*{reason}.*same types") as error:
-            open_named("*.parquet")
-        assert "\n" not in str(error.value)
-        assert not caplog.records
+def test_shards_need_not_have_the_same_columns_and_types(folder):
+    shards = {"a": numbers(0, 2), "b": [{"j": 1}], "c": [{"j": 2}], "d": [{"i": {"deep": [1]}}], "e": [{"i": "word"}],
+              "f": [{"j": None, "i": 3}], "g": [{"i": 4, "j": 5}], "h": [{"i": 2.5}]}
+    for name, rows in shards.items():
+        write_parquet(folder / f"{name}.parquet", rows)
+    source = open_named("*.parquet")
+    expected = [{key: value for key, value in row.items() if value is not None}
+                for rows in shards.values() for row in rows]
+    assert list(source) == expected
+    assert [source.place(i) for i in (0, 2, 3, 4, -1)] == ["a.parquet row 0", "b.parquet row 0", "c.parquet row 0",
+                                                          "d.parquet row 0", "h.parquet row 0"]
+    again = pickle.loads(pickle.dumps(source))  # noqa: S301
+    assert list(again) == expected
 
 
 def test_empty_parquet(folder):
