@@ -247,6 +247,7 @@ def test_slow_rewards_are_given_up_in_time():
 @pytest.mark.parametrize(("slow", "coroutine"), [({0}, False), ({1, 4, 5}, False), ({3, 5}, True)])
 def test_slow_rows_take_no_value_from_the_others(slow, coroutine, capsys, monkeypatch):
     monkeypatch.setattr(scoring, "PATIENCE", 0.2)
+    monkeypatch.setattr(scoring, "GRACE", 0.2)
     scoring._warn_of_thread.cache_clear()
     asked = []
 
@@ -305,10 +306,10 @@ def test_what_minds_its_time_is_asked_once():
 
 def test_what_is_done_at_last_is_not_given_up_for_rows_asked_alone():
     def reward(prompts, completions, **columns):
-        time.sleep(1.0 if len(completions) > 1 else 20)
+        time.sleep(0.5 if len(completions) > 1 else 20)
         return [1.0] * len(completions)
 
-    assert score(reward, timeout=1.05).totals == [1.0] * 3
+    assert score(reward, timeout=0.4).totals == [1.0] * 3
 
 
 def test_asking_row_by_row_ends_in_time():

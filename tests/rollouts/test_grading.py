@@ -163,6 +163,7 @@ def test_what_a_reward_says_of_bad_input_is_raised_by(ask):
 
 def test_a_reward_that_hangs_on_early_groups_takes_nothing_from_later_ones(monkeypatch):
     monkeypatch.setattr(scoring, "PATIENCE", 0.2)
+    monkeypatch.setattr(scoring, "GRACE", 0.2)
     begun, hang = threading.Event(), threading.Event()
 
     def reward(prompts, completions, **columns):

@@ -66,6 +66,24 @@ def test_it_learns_and_keeps_what_was_said(train, write_rows, tmp_path):
     assert len(list((tmp_path / "run" / "samples").glob("step-*.parquet"))) == 25
 
 
+@pytest.mark.slow
+def test_what_was_said_is_trained_on_and_asked_again(train, run_script, model, tmp_path):
+    """By the very tokens that were sampled; a run's samples are data like any other."""
+    assert train(max_steps=2)[0] == 0
+    samples = str(tmp_path / "run" / "samples" / "*.parquet")
+    status, _, err = run_script("sft", "--model", model, "--data", samples, "--output-dir", str(tmp_path / "sft"),
+                                "--max-steps", 2, "--batch-size", 4, "--bad-rows", "skip")
+    assert status == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "sft" / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for path in sorted((tmp_path / "run" / "samples").iterdir()) for row in pq.read_table(path).to_pylist()]
+    assert 0 < lines[-1]["num_tokens"] <= sum(len(row["tokens"]) for row in rows)
+    status, _, err, _ = train(data=samples, name="again", max_steps=1)
+    assert status == 0, err
+    [again] = (tmp_path / "again" / "samples").iterdir()
+    asked = {(row["prompt"], row["answer"]) for row in pq.read_table(again).to_pylist()}
+    assert asked <= {(row["prompt"], row["answer"]) for row in rows}
+
+
 @pytest.mark.parametrize("more", [pytest.param(("--num-minibatches", 2, "--num-iterations", 2), id="several updates"),
                                   pytest.param(LORA, id="lora", marks=pytest.mark.slow),
                                   pytest.param(("--beta", 0.1, *LORA), id="reference", marks=pytest.mark.slow)])
