@@ -58,9 +58,9 @@ def tell_dropped(kept: int, total: int, max_length: int) -> None:
                    f"left out")
 
 
-def print_once(text: str) -> None:
-    """Prints a line, once for all processes of a run."""
+def print_once(text: str, file: Any = None) -> None:
+    """Prints a line, once for all processes of a run; to standard output, or to `file`."""
     import jax
 
     if jax.process_index() == 0:
-        print(text)
+        print(text, file=file)

@@ -7,7 +7,7 @@ from cli.checks import check_not_negative, check_positive, check_seed, check_tem
 from data.sources import DataSource
 from models.lora import LoRAConfig
 from sharding.hosts import HostsConfig
-from sharding.mesh import MeshConfig
+from sharding.mesh import MeshConfig, SamplingMesh
 from training.optimizer import OptimizerConfig
 
 
@@ -130,6 +130,12 @@ class SamplingFlags:
     """Tokens are drawn from the likeliest ones that together reach this probability."""
     min_p: float = 0.0
     """Tokens are drawn from those at least this share as probable as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens that prompt or completion have are divided by this where positive, multiplied where negative."""
+    presence_penalty: float = 0.0
+    """This is taken from the logits of tokens that the completion has."""
+    frequency_penalty: float = 0.0
+    """This is taken from a token's logit each time that the completion has it."""
     stop: tuple[str, ...] = ()
     """These strings end a completion, besides the model's end tokens."""
 
@@ -137,12 +143,30 @@ class SamplingFlags:
         """What the sampler takes. Raises InputError for values that leave no distribution."""
         from rollouts.sampling import make_controls
 
-        return make_controls(temperature, self.top_k, self.top_p, self.min_p)
+        return make_controls(temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty,
+                             self.presence_penalty, self.frequency_penalty)
 
     @property
-    def truncates(self) -> bool:
-        """Whether the distribution drawn from is another than softmax(logits / temperature)."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+    def note(self) -> str | None:
+        """A line where the distribution drawn from is another than softmax(logits / temperature), which is trained."""
+        plain = SamplingFlags()
+        changed = [f"--sampling.{field.name.replace('_', '-')}" for field in dataclasses.fields(SamplingFlags)
+                   if field.name != "stop" and getattr(self, field.name) != getattr(plain, field.name)]
+        return changed and (f"note: {' and '.join(changed)} change the distribution that is drawn from, and not the "
+                            f"policy that is trained; --importance-sampling-correction token_truncate weighs for it"
+                            ) or None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingMeshFlags:
+    """How the devices are laid out while sampling."""
+
+    mesh: SamplingMesh = SamplingMesh()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineSamplingFlags(SamplingMeshFlags, SamplingFlags):
+    """How completions are drawn, besides --temperature and --max-new-tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,9 +175,6 @@ class RolloutFlags:
 
     num_slots: int = 64
     """This many completions are decoded at a time; one that ends makes room for the next."""
-    tensor: int = 0
-    """While sampling, heads, mlp and vocabulary are split this many ways, over devices that train as fsdp or tensor; 0
-    takes as many as kv heads and these devices allow."""
     num_eval_samples: int = 1
     """An eval prompt is answered this many times: 1 is greedy, more are drawn as in training and their rewards
     averaged."""
@@ -209,7 +230,7 @@ class OnlineFlags(RunFlags):
     finished last."""
     unsafe_code_without_sandbox: bool = False
     """The completions' code runs where this machine cannot isolate it: it may do whatever you may do."""
-    sampling: SamplingFlags = SamplingFlags()
+    sampling: OnlineSamplingFlags = OnlineSamplingFlags()
     rollouts: RolloutFlags = RolloutFlags()
     environment: EnvironmentFlags = EnvironmentFlags()
 

@@ -25,9 +25,8 @@ def begin(flags: Flags, check: Callable[[Any], None]) -> Flags:
     if several_processes(flags.hosts, os.environ):
         raise InputError("online training runs in one process as yet, and several were started, which would all write "
                          f"{flags.output_dir}; start one, with all devices of one machine")
-    if flags.sampling.truncates:
-        print_once("note: top-k, top-p and min-p cut the distribution that is drawn from, and not the policy that is "
-                   "trained; --importance-sampling-correction token_truncate weighs for it")
+    if flags.sampling.note:
+        print_once(flags.sampling.note)
     return resolve(flags)
 
 
@@ -134,7 +133,8 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
 
     longest = prompts.max_length + flags.max_new_tokens
     capacity = capacity_for(model, flags.rollouts.num_slots, longest)
-    engine = Engine(model, flags.rollouts.num_slots, capacity, mesh=mesh, tensor=flags.rollouts.tensor)
+    engine = Engine(model, flags.rollouts.num_slots, capacity, mesh=mesh, sampling=flags.sampling.mesh)
+    print_once(engine.describe())
     collector = Collector(engine, tokenizer, rewards, flags.max_new_tokens, make_ends(tokenizer, flags.sampling.stop),
                           flags.reward_timeout, open_environments(flags))
     sampled, likeliest = flags.sampling.controls(flags.temperature), make_controls(0.0)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from cli.values import group_name
 from data.sources import DataSource, parse_source
 from errors import InputError, shown
 
@@ -102,9 +103,9 @@ def _as_flag(flag: str, kind: Any, value: Any, where: str) -> list[str]:
 def _kinds(config_type: type) -> dict[str, Any]:
     """Field -> its type; those of a group whose flags have no prefix (Annotated so) stand beside the others."""
     kinds = {}
-    for name, kind in get_type_hints(config_type, include_extras=True).items():
-        plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-        kinds |= _kinds(plain) if plain is not kind else {name: plain}
+    for field, kind in get_type_hints(config_type, include_extras=True).items():
+        plain, name = get_args(kind)[0] if get_origin(kind) is Annotated else kind, group_name(field, kind)
+        kinds |= {name: plain} if name else _kinds(plain)
     return kinds
 
 

@@ -48,14 +48,20 @@ def walk(config: Any, prefix: str = "", path: str = "") -> dict[str, Flag]:
 
 
 def _groups(config: Any, prefix: str) -> dict[str, str]:
-    """Fields that are groups of flags -> the prefix of these; a group that is Annotated has none of its own."""
+    """Fields that are groups of flags -> the prefix of these."""
     groups = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, DataSource):
-            unnamed = get_origin(_hints(type(config))[field.name]) is Annotated
-            groups[field.name] = prefix if unnamed else f"{prefix}{field.name.replace('_', '-')}."
+            name = group_name(field.name, _hints(type(config))[field.name])
+            groups[field.name] = f"{prefix}{name.replace('_', '-')}{'.' * bool(name)}"
     return groups
+
+
+def group_name(field: str, kind: Any) -> str:
+    """What a group's flags have before their dot: the field's name, or the one that it is Annotated with
+    (tyro.conf.arg), which may be none."""
+    return getattr(kind.__metadata__[0], "name", "") if get_origin(kind) is Annotated else field
 
 
 @functools.cache

@@ -6,36 +6,75 @@ divide, and data beyond.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import InputError
 from models.decoding import Weights
 from models.transformer import Transformer, init_variables
-from sharding.rules import mesh_axes, ways
+from sharding.mesh import SamplingMesh
+from sharding.rules import mesh_axes, path_name, ways
+
+DEFAULT = SamplingMesh()
 
 
-def sampling_mesh(mesh: Mesh, model: Transformer, tensor: int = 0) -> Mesh:
-    """The devices of a training mesh, for sampling; `tensor` ways, or with 0 as many as kv heads and the devices of
-    fsdp and tensor allow. Raises InputError where that does not divide the devices."""
+def sampling_mesh(mesh: Mesh, model: Transformer, sampling: SamplingMesh = DEFAULT) -> Mesh:
+    """The devices of a training mesh, for sampling. Raises InputError where the sizes do not fit their number."""
     devices = np.asarray(mesh.devices).reshape(-1)
-    tensor = tensor or math.gcd(model.config.num_kv_heads, mesh.shape["fsdp"] * mesh.shape["tensor"])
-    if len(devices) % tensor:
-        raise InputError(f"--sampling.tensor {tensor} does not divide {len(devices)} devices; give a divisor of it")
-    return Mesh(devices.reshape(-1, 1, tensor), ("data", "fsdp", "tensor"),
+    data, tensor = sampling.data, sampling.tensor
+    if -1 in (data, tensor):
+        together = math.prod(mesh.shape.get(axis, 1) for axis in ("fsdp", "tensor"))
+        fixed = max(data, 1)
+        tensor = tensor if tensor != -1 else len(devices) // fixed if data != -1 else math.gcd(
+            model.config.num_kv_heads, together)
+        data = data if data != -1 else len(devices) // max(tensor, 1)
+    if min(data, tensor) < 1 or data * tensor != len(devices):
+        raise InputError(f"--sampling.mesh.data {sampling.data} --sampling.mesh.tensor {sampling.tensor} do not fit "
+                         f"{len(devices)} device(s): sizes are positive, or -1, and their product is that number")
+    return Mesh(devices.reshape(data, 1, tensor), ("data", "fsdp", "tensor"),
                 axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
-def weight_shardings(model: Transformer, mesh: Mesh) -> Any:
-    """Of what models.decoding.prepare gives, leaf by leaf; an axis that does not divide is whole everywhere."""
+def check_weights(model: Transformer, variables: dict[str, Any]) -> None:
+    """Raises InputError unless these are the variables of this model: names, shapes, floating point; `lora` may be
+    absent."""
+    wanted = nn.unbox(jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0)))
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise InputError("weights of another model: there are no params among them")
+    if "lora" in variables and model.lora is None:
+        raise InputError("weights of another model: an adapter (lora) is among them, and the model has none")
+    for name in ("params", "lora"):
+        if name in variables:
+            _check_tree(wanted[name], variables[name])
+
+
+def _check_tree(wanted: Any, given: Any) -> None:
+    one, other = ({path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+                  for tree in (wanted, given))
+    for name in sorted(one.keys() | other.keys()):
+        shapes = [np.shape(tree[name]) if name in tree else "none" for tree in (one, other)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"weights of another model: {name} has the shape {shapes[1]}, and {shapes[0]} is the "
+                             f"model's")
+        if not jnp.issubdtype(jnp.result_type(other[name]), jnp.floating):
+            raise InputError(f"weights of another model: {name} is {jnp.result_type(other[name])}, and no floating "
+                             f"point number")
+
+
+def weight_shapes(model: Transformer, mesh: Mesh) -> Any:
+    """Shapes with their shardings of what models.decoding.prepare gives; an axis that does not divide is whole
+    everywhere."""
     boxed = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))["params"]
     axes = jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
     shapes: Weights = jax.eval_shape(lambda params: _prepared(model, params), nn.unbox(boxed))
-    return jax.tree.map(lambda names, shape: NamedSharding(mesh, _spec(names, shape.shape, mesh)),
+    return jax.tree.map(lambda names, shape: jax.ShapeDtypeStruct(
+        shape.shape, shape.dtype, sharding=NamedSharding(mesh, _spec(names, shape.shape, mesh))),
                         _axes_of_prepared(model, axes), shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import tyro
 
 from cli import command
 from cli.checks import check_file, check_positive, check_seed, resolve_dtype
-from cli.flags import SamplingFlags, seed_field, temperature_field
+from cli.flags import SamplingFlags, SamplingMeshFlags, seed_field, temperature_field
 from cli.renamed import GENERATE
 from data.sources import DataSource
 from errors import InputError, shown
@@ -56,6 +57,9 @@ class Config:
     temperature: float = temperature_field()
     """Tokens are drawn from softmax(logits / temperature); 0 takes the likeliest one."""
     sampling: Annotated[SamplingFlags, tyro.conf.arg(name="")] = SamplingFlags()
+    logit_bias: tuple[str, ...] = ()
+    """TOKEN=NUMBER adds the number to the logits of the token of this id."""
+    sampling_layout: Annotated[SamplingMeshFlags, tyro.conf.arg(name="sampling")] = SamplingMeshFlags()
     too_long: Literal["error", "drop"] = "error"
     """Prompts of --data that leave no room for --max-new-tokens in the model's context end the run, or are left out."""
     num_samples: int = 1
@@ -103,6 +107,7 @@ def main(config: Config) -> None:
 
     from cli.output import check_same
     from rollouts.engine import Engine
+    from sharding.exchange import broadcast
     from sharding.hosts import barrier, connect, is_main
     from sharding.mesh import make_mesh
     from training.checkpoints import checksums
@@ -110,7 +115,6 @@ def main(config: Config) -> None:
     from training.runs import open_policy
 
     check(config)
-    config.sampling.controls(config.temperature)
     connect(config.hosts)
     mesh = make_mesh(config.mesh)
     config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
@@ -119,14 +123,16 @@ def main(config: Config) -> None:
     command_so_far = describe(config, work)
     if config.output and is_main():
         check_same(Path(config.output), command_so_far)
+    broadcast(None)  # no process goes on where the output is refused
 
     model, variables = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype)
     total = len(work.prompts) * config.num_samples
     command_now = command_so_far | {"weights": digest(checksums(variables))}
     with writer(config, command_now) as (first, write), jax.set_mesh(mesh), counted(total, "generating") as advance:
         advance(first)
-        engine = Engine(model, min(config.num_slots, total), mesh=mesh)
+        engine = Engine(model, min(config.num_slots, total), mesh=mesh, sampling=config.sampling_layout.mesh)
         engine.load(variables)
+        command.print_once(engine.describe(), sys.stderr)
         for number, completion in enumerate(complete(config, work, engine, first), first):
             write(number, work.row(number, completion, config.num_samples))
             advance(1)
@@ -143,10 +149,11 @@ def complete(config: Config, work: Work, engine: Any, first: int) -> Iterator[An
     from rollouts.generate import fold_keys, stream_blocks
 
     controls, key = config.sampling.controls(config.temperature), jax.random.key(config.seed)
+    bias = parse_bias(config.logit_bias)
 
     def make_requests(numbers: range) -> list[Any]:
-        return [Request(work.prompts[number // config.num_samples], config.max_new_tokens, each, controls, work.ends)
-                for number, each in zip(numbers, fold_keys(key, numbers), strict=True)]
+        return [Request(work.prompts[number // config.num_samples], config.max_new_tokens, each, controls, work.ends,
+                        bias) for number, each in zip(numbers, fold_keys(key, numbers), strict=True)]
 
     return stream_blocks(engine, make_requests, len(work.prompts) * config.num_samples, first,
                          BLOCK * config.num_slots)
@@ -240,10 +247,24 @@ def print_completion(config: Config, number: int, row: dict[str, Any]) -> None:
     print("---\n" * (between and number > 0) + text + "\n---" * (not between), flush=True)
 
 
+def parse_bias(texts: Sequence[str]) -> dict[int, float]:
+    """{5: -2.5} of ("5=-2.5",). Raises InputError for another form; the engine knows which tokens there are."""
+    bias = {}
+    for text in texts:
+        token, _, value = text.partition("=")
+        try:
+            bias[int(token)] = float(value)
+        except ValueError:
+            raise InputError(f"--logit-bias {text}: the form is TOKEN=NUMBER, as in 11=-2.5") from None
+    return bias
+
+
 def check(config: Config) -> None:
     """Raises InputError for flags that make no sense, alone or together."""
     check_positive(config, "max_new_tokens", "num_slots", "num_samples")
     check_seed(config.seed)
+    config.sampling.controls(config.temperature)
+    parse_bias(config.logit_bias)
     if (config.prompt is None) == (not config.data):
         raise InputError("give either --prompt TEXT or --data rows.jsonl")
     if config.prompt == "":

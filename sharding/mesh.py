@@ -21,6 +21,17 @@ class MeshConfig:
     """Heads, mlp and vocabulary are split this many ways (tensor parallel)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class SamplingMesh:
+    """How the devices of the mesh are laid out while sampling (rollouts.layout): no weight is split by rows there."""
+
+    data: int = -1
+    """The weights are copied this many times, each copy with its own completions; -1 is whatever is left."""
+    tensor: int = -1
+    """Heads, mlp and vocabulary are split this many ways; -1 is as many as kv heads, and the devices that train as fsdp
+    or tensor, allow."""
+
+
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
     """The mesh over all devices, with axes `data`, `fsdp`, `tensor`.
 

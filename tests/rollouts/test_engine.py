@@ -19,6 +19,7 @@ from models.transformer import Transformer, output_kernel
 from rollouts import decoder
 from rollouts.engine import Engine, Request
 from rollouts.generate import generate as generate_with
+from rollouts.layout import DEFAULT
 from rollouts.sampling import make_controls, sample
 from rollouts.stops import Ends, make_ends
 from sharding.mesh import MeshConfig, make_mesh
@@ -49,8 +50,8 @@ def without_cache(model, params, prompt, count):
     return tokens[0, len(prompt) :].tolist()
 
 
-def generate(model, variables, prompts, key, *, slots=16, page=8, capacity=None, mesh=None, tensor=0, **rest):
-    engine = Engine(model, slots, capacity, page, mesh, tensor)
+def generate(model, variables, prompts, key, *, slots=16, page=8, capacity=None, mesh=None, sampling=DEFAULT, **rest):
+    engine = Engine(model, slots, capacity, page, mesh, sampling)
     engine.load(variables)
     return generate_with(engine, prompts, key, **rest)
 
@@ -348,7 +349,7 @@ def test_a_small_cache_changes_no_answer(params, alone, capacity):
     requests, answers = alone
     engine = engine_of(params, 4, capacity=capacity)
     same(run(engine, engine.submit(requests)), answers)
-    assert engine._pages[0].count * 8 <= capacity + 8
+    assert engine._slots.num_pages * 8 <= capacity + 8
 
 
 def test_where_there_is_no_page_beside_the_one_gone_on_from_it_is_given_up(params):
@@ -396,7 +397,7 @@ def test_cancelled_requests_are_gone_and_others_go_on(params, alone):
     assert found[0][2] is None
     assert found[-1] == ([], [], None)
     assert [found[at][0][-3:] for at in (2, 3, 4)] == [answers[at - 1][0][-3:] for at in (2, 3, 4)]
-    assert not engine._running
+    assert not engine._slots.running
 
 
 def test_each_row_has_its_own_controls(params):
@@ -439,8 +440,8 @@ def test_biases_and_masks_hold_for_each_token(params):
         return wanted
 
     found = run(engine, engine.submit([request(PROMPTS[0], 7, mask=mask), request(PROMPTS[0], 7),
-                                       request(PROMPTS[1], 5, logit_bias={11: 1e9}),
-                                       request(PROMPTS[1], 5, controls=make_controls(0.0), logit_bias={11: -1e9})]))
+                                       request(PROMPTS[1], 5, logit_bias={11: 1e8}),
+                                       request(PROMPTS[1], 5, controls=make_controls(0.0), logit_bias={11: -1e8})]))
     assert found[0][0] == [5, 6, 7, 5, 6, 7, 5]
     assert found[2][0] == [11] * 5
     engine = engine_of(params)

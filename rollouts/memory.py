@@ -1,0 +1,37 @@
+"""How much memory sampling takes: what the cache may have, and what a layout puts on each device."""
+
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from models.transformer import Transformer
+from sharding.exchange import gather
+
+PAGE = 128
+"""positions of a page"""
+MEMORY_SHARE = 0.25
+"""of all memory that the cache may take"""
+
+
+def capacity_for(model: Transformer, num_slots: int, longest: int, page: int = PAGE) -> int:
+    """Positions for contexts of the longest length in all slots, or as many as a share of the memory holds: then the
+    youngest requests may have to wait with what they have drawn."""
+    config = model.config
+    position = 2 * config.num_layers * config.num_kv_heads * config.head_dim * np.dtype(config.dtype).itemsize
+    return min(num_slots * -(-longest // page) * page, max(longest + page, int(MEMORY_SHARE * _memory() / position)))
+
+
+def _memory() -> int:
+    """Bytes of all devices, or of the machines; the same number in all processes, by the smallest of their own."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    limits = [each["bytes_limit"] for each in stats if "bytes_limit" in each]
+    own = sum(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(gather(own)) * jax.process_count()
+
+
+def of_device(tree: Any) -> int:
+    """Bytes that the fullest device holds of arrays, or of shapes with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
