@@ -102,7 +102,6 @@ class _Conversation:
     """among all"""
     group: Group
     episode: Episode
-    opening: Messages
     environment: Any = None
     turns: int = 0
     """of the policy, begun"""
@@ -111,7 +110,7 @@ class _Conversation:
 
     @property
     def messages(self) -> Messages:
-        return [*self.opening, *self.episode.messages]
+        return [*self.episode.opening, *self.episode.messages]
 
 
 class _Sampling:
@@ -119,11 +118,10 @@ class _Sampling:
 
     def __init__(self, collector: Collector, prompts: Sequence[Prompt], key: Any, group_size: int, controls: Controls):
         self._collector, self._key, self._controls = collector, key, controls
-        groups = [Group(number, prompt, [Episode(list(prompt.tokens), len(prompt.tokens)) for _ in range(group_size)])
+        groups = [Group(number, prompt, [_begin(prompt) for _ in range(group_size)])
                   for number, prompt in enumerate(prompts)]
         members = [(group, episode) for group in groups for episode in group.episodes]
-        self._conversations = [_Conversation(number, *each, _messages(each[0].prompt))
-                               for number, each in enumerate(members)]
+        self._conversations = [_Conversation(number, *each) for number, each in enumerate(members)]
         self._open = {group.number: group_size for group in groups}
         self._requests: dict[int, _Conversation] = {}
         self._calls = Calls(collector.environments.timeout if collector.environments else 0.0)
@@ -228,12 +226,13 @@ class _Sampling:
             return True
 
     def _reset(self, conversation: _Conversation, given: Any) -> bool:
-        conversation.opening = read_reset(given)
-        tokens = encode_opening(self._collector.tokenizer, conversation.group.prompt, conversation.opening)
+        episode = conversation.episode
+        episode.opening = read_reset(given)
+        tokens = encode_opening(self._collector.tokenizer, conversation.group.prompt, episode.opening)
         longest = self._collector.environments.max_prompt_length
         if len(tokens) > longest:
             raise InputError(f"reset gave {len(tokens)} tokens, more than --environment.max-prompt-length {longest}")
-        conversation.episode.tokens, conversation.episode.prompt_length = tokens, len(tokens)
+        episode.tokens, episode.prompt_length = tokens, len(tokens)
         return False
 
     def _step(self, conversation: _Conversation, given: Any) -> bool:
@@ -263,8 +262,9 @@ class _Sampling:
             ENVIRONMENT, member, " ".join(f"{type(error).__name__}: {error}".split())[:500], episode.text[:HEAD]))
 
 
-def _messages(prompt: Prompt) -> Messages:
-    return prompt.text if isinstance(prompt.text, list) else [{"role": "user", "content": prompt.text}]
+def _begin(prompt: Prompt) -> Episode:
+    opening = list(prompt.text) if isinstance(prompt.text, list) else []
+    return Episode(list(prompt.tokens), len(prompt.tokens), opening=opening)
 
 
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))

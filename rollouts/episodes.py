@@ -33,6 +33,8 @@ class Episode:
     """of each reward"""
     reward: float | None = None
     """their weighted sum; None where there is none, and then it is not trained on"""
+    opening: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """the prompt as messages; empty where it is a text that nobody answers but the policy"""
 
     @property
     def completion(self) -> list[int]:

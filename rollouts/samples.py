@@ -67,7 +67,7 @@ def _said(members: Sequence[_Member]) -> dict[str, Any]:
 
     return {"prompt": pa.array([_text(each.group.prompt.text) for each in members], pa.string()),
             "completion": pa.array([_text(each.episode.text) for each in members], pa.string()),
-            "messages": _messages([_conversation(each.group, each.episode) for each in members]),
+            "messages": _messages([_conversation(each.episode) for each in members]),
             "length": pa.array([len(each.episode.completion) for each in members], pa.int64()),
             "finish_reason": pa.array([each.episode.finish_reason for each in members], pa.string())}
 
@@ -107,11 +107,8 @@ def _text(text: Any) -> str:
     return text.encode(errors="replace").decode()  # what JSON may hold, half a pair of surrogates, is no text of a file
 
 
-def _conversation(group: Group, episode: Episode) -> list[dict[str, Any]] | None:
-    if isinstance(group.prompt.text, list):
-        return [*group.prompt.text, *episode.messages]
-    several = len(episode.messages) > 1
-    return [{"role": "user", "content": group.prompt.text}, *episode.messages] if several else None
+def _conversation(episode: Episode) -> list[dict[str, Any]] | None:
+    return [*episode.opening, *episode.messages] if episode.opening else None
 
 
 def _messages(conversations: Sequence[Sequence[Mapping[str, Any]] | None]) -> Any:

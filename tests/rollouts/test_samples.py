@@ -58,7 +58,7 @@ def test_all_that_an_episode_has_is_kept(tmp_path):
     late = Failure("math", 1, "TimeoutError: not done", "six")
     groups = [group(5, "2+2?", answer([3], [True], "4"), answer([4, 5], [True, True], "six", None), failures=[late],
                     answer="4"),
-              group(6, USER, answer([3, 2], [True, True], "Hello", 0.0), answer([1], [True], "", 0.5), answer="x")]
+              group(6, USER, answer([3, 2], [True, True], "Hello", 0.0, opening=USER), answer([1], [True], "", 0.5), answer="x")]
     write(tmp_path, groups, trained=groups[:1])
     rows = list(read(tmp_path))
     assert rows[0] == {
@@ -79,7 +79,8 @@ def test_turns_of_an_environment_and_advantages_of_tokens(tmp_path):
     turns = [{"role": "assistant", "content": "", "tool_calls": call},
              {"role": "tool", "content": parts, "name": "add"}, *said("So 3")]
     drawn = [True, False, False, True]
-    episode = Episode([7, 8, 9, 1, 2, 3, 4], 3, drawn, [-1.0, 0.0, 0.0, -2.0], 1, turns, "length", {}, 1.0)
+    opening = [{"role": "user", "content": "1+2?"}]
+    episode = Episode([7, 8, 9, 1, 2, 3, 4], 3, drawn, [-1.0, 0.0, 0.0, -2.0], 1, turns, "length", {}, 1.0, opening)
     advantages = np.asarray([[9, 9, 9, 0.5, 9, 9, -0.5, 9]], np.float32)
     write(tmp_path, [group(0, "1+2?", episode)], advantages=advantages)
     [row] = read(tmp_path)
