@@ -58,7 +58,8 @@ def test_all_that_an_episode_has_is_kept(tmp_path):
     late = Failure("math", 1, "TimeoutError: not done", "six")
     groups = [group(5, "2+2?", answer([3], [True], "4"), answer([4, 5], [True, True], "six", None), failures=[late],
                     answer="4"),
-              group(6, USER, answer([3, 2], [True, True], "Hello", 0.0, opening=USER), answer([1], [True], "", 0.5), answer="x")]
+              group(6, USER, answer([3, 2], [True, True], "Hello", 0.0, opening=USER), answer([1], [True], "", 0.5),
+                    answer="x")]
     write(tmp_path, groups, trained=groups[:1])
     rows = list(read(tmp_path))
     assert rows[0] == {
