@@ -16,7 +16,6 @@ The host decides here, in plain numbers: who is decoded where is in slots.py, wh
 several processes run one model, each makes the same calls in the same order.
 """
 
-import functools
 import itertools
 from collections.abc import Sequence as Rowed
 from typing import Any
@@ -25,12 +24,11 @@ import jax
 import numpy as np
 
 from errors import InputError
-from models import decoding
 from models.transformer import Transformer
 from rollouts import decoder
 from rollouts.arguments import copied_pages, decode_rows, page_table, prefill_tokens, seen_tokens
 from rollouts.decoder import CHUNK, Drawn
-from rollouts.layout import DEFAULT, check_weights, sampling_mesh, weight_shapes
+from rollouts.layout import DEFAULT, check_weights, preparing, sampling_mesh, weight_shapes
 from rollouts.memory import PAGE, capacity_for, of_device
 from rollouts.requests import Mask, Output, Request, checked
 from rollouts.sequences import CallbackError, Sequence
@@ -85,9 +83,6 @@ class Engine:
         self._ids = itertools.count()
         self._outputs: list[Output] = []  # of a step that failed, the next one gives them
         with jax.set_mesh(self.mesh):
-            self._weight_shapes = weight_shapes(model, self.mesh)
-            self._prepare = jax.jit(functools.partial(decoding.prepare, model), out_shardings=jax.tree.map(
-                lambda shape: shape.sharding, self._weight_shapes))
             self._make_cache()
 
     def _make_cache(self) -> None:
@@ -100,7 +95,7 @@ class Engine:
         """
         check_weights(self.model, variables)
         with jax.set_mesh(self.mesh):
-            self._weights, self._version = self._prepare(variables), version
+            self._weights, self._version = preparing(self.model, self.mesh)(variables), version
         self.forget()
 
     def forget(self) -> None:
@@ -119,7 +114,7 @@ class Engine:
 
     def describe(self) -> str:
         """How sampling is laid out and what it takes of a device, one line."""
-        weights, cache = (of_device(tree) / 2**20 for tree in (self._weight_shapes, self._cache))
+        weights, cache = (of_device(tree) / 2**20 for tree in (weight_shapes(self.model, self.mesh), self._cache))
         grows = ", which grows," if self.capacity is None else ""
         return (f"sampling on {self.mesh.size} device(s), data {self.mesh.shape['data']} tensor "
                 f"{self.mesh.shape['tensor']}: {weights:,.1f} MiB of weights and {cache:,.1f} MiB of cache{grows} on "

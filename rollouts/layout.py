@@ -5,8 +5,9 @@ the devices of a training mesh are numbered anew for sampling, in their order: w
 divide, and data beyond.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import InputError
-from models.decoding import Weights
+from models.decoding import Weights, prepare
 from models.transformer import Transformer, init_variables
 from sharding.mesh import SamplingMesh
 from sharding.rules import mesh_axes, path_name, ways
@@ -78,9 +79,14 @@ def weight_shapes(model: Transformer, mesh: Mesh) -> Any:
                         _axes_of_prepared(model, axes), shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
-def _prepared(model: Transformer, params: Any) -> Weights:
-    from models.decoding import prepare
+@functools.cache
+def preparing(model: Transformer, mesh: Mesh) -> Callable[[Any], Weights]:
+    """models.decoding.prepare, onto this layout; compiled once for all engines that have it."""
+    return jax.jit(functools.partial(prepare, model),
+                   out_shardings=jax.tree.map(lambda shape: shape.sharding, weight_shapes(model, mesh)))
 
+
+def _prepared(model: Transformer, params: Any) -> Weights:
     return prepare(model, {"params": params})
 
 

@@ -13,6 +13,8 @@ from errors import InputError
 CONTEXT = 4
 """tokens before a new one that are decoded with it: pieces of one character, or spaces that depend on what stands
 before, are decoded alike in both"""
+UNREAD = 3 * CONTEXT
+"""tokens that may wait for the end of a character"""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -43,8 +45,8 @@ class StopFinder:
 
     def __init__(self, ends: Ends):
         self._ends, self._tokens = ends, []
-        self._shown = 0  # tokens whose text has been looked through
-        self._tail = ""  # the end of that text, shorter than the longest string
+        self._read = 0  # tokens whose text is final
+        self._tail = ""  # the end of that text, as long as the longest string
         self._longest = max(map(len, ends.strings), default=0)
 
     def completes(self, token: int) -> bool:
@@ -52,10 +54,18 @@ class StopFinder:
         if not self._ends.strings:
             return False
         self._tokens.append(token)
-        context = self._tokens[max(0, self._shown - CONTEXT) : self._shown]
-        known, text = (self._ends.decode(tokens) for tokens in (context, context + self._tokens[self._shown :]))
-        text = self._tail + text[len(known) :]
+        count = len(self._tokens)
+        text = self._text(count)
+        found = any(string in text for string in self._ends.strings)
         if not text.endswith(UNFINISHED):  # else the next token may complete the character
-            self._shown = len(self._tokens)
-            self._tail = text[-self._longest :]
-        return any(string in text for string in self._ends.strings)
+            self._read, self._tail = count, text[-self._longest :]
+        elif count - self._read > UNREAD:  # bytes that are none, of which the last ones may yet be a character's
+            self._tail = self._text(count - CONTEXT)[-self._longest :]
+            self._read = count - CONTEXT
+        return found
+
+    def _text(self, count: int) -> str:
+        """The tail, and what the tokens after it add up to the first `count`."""
+        context = self._tokens[max(0, self._read - CONTEXT) : self._read]
+        known, text = (self._ends.decode(tokens) for tokens in (context, context + self._tokens[self._read : count]))
+        return self._tail + text[len(known) :]
