@@ -29,7 +29,8 @@ def found_place(tokens, ends):
 
 def test_places_are_those_of_the_whole_text(tokenizer):
     draw = random.Random(0)
-    texts = ["The cat sat on the mat.\n\nQuestion: why? 你好世界 \N{GRINNING FACE} done", "  spaces   and\ttabs\n\n\nend ### x",
+    texts = ["The cat sat on the mat.\n\nQuestion: why? 你好世界 \N{GRINNING FACE} done",
+             "  spaces   and\ttabs\n\n\nend ### x",
              "naïve café — “quoted” ½ \N{GRINNING FACE}\N{THUMBS UP SIGN} ok"]
     for text in texts:
         for _ in range(60):
