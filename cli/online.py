@@ -46,6 +46,12 @@ class Prompts(NamedTuple):
     config: dict[str, Any]
     """what config.yaml holds"""
 
+    def for_rewards(self) -> list[list[str]]:
+        """Names of the columns that rows have beside the prompt, any of them; of those that are held out, apart."""
+        training = [prompt for source in self.sources for prompt in source]
+        return [list(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
+                for prompts in (training, self.eval_prompts) if prompts]
+
 
 def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mapping[str, str],
                  needed: Needed = NOTHING) -> Prompts:
@@ -114,13 +120,17 @@ def without_eval_prompts(sources: list[list[Any]], eval_prompts: list[Any]) -> l
     return remaining
 
 
-def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any) -> tuple[Any, ...]:
+def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any, prompts: Prompts) -> tuple[Any, ...]:
     """The rewards that --rewards names; one that renders prompts does so where the policy's `tokenizer` does. Raises
-    InputError as load_rewards does."""
+    InputError as load_rewards does, and where one cannot do with the columns of the prompts."""
     from rewards.registry import load_rewards
+    from rewards.scoring import check_columns
 
-    return load_rewards(flags.rewards, mesh=mesh, unsafe=flags.unsafe_code_without_sandbox,
-                        chat=bool(tokenizer.chat_template))
+    rewards = load_rewards(flags.rewards, mesh=mesh, unsafe=flags.unsafe_code_without_sandbox,
+                           chat=bool(tokenizer.chat_template))
+    for names in prompts.for_rewards():
+        check_columns(rewards, names)
+    return rewards
 
 
 def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any], prompts: Prompts,
@@ -136,7 +146,7 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
     engine = Engine(model, flags.rollouts.num_slots, capacity, mesh=mesh, sampling=flags.sampling.mesh)
     print_once(engine.describe())
     collector = Collector(engine, tokenizer, rewards, flags.max_new_tokens, make_ends(tokenizer, flags.sampling.stop),
-                          flags.reward_timeout, open_environments(flags))
+                          flags.reward_timeout, open_environments(flags), sorted({*sum(prompts.for_rewards(), [])}))
     sampled, likeliest = flags.sampling.controls(flags.temperature), make_controls(0.0)
 
     def collect(variables: Any, some: Sequence[Any], key: Any, version: int, advance: Callable[[int], None],

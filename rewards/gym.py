@@ -7,6 +7,7 @@ Rows of another task (column `task`), and rows without an answer to compare with
 of several tasks can be given for their mixture.
 """
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def make_gym(task: str, timeout: float = 5.0, unsafe: bool = False, **config: An
         scores = dict(zip(calls, verdicts, strict=True)) | dict.fromkeys(astray, 0.0)
         return values_or_raise([scores.get(row) for row in range(len(entries))])
 
+    reward.check_columns = functools.partial(_entries, task)
     return reward
 
 
@@ -62,6 +64,7 @@ def make_gym_exact(task: str) -> Reward:
         return [_exact(entry, completion_text(completion))
                 for entry, completion in zip(_entries(task, columns), completions, strict=True)]
 
+    reward.check_columns = functools.partial(_entries, task)
     return reward
 
 

@@ -72,6 +72,7 @@ def _make_reward(read: Callable[[str], tuple[str, bool] | None], timeout: float)
         return values_or_raise([verdicts.get(row, 0.0) if reference else None
                                 for row, (reference, _) in enumerate(rows)])
 
+    reward.check_columns = _references
     return reward
 
 

@@ -88,6 +88,7 @@ def make_programs(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = Fal
         return values_or_raise([outcomes.get(row) for row in range(len(rows))])
 
     reward.__name__ = "programs_share" if share else "programs"
+    reward.check_columns = check_columns
     return reward
 
 

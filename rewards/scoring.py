@@ -17,7 +17,7 @@ import math
 import numbers
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from typing import Any, NamedTuple
 
@@ -124,6 +124,15 @@ def add_up(rewards: Sequence[Weighted], outcomes: Mapping[str, Outcome], complet
                   {name: len(outcome.errors) - late[name] for name, outcome in outcomes.items()}, late,
                   [_failure(name, row, error, completions)
                    for name, outcome in outcomes.items() for row, error in outcome.errors.items()])
+
+
+def check_columns(rewards: Sequence[Weighted], names: Iterable[str]) -> None:
+    """Raises InputError for a reward that rows with these columns, in some or all of them, are not enough for: by its
+    signature, or by what it says itself (`check_columns` of the function, which takes columns)."""
+    columns: dict[str, list[Any]] = {name: [] for name in (*names, "completion_ids")}
+    for each in rewards:
+        _check_signature(each, columns)
+        getattr(each.function, "check_columns", lambda columns: None)(columns)
 
 
 def _check_signature(reward: Weighted, columns: Mapping[str, Any]) -> None:

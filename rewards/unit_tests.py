@@ -86,6 +86,7 @@ def make_unit_tests(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = F
         return values_or_raise([outcomes.get(row) for row in range(len(cases))])
 
     reward.__name__ = "unit_tests_share" if share else "unit_tests"
+    reward.check_columns = check_columns
     return reward
 
 
@@ -118,15 +119,20 @@ def report(name: str, ways: Mapping[str, int], rows: int) -> None:
               f"{ways['none']} without a verdict (their tests need one process: isolation=auto)", file=sys.stderr)
 
 
+def check_columns(columns: Mapping[str, Any]) -> None:
+    """Raises InputError where no row can have tests."""
+    if not any(name in columns for name in COLUMNS):
+        raise InputError(f"unit tests are in a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; "
+                         f"there are {', '.join(sorted(columns)) or 'no columns'}")
+
+
 def read_case(index: int, prompt: Any, columns: dict[str, Any]) -> Case | None:
     """The tests of row `index`; None where it has none. Raises InputError where no row can have any.
 
     Columns as the field writes them: MBPP's test_list with test_setup_code and test_imports; HumanEval's test (a
     function `check`) with entry_point and the prompt, a stub; or tests, a text or a list of texts.
     """
-    if not any(name in columns for name in COLUMNS):
-        raise InputError(f"unit tests are in a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; "
-                         f"there are {', '.join(sorted(columns)) or 'no columns'}")
+    check_columns(columns)
     row = {name: columns[name][index] for name in (*COLUMNS, *_FURTHER) if columns.get(name) is not None}
     tests = next((row[name] for name in COLUMNS if row.get(name)), None)
     if tests is None:

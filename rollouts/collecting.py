@@ -53,13 +53,15 @@ class Collector:
     reward_timeout: float
     """seconds of each reward, from when the last episode has ended"""
     environments: Environments | None = None
+    columns: Sequence[str] = ()
+    """that rewards are given, None where a prompt has none of that name, whichever prompts are collected"""
 
     def collect(self, prompts: Sequence[Prompt], key: Any, group_size: int, controls: Controls,
                 advance: Callable[[int], None] = lambda count: None) -> Iterator[Group]:
         """Yields every prompt's group once it is graded; `advance` is told of episodes as they end. Raises InputError
         as rewards do, and Engine.submit."""
         sampling, waiting = _Sampling(self, prompts, key, group_size, controls), {}
-        columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+        columns = dict.fromkeys([*self.columns, *(name for prompt in prompts for name in prompt.columns)])
         with Grading(self.rewards, self.reward_timeout, [*columns]) as grading, sampling:
             for group in sampling.groups(advance):
                 waiting[group.number] = group

@@ -109,7 +109,7 @@ def main(config: Config) -> None:
     opened, tokenizer = online.open_tokenized(config.model)
     needed = needed_columns(objective, COMPUTED, scorer=score)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
-    rewards = online.open_rewards(config, mesh, tokenizer)
+    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)

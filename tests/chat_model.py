@@ -28,3 +28,8 @@ def write_model(folder):
 def digits(prompts, completions, **columns):
     """The share of characters that are digits: a reward that a policy learns fast."""
     return [sum(map(str.isdigit, completion)) / max(1, len(completion)) for completion in completions]
+
+
+def of_level(prompts, completions, level, **columns):
+    """A reward that needs a column."""
+    return [float(each) for each in level]

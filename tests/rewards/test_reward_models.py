@@ -91,15 +91,16 @@ def test_tools_reach_the_reward_models_template(folder, tmp_path):
 def test_the_run_says_how_its_policy_takes_a_string(folder, tmp_path):
     """Through the flag: a policy without a chat template continues the string."""
     from cli.flags import OnlineFlags
-    from cli.online import open_rewards
+    from cli.online import Prompts, open_rewards
 
     class Policy:
         chat_template = None
 
     flags = OnlineFlags(data=(), output_dir="", model="", rewards=f"model:{folder}", max_steps=1)
-    [continuing] = open_rewards(flags, one_device(), Policy)
+    prompts = Prompts([[]], [], [], 0, 0, (), {})
+    [continuing] = open_rewards(flags, one_device(), Policy, prompts)
     Policy.chat_template = "{{ messages }}"
-    [chatting] = open_rewards(flags, one_device(), Policy)
+    [chatting] = open_rewards(flags, one_device(), Policy, prompts)
     plain = load_reward_model(str(folder), one_device(), chat=False)
     assert continuing.function(["Hi"], ["Hm"]) == plain(["Hi"], ["Hm"]) != chatting.function(["Hi"], ["Hm"])
 

@@ -16,7 +16,7 @@ from errors import InputError
 from rewards import scoring
 from rewards.contract import RowErrors, time_left
 from rewards.registry import Weighted, load_rewards
-from rewards.scoring import compute_rewards
+from rewards.scoring import check_columns, compute_rewards
 
 MODULE = """
 def words(prompts, completions, *, scale=1.0, **columns):
@@ -24,6 +24,12 @@ def words(prompts, completions, *, scale=1.0, **columns):
 
 async def later(prompts, completions, **columns):
     return [2.0] * len(completions)
+
+def needs(prompts, completions, answer, **columns):
+    raise AssertionError("asked")
+
+def bare(prompts, completions):
+    raise AssertionError("asked")
 
 number = 3
 """
@@ -148,6 +154,30 @@ def test_functions_that_cannot_take_the_columns_are_named():
         score(lambda prompts, completions: [1.0] * 3, level=[1, 2, 3])
     with pytest.raises(InputError, match="reward r0: .*missing a required argument: 'answer'"):
         score(lambda prompts, completions, answer, **columns: [1.0] * 3, level=[1, 2, 3])
+
+
+@pytest.mark.parametrize(("text", "names", "message"), [
+    ("math", ["question"], "no column 'answer' or 'solution' .* only completion_ids, question"),
+    ("math_strict", ["solution"], None),
+    ("my_rewards:words,math", ["answers"], "no column 'answer'"),
+    ("my_rewards:words,repetition,overlong(max_length=4, cache=2)", [], None),
+    ("my_rewards:words(scale=2.0)", ["scale"], None),
+    ("my_rewards.needs", ["kind"], "reward my_rewards.needs: .*missing a required argument: 'answer'"),
+    ("my_rewards.needs", ["answer", "kind"], None),
+    ("my_rewards.bare", ["answer"], "reward my_rewards.bare: cannot be called with the columns answer"),
+    pytest.param("gym:chain_sum", ["answer"], "no column 'metadata' to score chain_sum with", marks=needs_sandbox),
+    pytest.param("gym_exact:chain_sum", ["answer", "metadata"], None, marks=needs_sandbox),
+    pytest.param("unit_tests", ["answer"], "unit tests are in a column test_list, tests or test", marks=needs_sandbox),
+    pytest.param("programs_share", ["test"], "examples of input and output are in a column", marks=needs_sandbox),
+    pytest.param("programs", ["input_output"], None, marks=needs_sandbox),
+])
+def test_columns_that_are_missing_are_told_before_anything_is_asked(text, names, message):
+    rewards = load_rewards(text)
+    if message is None:
+        check_columns(rewards, names)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_columns(rewards, names)
 
 
 def test_zero_none_and_an_exception_stay_three_things():

@@ -191,6 +191,8 @@ def test_an_objective_of_ones_own(train):
     ({"rewards": "nonsense"}, "'nonsense': is not known"),
     ({"rewards": "chat_model:absent"}, "names no function"),
     ({"rewards": "chat_model:digits=x"}, "no finite number"),
+    ({"rewards": "chat_model:of_level"}, "missing a required argument: 'level'"),
+    ({"rewards": "math", "data": "gym:chain_sum", "eval_data": "held_out"}, "no column 'answer' or 'solution'"),
     ({"max_new_tokens": 121}, "--max-new-tokens 121 leaves no room for a prompt in the model's context of 128"),
     ({"temperature": 0}, "--temperature must be above 0"),
     ({"temperature": "nan"}, "--temperature must be a finite number, not nan"),
@@ -208,8 +210,9 @@ def test_an_objective_of_ones_own(train):
      "no importance_sampling_correction is called nothing"),
     ({"loss_aggregation": "constant"}, "needs a constant_length"),
     ({"data": "gym:no_such_task"}, "reasoning-gym has no such task")])
-def test_what_is_refused_is_one_line(train, tmp_path, replaced, line):
-    status, _, err, _ = train(**replaced)
+def test_what_is_refused_is_one_line(train, write_rows, tmp_path, replaced, line):
+    held_out = write_rows("held_out.jsonl", [{"prompt": "new"}])
+    status, _, err, _ = train(**{key: held_out if value == "held_out" else value for key, value in replaced.items()})
     assert status != 0
     assert line in err
     assert "Traceback" not in err
