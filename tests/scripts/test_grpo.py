@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+import jax
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from chat_model import write_model
@@ -178,6 +180,31 @@ def test_an_evaluation_that_failed_is_made_up_for(train, write_rows, tmp_path, m
     status, _, err, lines = train("--eval-data", held_out, rewards="moody:reward")
     assert status == 0, err
     assert [line["step"] for line in lines if "eval/reward" in line] == [0, 3]
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_after_the_second_step(train, write_rows, monkeypatch):
+    """Prompts of 1 to 90 tokens, and completions that end at digits."""
+    from rollouts import packing, samples
+
+    compilations, after, write_samples = [], [], samples.write_samples
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compilations.append(name) if "backend_compile" in name else None)
+
+    def counted(*given):
+        write_samples(*given)
+        after.append(len(compilations))
+
+    monkeypatch.setattr(samples, "write_samples", counted)
+    monkeypatch.setattr(packing, "WORTH", 8)
+    random = np.random.default_rng(0)
+    rows = write_rows("ragged.jsonl", [{"prompt": "ab" * 45}, *(
+        {"prompt": "".join(map(chr, random.integers(33, 127, random.integers(1, 90))))} for _ in range(30))])
+    status, _, err, _ = train("--sampling.stop", *"0123456789", "--save-every", 0, data=rows, max_new_tokens=32,
+                              max_steps=9, group_size=2)
+    assert status == 0, err
+    assert len(after) == 9
+    assert after[1:] == [after[1]] * 8
 
 
 def test_an_objective_of_ones_own(train):
