@@ -1,7 +1,6 @@
 """The set-up that scripts of online training share: prompts, rewards, the sampler, and evaluation."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +13,12 @@ from errors import InputError
 
 
 def begin(flags: Flags, check: Callable[[Any], None]) -> Flags:
-    """Checks the flags, by a script's own `check` too; the flags as resolve gives them.
-
-    Raises InputError where several processes were started: each would write the one run directory.
-    """
-    from sharding.hosts import several_processes
+    """Checks the flags, by a script's own `check` too, and connects the processes; the flags as resolve gives them."""
+    from sharding.hosts import connect
 
     check_online_flags(flags)
     check(flags)
-    if several_processes(flags.hosts, os.environ):
-        raise InputError("online training runs in one process as yet, and several were started, which would all write "
-                         f"{flags.output_dir}; start one, with all devices of one machine")
+    connect(flags.hosts)
     if flags.sampling.note:
         print_once(flags.sampling.note)
     return resolve(flags)
@@ -164,6 +158,7 @@ def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Se
     from rollouts.console import log_failures
     from rollouts.drawing import collect_all
     from rollouts.metrics import rollout_metrics
+    from sharding.hosts import is_main
 
     num_samples = flags.rollouts.num_eval_samples
 
@@ -171,7 +166,8 @@ def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Se
         step = int(state.step)
         groups, seconds = collect_all(prompts, lambda some, number, advance: collect(
             state.variables(), some, key, step, advance, num_samples, num_samples == 1))
-        log_failures(Path(flags.output_dir) / "eval_failures.jsonl", step, groups)
+        if is_main():
+            log_failures(Path(flags.output_dir) / "eval_failures.jsonl", step, groups)
         names = ("reward", "rewards/", "completions/")
         metrics = rollout_metrics(groups, seconds["rollout"])
         return {name: value for name, value in metrics.items() if name.startswith(names)}

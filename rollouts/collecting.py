@@ -21,7 +21,9 @@ from rewards.registry import Weighted
 from rewards.scoring import HEAD, Failure, Scored
 from rollouts.engine import Engine, Output, Request
 from rollouts.environments import (
+    CallError,
     Calls,
+    Elsewhere,
     Environments,
     Messages,
     encode_continuation,
@@ -152,8 +154,8 @@ class _Sampling:
         if environments is None:
             return self._submit(self._conversations)
         for each in self._conversations:
-            each.environment = environments.make()
-            self._calls.start(each.number, each.environment.reset,
+            each.environment = environments.make() if jax.process_index() == 0 else Elsewhere()
+            self._calls.start(each.number, read_reset, each.environment.reset,
                               each.group.prompt.columns | {"prompt": each.group.prompt.text})
         return []
 
@@ -214,7 +216,7 @@ class _Sampling:
         """Whether a conversation has ended with the policy's turn; else its environment is asked."""
         if conversation.environment is None or conversation.episode.finish_reason != "stop":
             return True
-        self._calls.start(conversation.number, conversation.environment.step, conversation.messages)
+        self._calls.start(conversation.number, read_step, conversation.environment.step, conversation.messages)
         return False
 
     def _answer(self, conversation: _Conversation, given: Any) -> bool:
@@ -229,7 +231,7 @@ class _Sampling:
 
     def _reset(self, conversation: _Conversation, given: Any) -> bool:
         episode = conversation.episode
-        episode.opening = read_reset(given)
+        episode.opening = given
         tokens = encode_opening(self._collector.tokenizer, conversation.group.prompt, episode.opening)
         longest = self._collector.environments.max_prompt_length
         if len(tokens) > longest:
@@ -238,7 +240,7 @@ class _Sampling:
         return False
 
     def _step(self, conversation: _Conversation, given: Any) -> bool:
-        messages, done, reward = read_step(given)
+        messages, done, reward = given
         episode = conversation.episode
         if reward is not None:
             episode.values[ENVIRONMENT] = (episode.values.get(ENVIRONMENT) or 0.0) + reward
@@ -257,11 +259,12 @@ class _Sampling:
         return False
 
     def _fail(self, conversation: _Conversation, error: Exception) -> None:
-        episode = conversation.episode
+        episode, text = conversation.episode, f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, CallError) else text
         episode.finish_reason, episode.values = "error", {}
         member = next(number for number, each in enumerate(conversation.group.episodes) if each is episode)
         conversation.group.failures.append(Failure(
-            ENVIRONMENT, member, " ".join(f"{type(error).__name__}: {error}".split())[:500], episode.text[:HEAD]))
+            ENVIRONMENT, member, " ".join(text.split())[:500], episode.text[:HEAD]))
 
 
 def _begin(prompt: Prompt) -> Episode:

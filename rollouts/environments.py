@@ -6,23 +6,27 @@
 
 One object is made for each episode. Calls run in threads beside sampling, each in an event loop of its own, so that one
 that hangs holds up no other. A prompt without an environment is one of one step. Limits of turns, tokens and time are
-the collector's (rollouts/collecting.py).
+the collector's (rollouts/collecting.py). In a run of several processes, process 0 runs the environments of all.
 """
 
 import asyncio
 import dataclasses
 import inspect
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Protocol
 
+import jax
+
 from data.chat import encode_prompt, open_template
 from data.messages import read_messages
 from data.prompts import Prompt
 from data.turns import PROBE, end_texts
 from errors import InputError, shown
+from sharding.exchange import decided
 
 Messages = list[dict[str, Any]]
 
@@ -51,41 +55,79 @@ class Environments:
     """seconds for a reset or a step"""
 
 
+class CallError(Exception):
+    """What a call raised, as `Type: text`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """An environment of process 0, in another."""
+
+    reset: None = None
+    step: None = None
+
+
 class Calls:
-    """Functions and coroutine functions that run in threads. One that is late is given up, and left to itself."""
+    """Functions and coroutine functions that run in threads of process 0, and whose outcomes all processes get: each
+    makes the same calls in the same order. One that is late is given up, and left to itself."""
 
     def __init__(self, timeout: float):
         self._timeout = timeout
-        self._running: dict[int, tuple[Future, float]] = {}
+        self._names: set[int] = set()
+        self._running: dict[int, tuple[Future, float]] = {}  # in process 0
 
     @property
     def running(self) -> bool:
-        return bool(self._running)
+        return bool(self._names)
 
-    def start(self, name: int, function: Callable[..., Any], *arguments: Any) -> None:
-        """Calls function(*arguments), whose outcome `finished` gives under this name."""
-        future: Future = Future()
-        thread = threading.Thread(target=_call, args=(future, function, arguments), name=f"call {name}", daemon=True)
-        self._running[name] = future, time.monotonic() + self._timeout
-        thread.start()
+    def start(self, name: int, read: Callable[[Any], Any], function: Callable[..., Any], *arguments: Any) -> None:
+        """Calls function(*arguments); what `read` makes of it, which is to be JSON's, is given by `finished` under this
+        name."""
+        self._names.add(name)
+        if jax.process_index() == 0:
+            future: Future = Future()
+            thread = threading.Thread(target=_call, args=(future, read, function, arguments), name=f"call {name}",
+                                      daemon=True)
+            self._running[name] = future, time.monotonic() + self._timeout
+            thread.start()
 
     def finished(self, seconds: float) -> dict[int, Any]:
         """By name, what was given, or the exception that was raised, of what ends within `seconds`, if anything."""
+        if not self._names:
+            return {}
+        outcomes = {name: CallError(error) if error else given
+                    for name, given, error in decided(lambda: self._outcomes(seconds))}
+        self._names -= outcomes.keys()
+        return outcomes
+
+    def _outcomes(self, seconds: float) -> list[tuple[int, Any, str | None]]:
+        """(name, what was given, the error if there is one)."""
         wait([future for future, _ in self._running.values()], seconds, FIRST_COMPLETED)
         now = time.monotonic()
         names = [name for name, (future, deadline) in self._running.items() if future.done() or now > deadline]
-        return {name: self._outcome(self._running.pop(name)[0]) for name in names}
+        return [(name, *self._outcome(self._running.pop(name)[0])) for name in names]
 
-    def _outcome(self, future: Future) -> Any:
+    def _outcome(self, future: Future) -> tuple[Any, str | None]:
         if not future.done():
-            return TimeoutError(f"not done within {self._timeout:g} s")
-        return future.exception() or future.result()
+            return None, f"TimeoutError: not done within {self._timeout:g} s"
+        error = future.exception() or _not_told(future.result())
+        return (None, f"{type(error).__name__}: {error}") if error else (future.result(), None)
 
 
-def _call(future: Future, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _not_told(given: Any) -> Exception | None:
+    """Why other processes cannot be told, if there are any."""
+    try:
+        if jax.process_count() > 1:
+            json.dumps(given)
+    except (TypeError, ValueError) as error:
+        return TypeError(f"{error}; in a run of several processes, give what JSON has")
+    return None
+
+
+def _call(future: Future, read: Callable[[Any], Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         given = function(*arguments)
-        future.set_result(asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given)
+        future.set_result(read(asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given))
     except BaseException as error:  # noqa: BLE001 - a user's environment may raise anything; told where it is waited for
         future.set_exception(error)
 

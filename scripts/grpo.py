@@ -90,6 +90,7 @@ def main(config: Config) -> None:
     from rollouts.online import train_online
     from rollouts.packing import gather, pack_minibatches, plan_shapes, put, unused
     from rollouts.samples import write_samples
+    from sharding.hosts import is_main
     from sharding.mesh import make_mesh
     from sharding.rules import RULES, ways
     from training.reference import prepare_rollouts
@@ -168,6 +169,8 @@ def main(config: Config) -> None:
         return state, metrics, lambda: keep(draw, number, credited["advantages"], gather(logps, parts[:-1], batch))
 
     def keep(draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray) -> None:
+        if not is_main():
+            return
         write_samples(run, number, draw.groups, draw.trained, advantages, policy_logps)
         log_failures(run / "failures.jsonl", number, draw.groups)
         monitor.update(draw.groups, number)

@@ -49,19 +49,13 @@ def connect(config: HostsConfig) -> None:
 
     if jax.distributed.is_initialized():
         return
-    if not several_processes(config, os.environ):
+    explicit = _explicit(config)
+    if config.num_processes == 1 or not (explicit or in_cluster(os.environ)):
         return
-    arguments = _explicit(config) or _slurm_devices(os.environ)
+    arguments = explicit or _slurm_devices(os.environ)
     with _time_limit(CONNECT_SECONDS, config):
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=config.heartbeat_timeout,
                                    initialization_timeout=CONNECT_SECONDS + 60)
-
-
-def several_processes(config: HostsConfig, environ: Mapping[str, str]) -> bool:
-    """Whether this is one of several processes of a run, by flags or by what the environment says. Raises InputError
-    for flags that do not fit together."""
-    explicit = _explicit(config)
-    return config.num_processes != 1 and (bool(explicit) or in_cluster(environ))
 
 
 def _explicit(config: HostsConfig) -> dict[str, Any]:

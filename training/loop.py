@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from batch import Batch, widen
+from sharding.exchange import gather
 from sharding.placement import Placement
 from training.keeping import Evaluate, LoopConfig, kept
 from training.state import TrainState
@@ -42,8 +42,8 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
     first step, every eval_every steps and after the last. Raises InputError for bad rows (after saving what is done),
     and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved, after SIGTERM.
     """
-    gather = functools.partial(gather_position, batch_size=placement.batch_size)
-    with (kept(run, state, placement.mesh, config, evaluate, gather) as (keeper, state, position),
+    gather_all = functools.partial(gather_position, batch_size=placement.batch_size)
+    with (kept(run, state, placement.mesh, config, evaluate, gather_all) as (keeper, state, position),
           contextlib.closing(open_batches(position)) as batches):
         for step in keeper.steps(state):
             start = time.perf_counter()
@@ -70,11 +70,5 @@ def agree_on_length(batch: Batch) -> Batch:
 
 def gather_position(local: dict[int, Any], batch_size: int) -> list[Any]:
     """The state of each of the batch's streams, from the processes that read them."""
-    if jax.process_count() == 1:
-        return [local[row] for row in range(batch_size)]
-    text = np.frombuffer(json.dumps(local).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(text)))
-    texts = multihost_utils.process_allgather(np.pad(text, (0, int(np.max(sizes)) - len(text))))
-    parts = [json.loads(bytes(each[:size])) for each, size in zip(texts, sizes, strict=True)]
-    merged = {int(row): state for part in parts for row, state in part.items()}
+    merged = {int(row): state for part in gather(local) for row, state in part.items()}
     return [merged[row] for row in range(batch_size)]

@@ -258,17 +258,6 @@ def test_a_prompt_over_the_limit_is_named(train, write_rows):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("how", ["flags", "slurm"])
-def test_several_processes_are_refused_before_anything_is_written(train, tmp_path, monkeypatch, how):
-    hosts = ("--hosts.coordinator", "127.0.0.1:1", "--hosts.num-processes", 2, "--hosts.process-id", 1)
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2" if how == "slurm" else "1")
-    status, _, err, _ = train(*hosts if how == "flags" else ())
-    assert status == 1
-    assert err.startswith("error: online training runs in one process as yet, and several were started")
-    assert err.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
 OLD_CONFIG = """
 epsilon_low: 0.2
 epsilon_high: 0.2
