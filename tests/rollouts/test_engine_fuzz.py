@@ -154,4 +154,4 @@ def test_each_is_answered_as_if_alone(seed, monkeypatch):
         assert (tokens, reason, error) == (expected[0], *expected[2:])
         np.testing.assert_allclose(logps, expected[1], atol=1e-5)
         compared += 1
-    assert compared > 5
+    assert compared > 2
