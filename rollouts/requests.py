@@ -121,10 +121,11 @@ def _controls(controls: Controls) -> Controls:
         if np.ndim(value) or np.asarray(value).dtype.kind not in kinds:
             raise InputError(f"{name.replace('_', '-')} must be a{' whole' * (kinds == 'iu')} number, not "
                              f"{_shown(value)}")
-    return make_controls(*(np.asarray(value).item() for value in controls))
+    return make_controls(*(int(value) if name == "top_k" else float(value)
+                           for name, value in controls._asdict().items()))
 
 
-def _bias(bias: Mapping[int, float], vocab_size: int) -> dict[int, float]:
+def _bias(bias: Any, vocab_size: int) -> dict[int, float]:
     if not isinstance(bias, Mapping):
         raise InputError(f"a logit bias is no mapping of tokens to numbers, but {_shown(bias)}")
     tokens = _integers("a logit bias", list(bias), 0, vocab_size - 1)

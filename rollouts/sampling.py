@@ -17,6 +17,10 @@ BLOCK = 128
 SMALLEST_TEMPERATURE = 1e-30
 """what is smaller counts as 0: logits divided by it would leave float32, and only the likeliest token is ever drawn"""
 
+LARGEST = float(np.finfo(np.float32).max)
+PENALTY = 100.0
+"""the largest penalty: logits stay within float32 whatever else is asked for, however small the temperature"""
+
 
 class Controls(NamedTuple):
     """How tokens are drawn: numbers for all rows, or [B]. Arrays to the compiler: a change compiles nothing anew."""
@@ -48,15 +52,17 @@ def make_controls(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, 
                   frequency_penalty: float = 0.0) -> Controls:
     """Raises InputError for values that leave no distribution, or that their types do not hold."""
     largest = np.iinfo(np.int32).max
-    found = [(not 0 <= temperature < np.inf, f"temperature must be 0 or more, not {temperature}"),
+    found = [(not 0 <= temperature <= LARGEST, f"temperature must be 0 or more, not {temperature}"),
              (top_k < 0, f"top-k must be 0 (all tokens) or more, not {top_k}"),
              (top_k > largest, f"top-k must be {largest} at the most, not {top_k}"),
-             (not 0 < np.float32(top_p) <= 1, f"top-p must be above 0 and at most 1 (all tokens), not {top_p}"),
+             (not 0 < top_p <= 1 or np.float32(top_p) == 0,
+              f"top-p must be above 0 and at most 1 (all tokens), not {top_p}"),
              (not 0 <= min_p <= 1, f"min-p must be from 0 (all tokens) to 1, not {min_p}"),
-             (not 0 < np.float32(repetition_penalty) < np.inf,
-              f"repetition-penalty must be above 0, not {repetition_penalty}"),
-             (not np.isfinite(presence_penalty), f"presence-penalty must be a number, not {presence_penalty}"),
-             (not np.isfinite(frequency_penalty), f"frequency-penalty must be a number, not {frequency_penalty}")]
+             (not 1 / PENALTY <= repetition_penalty <= PENALTY,
+              f"repetition-penalty must be from {1 / PENALTY:g} to {PENALTY:g}, not {repetition_penalty}"),
+             *((not -PENALTY <= penalty <= PENALTY,
+                f"{name}-penalty must be from {-PENALTY:g} to {PENALTY:g}, not {penalty}")
+               for name, penalty in (("presence", presence_penalty), ("frequency", frequency_penalty)))]
     problems = [message for wrong, message in found if wrong]
     if problems:
         raise InputError(problems[0])

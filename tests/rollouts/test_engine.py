@@ -1,6 +1,7 @@
 """Sampling: the cache changes nothing, rows do not touch each other, ends are kept, and seeds are honoured."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -463,22 +464,151 @@ def test_the_likeliest_tokens_are_told(params):
     assert sum(len(output.likeliest) for output in outputs) == 3
 
 
+def broken(made, **change):
+    """With what its types do not allow."""
+    for name, value in change.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def ends(ids=(), strings=(), text=None):
+    return {"ends": broken(Ends(), ids=ids, strings=strings, decode=text)}
+
+
+def control(**change):
+    return {"controls": make_controls()._replace(**change)}
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"tokens": []}, "no tokens"), ({"tokens": [1] * 200, "max_new_tokens": 57}, "context of 256"),
-    ({"max_new_tokens": 0}, "give 1 or more"), ({"tokens": [3, 10**6]}, "token 1000000"),
-    ({"tokens": [3, -1]}, "token -1"), ({"ends": Ends(range(9))}, "9 end tokens"), ({"num_likeliest": 21}, "0 to 20"),
-    ({"tokens": [1] * 60, "max_new_tokens": 60}, "a cache of 104 positions")])
-def test_bad_requests_are_told_and_others_go_on(params, change, message):
-    engine = engine_of(params, 2, capacity=100)
-    [identity] = engine.submit([request([3], 4)])
-    with pytest.raises(InputError, match=message):
-        engine.submit([request([4]), dataclasses.replace(request([3]), **change)])
-    assert [reason for _, _, reason in run(engine, [identity])] == ["length"]
+    ({"tokens": [1] * 60, "max_new_tokens": 60}, "a cache of 104 positions"), ({"tokens": [3, 10**6]}, "token 1000000"),
+    ({"tokens": [3, -1]}, "token -1"), ({"tokens": [3, 2**70]}, "whole numbers"), ({"tokens": [1.0]}, "whole numbers"),
+    ({"tokens": [[1], [2, 3]]}, "whole numbers"), ({"tokens": "ab"}, "whole numbers"), ({"tokens": None}, "whole num"),
+    ({"tokens": 5}, "whole numbers"), ({"tokens": np.ones((2, 2), int)}, "whole numbers"),
+    ({"max_new_tokens": 0}, "give 1 or more"), ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
+    ({"max_new_tokens": np.nan}, "max_new_tokens is nan"), ({"max_new_tokens": None}, "max_new_tokens is None"),
+    ({"key": 5}, "no key of jax.random"), ({"key": None}, "no key"), ({"key": np.zeros(4, np.uint32)}, "no key"),
+    ({"key": jax.random.split(jax.random.key(0), 3)}, "no key"), ({"key": jax.random.key(0, impl="rbg")}, "no key"),
+    (ends(range(9)), "9 end tokens"), (ends((1.5,)), "end tokens: token ids are whole"),
+    (ends((-1,)), "end tokens has token -1"), (ends((), "ab", decode), "give a list of strings"),
+    (ends((), ("",), decode), "a character or more"), (ends((), (3,), decode), "list of strings"),
+    (ends((), ("a",)), "give Ends.decode"), ({"num_likeliest": 21}, "0 to 20"),
+    ({"num_likeliest": -1}, "0 to 20"), ({"num_likeliest": 1.0}, "num_likeliest is 1.0"),
+    (control(temperature=np.nan), "temperature must be 0"), (control(temperature=-1), "temperature must be 0"),
+    (control(temperature=1e39), "temperature must be 0"), (control(temperature="1"), "temperature must be a number"),
+    (control(temperature=None), "temperature must be a number"), (control(temperature=[1.0]), "must be a number"),
+    (control(top_k=-1), "top-k must be 0"), (control(top_k=1.5), "top-k must be a whole number"),
+    (control(top_k=2**31), "top-k must be"), (control(top_p=0), "top-p must be above 0"),
+    (control(top_p=np.nan), "top-p must be"), (control(top_p=1.1), "top-p must be"), (control(min_p=-0.1), "min-p"),
+    (control(min_p=np.inf), "min-p"), (control(repetition_penalty=0), "repetition-penalty must be from 0.01"),
+    (control(repetition_penalty=np.inf), "repetition-penalty"), (control(presence_penalty=1e39), "presence-penalty"),
+    (control(frequency_penalty=-np.inf), "frequency-penalty"), (control(frequency_penalty=np.nan), "frequency-penalty"),
+    ({"logit_bias": {64: 1.0}}, "a logit bias has token 64"), ({"logit_bias": {-1: 1.0}}, "has token -1"),
+    ({"logit_bias": {1: np.nan}}, "a logit bias must be a number"), ({"logit_bias": {1: np.inf}}, "must be a number"),
+    ({"logit_bias": {1: "2"}}, "must be a number"), ({"logit_bias": {"1": 2}}, "whole numbers"),
+    ({"logit_bias": [(1, 2.0)]}, "no mapping"), ({"mask": 3}, "a mask is no function")])
+def test_bad_requests_are_told_and_others_go_on(small_engine, change, message):
+    [identity] = small_engine.submit([request([3], 4)])
+    with pytest.raises(InputError, match=re.escape(message)) as refused:
+        small_engine.submit([request([4]), broken(request([3], 4), **change)])
+    assert "\n" not in str(refused.value)
+    small_engine.cancel([identity, identity, 10**9, -1])
+    assert not small_engine.busy
+
+
+@pytest.fixture(scope="module")
+def small_engine(params):
+    return engine_of(params, 2, capacity=100)
+
+
+def test_nothing_is_a_list_of_requests_too(small_engine):
+    assert small_engine.submit([]) == small_engine.step() == []
+    small_engine.cancel([])
+
+
+def test_weights_come_first(params):
+    engine = Engine(MODEL, 4, page=8)
+    ids = engine.submit([request(PROMPTS[0])])
+    with pytest.raises(InputError, match="has no weights"):
+        engine.step()
+    engine.load({"params": params})
+    assert [reason for _, _, reason in run(engine, ids)] == ["length"]
+
+
+@pytest.mark.parametrize("sizes", [{"num_slots": 0}, {"num_slots": -3}, {"capacity": 0}, {"page": 0},
+                                   {"capacity": -5}])
+def test_an_engine_of_nothing_is_refused(sizes):
+    with pytest.raises(InputError, match=f"{next(iter(sizes))} is .*; give 1 or more"):
+        Engine(MODEL, **sizes)
+
+
+def raising(tokens):
+    if len(tokens) == 2:
+        raise ValueError("no rule\nfor this")
+    return np.ones(CONFIG.vocab_size, bool)
+
+
+@pytest.mark.parametrize(("change", "message", "count"), [
+    ({"mask": raising}, "its mask failed after 2 tokens (ValueError: no rule for this)", 2),
+    ({"mask": lambda tokens: np.ones(3, bool)}, "its mask gave bool (3,) after 0 tokens, and not bool (64,)", 0),
+    ({"mask": lambda tokens: np.ones(64, int)}, "its mask gave int64 (64,) after 0 tokens, and not bool (64,)", 0),
+    ({"mask": lambda tokens: None}, "its mask gave object () after 0 tokens, and not bool (64,)", 0),
+    ({"mask": lambda tokens: np.full(64, len(tokens) < 1)}, "its mask allows no token after 1 tokens", 1),
+    ({"ends": Ends((), ("a",), lambda tokens: 1 // 0)}, "its stop strings could not be looked for (ZeroDivisionError: "
+                                                         "integer division or modulo by zero)", 1)])
+def test_what_fails_of_a_requests_own_ends_it_alone(params, change, message, count):
+    engine = engine_of(params, 4, capacity=600)
+    ids = engine.submit([request(PROMPTS[0], 6), request(PROMPTS[0], 6, key=1, **change), request(PROMPTS[1], 6)])
+    outputs = []
+    while engine.busy:
+        outputs += engine.step()
+    [error] = [each for each in outputs if each.finish_reason == "error"]
+    assert (error.id, error.error) == (ids[1], message)
+    assert sum(len(each.tokens) for each in outputs if each.id == ids[1]) == count
+    assert [sum(len(each.tokens) for each in outputs if each.id == ids[at]) for at in (0, 2)] == [6, 6]
 
 
 def test_weights_of_another_model_are_refused(params):
-    engine = engine_of(params)
-    with pytest.raises(InputError, match="weights of another model: .* has the shape"):
-        engine.load({"params": params | {"embedding": params["embedding"][:-1]}})
-    with pytest.raises(InputError, match="weights of another model: lm_head"):
-        engine.load({"params": params | {"lm_head": params["embedding"].T}})
+    engine, lora = engine_of(params, 4, capacity=600), random_variables(LORA)["lora"]
+    other = random_variables(config=dataclasses.replace(CONFIG, qk_norm=False))["params"]
+    for variables, message in [
+            ({"params": params | {"embedding": params["embedding"][:-1]}}, "embedding has the shape (63, 32)"),
+            ({"params": params | {"lm_head": params["embedding"].T}}, "lm_head has the shape (32, 64), and none"),
+            ({"params": {"embedding": params["embedding"]}}, "has the shape none"), ({"params": other}, "none"),
+            ({"params": params | {"embedding": params["embedding"].astype(int)}}, "embedding is int32"),
+            ({"params": params, "lora": lora}, "an adapter (lora)"), ({}, "no params"), ({"params": {}}, "none")]:
+        with pytest.raises(InputError, match="weights of another model: .*" + re.escape(message)):
+            engine.load(variables, 7)
+    [identity] = engine.submit([request(PROMPTS[0], 4)])
+    assert {output.version for output in engine.step()} == {0}
+    adapted = Engine(Transformer(CONFIG, LORA), 4, 600, 8)
+    with pytest.raises(InputError, match="weights of another model: "):
+        adapted.load({"params": params, "lora": jax.tree.map(lambda leaf: leaf[..., :-1], lora)})
+    for dtype in (jnp.bfloat16, jnp.float16, np.float64):
+        engine.load({"params": jax.tree.map(functools.partial(np.asarray, dtype=dtype), params)})
+    assert run(engine, engine.submit([request(PROMPTS[0], 4)]))[0][2] == "length"
+
+
+def test_a_step_that_fails_loses_nothing(params, alone, monkeypatch):
+    """Neither what was drawn nor what waits, though the cache is gone."""
+    requests, answers = alone
+    engine, decode, calls = engine_of(params, 2, capacity=200), decoder.decode, []
+
+    def failing(*given):
+        calls.append(1)
+        if len(calls) in (2, 3):
+            jax.tree.map(lambda leaf: leaf.delete(), given[2])
+            raise RuntimeError("out of memory")
+        return decode(*given)
+
+    monkeypatch.setattr(decoder, "decode", failing)
+    ids, found, failures = engine.submit(requests), {}, 0
+    while engine.busy:
+        try:
+            for output in engine.step():
+                tokens, logps, _ = found.get(output.id, ([], [], None))
+                found[output.id] = (tokens + output.tokens, logps + output.logps, output.finish_reason)
+        except RuntimeError:
+            failures += 1
+    assert failures == 2
+    same([found[identity] for identity in ids], answers)
