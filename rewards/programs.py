@@ -20,7 +20,7 @@ from rewards.execution.packages import allowed, as_names
 from rewards.execution.sandbox import Limits, check_sandbox
 from rewards.execution.trial import BadTestsError, Setting, as_script
 from rewards.execution.turns import Turn, in_turns
-from rewards.unit_tests import Case, Isolation, judge_case, report
+from rewards.unit_tests import Case, Isolation, Tally, judge_case
 
 _FURTHER = ("metadata", "fn_name", "func_name", "starter_code")
 IMPORTS = """from typing import *
@@ -65,6 +65,7 @@ def make_programs(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = Fal
     if not unsafe:
         check_sandbox()
     setting = Setting(Limits(seconds=timeout, memory_mb=memory_mb), allowed(as_names(packages)), unsafe)
+    tally = Tally("programs_share" if share else "programs")
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         check_columns(columns)
@@ -84,7 +85,7 @@ def make_programs(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = Fal
 
         with_examples = [row for row, each in enumerate(rows) if any(each.get(name) for name in COLUMNS)]
         outcomes = in_turns(judge, with_examples, timeout, workers)
-        report(reward.__name__, ways, len(outcomes))
+        tally.add(ways, len(outcomes))
         return values_or_raise([outcomes.get(row) for row in range(len(rows))])
 
     reward.__name__ = "programs_share" if share else "programs"

@@ -72,6 +72,7 @@ def make_unit_tests(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = F
     if not unsafe:
         check_sandbox()
     setting = Setting(Limits(seconds=timeout, memory_mb=memory_mb), allowed(as_names(packages)), unsafe)
+    tally = Tally("unit_tests_share" if share else "unit_tests")
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         cases = [read_case(index, prompt, columns) for index, prompt in enumerate(prompts)]
@@ -82,7 +83,7 @@ def make_unit_tests(timeout: float = 6.0, memory_mb: int = 512, unsafe: bool = F
             return verdict.passed / verdict.total if share else float(verdict.passed == verdict.total)
 
         outcomes = in_turns(judge, [row for row, case in enumerate(cases) if case is not None], timeout, workers)
-        report(reward.__name__, ways, len(outcomes))
+        tally.add(ways, len(outcomes))
         return values_or_raise([outcomes.get(row) for row in range(len(cases))])
 
     reward.__name__ = "unit_tests_share" if share else "unit_tests"
@@ -112,11 +113,22 @@ def judge_case(case: "Case", code: str, isolation: Isolation, setting: Setting, 
     return in_one_process(job, candidate, setting, turn)
 
 
-def report(name: str, ways: Mapping[str, int], rows: int) -> None:
-    """Says which way rows took, where one did not take the safest."""
-    if ways["one process"] or ways["none"]:
-        print(f"reward {name}: {rows} rows, {ways['two processes']} in two processes, {ways['one process']} in one, "
-              f"{ways['none']} without a verdict (their tests need one process: isolation=auto)", file=sys.stderr)
+class Tally:
+    """Says which way a reward's rows took, where one did not take the safest: whenever they have become twice as many,
+    since a reward is asked about a few at a time."""
+
+    def __init__(self, name: str):
+        self._name, self._ways, self._rows, self._told = name, collections.Counter(), 0, 0
+
+    def add(self, ways: Mapping[str, int], rows: int) -> None:
+        self._ways.update(ways)
+        self._rows += rows
+        ways = self._ways
+        if (ways["one process"] or ways["none"]) and self._rows >= 2 * self._told:
+            self._told = self._rows
+            print(f"reward {self._name}: {self._rows} rows, {ways['two processes']} in two processes, "
+                  f"{ways['one process']} in one, {ways['none']} without a verdict (their tests need one process: "
+                  f"isolation=auto)", file=sys.stderr)
 
 
 def check_columns(columns: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from sandboxed import needs_sandbox
 from errors import InputError
 from rewards.contract import Clock, RowErrors, on_clock
 from rewards.registry import load_rewards
-from rewards.unit_tests import make_unit_tests
+from rewards.unit_tests import Tally, make_unit_tests
 
 pytestmark = needs_sandbox
 MODES = ("strict", "shared", "auto")
@@ -79,6 +79,15 @@ def test_which_way_rows_took_is_told(capsys):
     program, tests = RIGHT["derived in the tests"]
     assert rewarded([program, SQUARE], [[tests], [TESTS]], isolation="auto") == [1.0, 1.0]
     assert "unit_tests: 2 rows, 1 in two processes, 1 in one, 0 without" in capsys.readouterr().err
+
+
+def test_a_reward_that_is_asked_often_says_it_seldom(capsys):
+    tally = Tally("unit_tests")
+    for _ in range(100):
+        tally.add({"two processes": 7, "one process": 0, "none": 1}, 8)
+    tally.add({"two processes": 7, "one process": 1, "none": 0}, 8)
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == [f"reward unit_tests: {8 * 2**count} rows" for count in range(7)]
 
 
 @pytest.mark.parametrize("isolation", MODES)
