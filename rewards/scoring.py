@@ -198,7 +198,7 @@ def _bounded(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outc
 
 
 def _given_up(reward: Weighted, rows: Rows, timeout: float) -> Outcome:
-    _warn_of_thread(reward.name, timeout)
+    _warn_of_thread(reward.name)
     late = TimeoutError(f"not done within {timeout:g} s")
     return _sorted_out([late] * len(rows.completions))
 
@@ -240,11 +240,11 @@ def _wait(seconds: float, futures: Sequence[Future]) -> None:
 
 
 @functools.cache
-def _warn_of_thread(name: str, timeout: float) -> None:
+def _warn_of_thread(name: str) -> None:
     """Once each."""
-    print(f"warning: reward {name} was not done within {timeout:g} s, and a function in a thread cannot be ended: it "
-          f"goes on until it returns, and what it returns is ignored; let it look at rewards.contract.time_left(), or "
-          f"make it a coroutine function", file=sys.stderr)
+    print(f"warning: reward {name} was not done in its time, and a function in a thread cannot be ended: it goes on "
+          f"until it returns, and what it returns is ignored; let it look at rewards.contract.time_left(), or make it "
+          f"a coroutine function", file=sys.stderr)
 
 
 def _outcome(reward: Weighted, rows: Rows, clock: Clock) -> Outcome:
@@ -284,10 +284,16 @@ def _is_column(column: Any, rows: int) -> bool:
 
 
 def _call(reward: Weighted, rows: Rows, clock: Clock) -> list[float | None]:
-    given = reward.function(prompts=rows.prompts, completions=rows.completions, **rows.columns)
+    columns = {name: _copied(column) for name, column in rows.columns.items()}
+    given = reward.function(prompts=_copied(rows.prompts), completions=_copied(rows.completions), **columns)
     if inspect.isawaitable(given):
         given = asyncio.run(_in_time(given, clock))
     return _checked(reward.name, given, rows.names)
+
+
+def _copied(column: Any) -> Any:
+    """A list of its own, so that what a reward does to it changes nothing for another."""
+    return list(column) if isinstance(column, list) else column
 
 
 async def _in_time(given: Any, clock: Clock) -> Any:

@@ -8,6 +8,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from processes import WAIT, start_program
 from tiny import one_device
 
 import rewards.learned
@@ -159,6 +160,31 @@ def test_each_process_has_a_mesh_of_its_own_devices(monkeypatch):
     own = jax.devices()[4:]
     monkeypatch.setattr(jax, "local_devices", lambda: own)
     assert set(rewards.learned.own_mesh(mesh).devices.flat) == set(own)
+
+
+SCORES = """
+import json, sys
+import jax
+
+address, number, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.distributed.initialize(address, 2, number)
+from rewards.learned import load_reward_model
+from sharding.mesh import MeshConfig, make_mesh
+
+reward = load_reward_model(folder, make_mesh(MeshConfig()), batch_size=2)
+answers = ["Hello there", "Go away", "Hm"] * 3
+print(json.dumps(reward(["Hi"] * 3, answers[:3]) if number else reward(["Hi"] * 9, answers)))
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_score_rows_of_their_own(folder):
+    """Other rows, and more of them, without waiting for each other."""
+    processes = start_program(SCORES, folder, ids=(0, 1), devices=2)
+    outputs = [process.communicate(timeout=WAIT) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
+    assert first == pytest.approx(second * 3, abs=2e-2)  # bfloat16, in batches of other shapes
 
 
 def test_a_row_beyond_the_context_fails_alone(reward):

@@ -232,6 +232,20 @@ def test_columns_are_cut_to_the_row_that_is_asked_alone():
     assert (scored.values["r0"], scored.totals, scored.exceptions["r0"]) == ([None] * 3, [None] * 3, 3)
 
 
+def test_what_a_reward_does_to_its_lists_changes_nothing_for_another():
+    def empties(prompts, completions, level, **columns):
+        values = [float(each) for each in level]
+        for each in (prompts, completions, level):
+            each.clear()
+        if len(values) > 1:
+            raise ValueError("and its rows are asked alone")
+        return values
+
+    scored = score(empties, constant(1.0, 2.0, 3.0), lambda prompts, completions, level, **_: [
+        float(len(each)) + n for each, n in zip(completions, level)], level=[1, 2, 3])
+    assert scored.values == {"r0": [1.0, 2.0, 3.0], "r1": [1.0, 2.0, 3.0], "r2": [4.0, 3.0, 3.0]}
+
+
 def test_rows_that_a_reward_names_are_not_asked_again():
     calls = []
 
@@ -303,7 +317,7 @@ def test_slow_rows_take_no_value_from_the_others(slow, coroutine, capsys, monkey
     assert (scored.timeouts["r0"], scored.exceptions["r0"]) == (len(slow), 0)
     assert [failure.row for failure in scored.failures] == sorted(slow)
     assert sorted(asked) == [*[1] * 6, 6]
-    assert ("warning: reward r0 was not done within 1 s" in capsys.readouterr().err) == (not coroutine)
+    assert ("warning: reward r0 was not done in its time" in capsys.readouterr().err) == (not coroutine)
 
 
 def test_many_slow_rows_do_not_take_all_threads(monkeypatch):
