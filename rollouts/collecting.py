@@ -23,7 +23,6 @@ from rollouts.engine import Engine, Output, Request
 from rollouts.environments import (
     CallError,
     Calls,
-    Elsewhere,
     Environments,
     Messages,
     encode_continuation,
@@ -107,6 +106,7 @@ class _Conversation:
     group: Group
     episode: Episode
     environment: Any = None
+    """in process 0"""
     turns: int = 0
     """of the policy, begun"""
     turn_start: int = 0
@@ -115,6 +115,13 @@ class _Conversation:
     @property
     def messages(self) -> Messages:
         return [*self.episode.opening, *self.episode.messages]
+
+    def open(self, make: Callable[[], Any]) -> Any:
+        self.environment, prompt = make(), self.group.prompt
+        return self.environment.reset(prompt.columns | {"prompt": prompt.text})
+
+    def go_on(self) -> Any:
+        return self.environment.step(self.messages)
 
 
 class _Sampling:
@@ -154,9 +161,7 @@ class _Sampling:
         if environments is None:
             return self._submit(self._conversations)
         for each in self._conversations:
-            each.environment = environments.make() if jax.process_index() == 0 else Elsewhere()
-            self._calls.start(each.number, read_reset, each.environment.reset,
-                              each.group.prompt.columns | {"prompt": each.group.prompt.text})
+            self._calls.start(each.number, read_reset, each.open, environments.make)
         return []
 
     def _go_on(self) -> list[_Conversation]:
@@ -214,9 +219,9 @@ class _Sampling:
 
     def _is_over(self, conversation: _Conversation) -> bool:
         """Whether a conversation has ended with the policy's turn; else its environment is asked."""
-        if conversation.environment is None or conversation.episode.finish_reason != "stop":
+        if self._collector.environments is None or conversation.episode.finish_reason != "stop":
             return True
-        self._calls.start(conversation.number, read_step, conversation.environment.step, conversation.messages)
+        self._calls.start(conversation.number, read_step, conversation.go_on)
         return False
 
     def _answer(self, conversation: _Conversation, given: Any) -> bool:

@@ -59,14 +59,6 @@ class CallError(Exception):
     """What a call raised, as `Type: text`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Elsewhere:
-    """An environment of process 0, in another."""
-
-    reset: None = None
-    step: None = None
-
-
 class Calls:
     """Functions and coroutine functions that run in threads of process 0, and whose outcomes all processes get: each
     makes the same calls in the same order. One that is late is given up, and left to itself."""

@@ -220,6 +220,12 @@ def test_an_environment_that_fails_takes_its_own_episodes_alone(chatting):
     assert all(episode.reward is not None for episode in groups[-1].episodes)
 
 
+def test_an_environment_that_cannot_be_made_is_one_that_failed(chatting):
+    [group] = talk(chatting, lambda: 1 / 0, ["abc"])
+    assert [episode.finish_reason for episode in group.episodes] == ["error", "error"]
+    assert [failure.error for failure in group.failures] == ["ZeroDivisionError: division by zero"] * 2
+
+
 def test_turns_and_tokens_are_limited(chatting):
     [group] = talk(chatting, Counter, ["abc"], max_turns=2)
     for episode in group.episodes:
