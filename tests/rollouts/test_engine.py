@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from tiny import CONFIG, LORA, jitted_score, one_device, padded, random_variables, variables_on
 
 from batch import Row
@@ -221,12 +222,18 @@ def test_sampled_numbers_are_the_same_on_each_mesh(params):
                               controls=make_controls(), ends=Ends((1, 2)), group_size=4, slots=16, mesh=mesh), alone)
 
 
-def test_no_weight_is_exchanged_while_decoding(params, monkeypatch):
-    """Of a model trained over fsdp alone: read from what is compiled."""
+def of_four_axes():
+    """As a mesh over slices has them."""
+    return Mesh(np.asarray(jax.devices()).reshape(2, 1, 2, 2), ("slice", "data", "fsdp", "tensor"))
+
+
+@pytest.mark.parametrize("make", [lambda: make_mesh(MeshConfig(1, 8)), of_four_axes])
+def test_no_weight_is_exchanged_while_decoding(params, monkeypatch, make):
+    """Of a model trained over fsdp, read from what is compiled."""
     texts, decode = [], decoder.decode
     monkeypatch.setattr(decoder, "decode", lambda *given: texts.append(decode.lower(*given).compile().as_text()) or
                         decode(*given))
-    mesh = make_mesh(MeshConfig(1, 8))
+    mesh = make()
     generate(MODEL, {"params": variables_on(mesh)["params"]}, PROMPTS, KEY, max_new_tokens=2, mesh=mesh,
              controls=make_controls(), slots=4)
     exchanged = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute|all-reduce)", texts[0])
