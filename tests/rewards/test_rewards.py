@@ -350,8 +350,8 @@ def test_what_minds_its_time_is_asked_once():
 
 def test_what_is_done_at_last_is_not_given_up_for_rows_asked_alone():
     def reward(prompts, completions, **columns):
-        time.sleep(0.5 if len(completions) > 1 else 20)
-        return [1.0] * len(completions)
+        time.sleep(0.5 if len(completions) > 1 else 20 * (completions == ["c"]))
+        return [1.0 if len(completions) > 1 else 2.0] * len(completions)
 
     assert score(reward, timeout=0.4).totals == [1.0] * 3
 
