@@ -1,5 +1,5 @@
-"""scripts.grpo in a process that kills itself: python killed_grpo.py MOMENT STEP FLAGS, MOMENT being rollout, reward or
-update (or never)."""
+"""scripts.grpo in a process that kills itself: python killed_grpo.py MOMENT STEP FLAGS, MOMENT being one of MOMENTS, or
+never."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ sys.path[:0] = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__fil
 import chat_model  # noqa: E402
 
 from cli import command  # noqa: E402
-from rollouts import decoder  # noqa: E402
+from rollouts import decoder, samples  # noqa: E402
 from scripts import grpo  # noqa: E402
-from training import step as steps  # noqa: E402
+from training import checkpoints, reference, step  # noqa: E402
 
 
 def kill():
@@ -37,30 +37,50 @@ ROWS = 8
 """of a batch of rollouts, which rewards see in one call or in several"""
 
 
-def on_row(reward, number):
-    """`reward`, which in the call that has the `number`-th row is the end."""
+def on_row(reward, number, act):
+    """`reward`, which in the call that has the `number`-th row does `act` first."""
     rows = []
 
     def wrapped(prompts, completions, **columns):
+        before = len(rows)
         rows.extend(prompts)
-        if len(rows) >= number:
-            kill()
+        if before < number <= len(rows):
+            act()
         return reward(prompts, completions, **columns)
 
     return wrapped
 
 
-def arrange(moment, number):
-    if moment == "rollout":
-        decoder.decode = on_call(decoder.decode, 2 * number, kill)  # in the middle: slots are filled again
-    if moment == "reward":
-        chat_model.digits = on_row(chat_model.digits, ROWS * number)
-    if moment == "update":
-        made = steps.make_minibatch_updates
-        steps.make_minibatch_updates = lambda *given: on_call(made(*given), number, threading.Timer(0.003, kill).start)
+def wrap(module, name, number, act):
+    setattr(module, name, on_call(getattr(module, name), number, act))
+
+
+def wrap_reward(number, act):
+    chat_model.digits = on_row(chat_model.digits, ROWS * number, act)
+
+
+def wrap_made(module, name, number, act):
+    """What the function of this name makes."""
+    make = getattr(module, name)
+    setattr(module, name, lambda *given: on_call(make(*given), number, act))
+
+
+def soon():
+    """In the middle of what begins now."""
+    threading.Timer(0.003, kill).start()
+
+
+MOMENTS = {
+    "rollout": lambda number: wrap(decoder, "decode", 2 * number, kill),  # in the middle: slots are filled again
+    "reward": lambda number: wrap_reward(number, kill),
+    "scoring": lambda number: wrap_made(reference, "prepare_rollouts", number, soon),
+    "update": lambda number: wrap_made(step, "make_minibatch_updates", number, soon),
+    "keeping": lambda number: wrap(samples, "write_samples", number, kill),
+    "saving": lambda number: wrap(checkpoints, "save", number // 3, soon),
+    "stop": lambda number: wrap_reward(number, lambda: os.kill(os.getpid(), signal.SIGTERM))}
 
 
 if __name__ == "__main__":
-    arrange(sys.argv[1], int(sys.argv[2]))
+    MOMENTS.get(sys.argv[1], lambda number: None)(int(sys.argv[2]))
     sys.argv[1:] = sys.argv[3:]
     command.run(grpo.main, grpo.Config, grpo.DESCRIPTION)

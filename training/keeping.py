@@ -86,10 +86,10 @@ class Keeper:
 
     def finish(self, state: TrainState, step: int, position: Any, keep: Callable[[], None] = lambda: None) -> None:
         """Keeps what is to be kept of a step beside its state, evaluates, saves, and stops, as is due. `position` is
-        where the data are after all that the step has drawn. Raises Stopped, the run being saved, after SIGTERM."""
+        where the data are after all that the step has drawn. What `keep` raises saves nothing: no checkpoint is of a
+        step that is not kept. Raises Stopped, the run being saved, after SIGTERM."""
         self._position, self._eval_metrics = position, None
-        with self.saving_on_error(state, step + 1):
-            keep()
+        keep()
         if self._evaluate is not None and self._due(step, self._config.eval_every):
             self.log.flush()
             with self.saving_on_error(state, step + 1):

@@ -52,10 +52,10 @@ def _as_computed(params: dict[str, Any], dtype: str) -> dict[str, Any]:
     return jax.jit(lambda params: jax.tree_util.tree_map_with_path(cast, params), out_shardings=shardings)(params)
 
 
-def score_batch(model: Transformer, variables: dict[str, Any], batch: Batch, scorer: Scorer = score) -> jax.Array:
+def score_batch(model: Transformer, variables: dict[str, Any], batch: Batch) -> jax.Array:
     """log p of every token, [K, B, T], one micro-batch after the other."""
     columns = {name: batch[name] for name in ("tokens", "positions", "segment_ids")}
-    return jax.lax.map(lambda micro: scorer(model, variables, micro).logps, columns)
+    return jax.lax.map(lambda micro: score(model, variables, micro).logps, columns)
 
 
 def reference_variables(state: TrainState, frozen: dict[str, Any] | None) -> dict[str, Any]:
@@ -119,18 +119,6 @@ def prepare_rollouts(policy: Transformer, reference: Transformer | None, frozen:
         return batch._replace(columns=batch.columns | added)
 
     return prepare
-
-
-def prepare_batch_of_rollouts(policy: Transformer, reference: Transformer | None, frozen: dict[str, Any] | None,
-                              mesh: jax.sharding.Mesh, scorer: Scorer, old: bool) -> Prepare:
-    """prepare_rollouts for a batch of [K, B, T] arrays."""
-    def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
-        added = {"old_logps": score_batch(policy, state.variables(), batch, scorer)} if old else {}
-        if reference is not None:
-            added["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch, scorer)
-        return batch | added
-
-    return _jitted(add, frozen, mesh)
 
 
 class _Logps(NamedTuple):

@@ -251,32 +251,6 @@ def make_minibatch_updates(step: Callable[..., Any], state: TrainState) -> Calla
     return updates
 
 
-def make_updates(step: Callable[..., Any], state: TrainState, num_minibatches: int,
-                 num_iterations: int) -> Callable[..., Any]:
-    """Several updates from one batch: (state, batch of [M * K, B, T] arrays) -> (state, metrics); the state is donated.
-
-    `step` is make_train_step's. The rows are split into M mini-batches, an update each, gone through
-    `num_iterations` times in the same order. The new state lies as `state` does. Metrics are means over updates, but
-    sums of tokens and of skipped updates, and extremes of all.
-    Each update has a key of its own; `state.step` counts batches.
-    """
-    def updates(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        split = jax.tree.map(lambda x: x.reshape(num_minibatches, -1, *x.shape[1:]), batch)
-        count = num_minibatches * num_iterations
-
-        def body(at: TrainState, number: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-            part = jax.tree.map(lambda x: x[number % num_minibatches], split)
-            after, metrics = step(at.replace(rng=jax.random.fold_in(state.rng, number)), part)
-            return after.replace(step=state.step, rng=state.rng), metrics
-
-        after, metrics = jax.lax.scan(body, state, jnp.arange(count))
-        return after.replace(step=state.step + 1), {name: _over_updates(name, each) for name, each in metrics.items()}
-
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(updates, donate_argnums=0, in_shardings=(shardings, None),
-                   out_shardings=(shardings, state.step.sharding))
-
-
 def _over_updates(name: str, values: jax.Array) -> jax.Array:
     if name in ("num_tokens", "skipped_updates") or name.startswith(COUNT):
         return jnp.sum(values)

@@ -1,4 +1,4 @@
-"""A GRPO run that is killed in a rollout, in a reward or in an update ends with the numbers of one that was not."""
+"""A GRPO run that is killed in any part of a step, or stopped, ends with the numbers of one that was not."""
 
 import json
 import os
@@ -12,6 +12,8 @@ import pytest
 import simulated
 from chat_model import write_model
 from same_run import ROOT, assert_same_run
+
+from training.checkpoints import finished_steps
 
 STEPS = 12
 
@@ -39,13 +41,24 @@ def whole(tmp_path_factory):
     return folder / "run", model, prompts
 
 
-@pytest.mark.parametrize("moment", ["reward", pytest.param("rollout", marks=pytest.mark.slow),
-                                    pytest.param("update", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moment", ["reward", *(pytest.param(moment, marks=pytest.mark.slow) for moment in (
+    "rollout", "scoring", "update", "keeping", "saving"))])
 def test_killed_and_started_again(whole, tmp_path, moment):
     other, model, prompts = whole
     run = tmp_path / "run"
     assert run_to_end(run, model, prompts, moment, 8) == -signal.SIGKILL
-    assert any(path.name.isdigit() for path in (run / "checkpoints").iterdir())
+    assert finished_steps(run / "checkpoints")
+    assert run_to_end(run, model, prompts) == 0
+    assert_same_run(run, other, STEPS)
+    assert said(run) == said(other)
+
+
+@pytest.mark.slow
+def test_stopped_and_started_again(whole, tmp_path):
+    other, model, prompts = whole
+    run = tmp_path / "run"
+    assert run_to_end(run, model, prompts, "stop", 8) == 0
+    assert 0 < finished_steps(run / "checkpoints")[-1] < STEPS
     assert run_to_end(run, model, prompts) == 0
     assert_same_run(run, other, STEPS)
     assert said(run) == said(other)

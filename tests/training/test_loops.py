@@ -1,5 +1,6 @@
 """Both loops, of rows and of prompts, are stopped, fail and go on alike: as if nothing had happened, bit for bit."""
 
+import functools
 import os
 import signal
 
@@ -66,12 +67,12 @@ def of_rows(run, config, evaluate, at, at_step):
                  Placement(1, 1, one_device()), config, evaluate)
 
 
-def of_prompts(run, config, evaluate, at, at_step):
+def of_prompts(run, config, evaluate, at, at_step, keep=lambda number: None):
     """A step draws one batch, two or three."""
     def step(state, prompts, number):
         drawn = sum(next(prompts)["tokens"] for _ in range(1 + number % 3))
         at_step(number)
-        return update(state, jnp.asarray(drawn))
+        return *update(state, jnp.asarray(drawn)), lambda: keep(number)
 
     return train_online(beginning(one_device()), step, lambda position: Numbers(position, at), run, one_device(),
                         config, evaluate)
@@ -174,3 +175,19 @@ def test_a_loop_of_prompts_has_written_its_step_before_the_next_begins(tmp_path)
         assert step == 1 or timeless(tmp_path / "run")[-1]["step"] == step - 1
 
     go(of_prompts, tmp_path / "run", at_step=is_written)
+
+
+def test_every_step_that_is_saved_was_kept(tmp_path):
+    """Though keeping fails."""
+    kept = set()
+
+    def keep(number, bad=None):
+        raising(bad)(number)
+        kept.add(number)
+
+    with pytest.raises(InputError):
+        go(functools.partial(of_prompts, keep=functools.partial(keep, bad=5)), tmp_path / "run", save_every=3)
+    assert kept == {1, 2, 3, 4}
+    assert saved(tmp_path / "run") == [3]
+    go(functools.partial(of_prompts, keep=keep), tmp_path / "run", save_every=3)
+    assert kept == set(range(1, STEPS + 1))
