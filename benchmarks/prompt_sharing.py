@@ -25,6 +25,7 @@ from models.lora import LoRAConfig
 from models.scoring import score_by
 from models.transformer import Transformer, init_variables
 from objectives.grpo import configure
+from training.progress import track
 from training.state import TrainState
 from training.step import accumulate
 
@@ -36,7 +37,7 @@ DESCRIPTION = """Time the gradient of completions that share their prompt agains
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    shapes: tuple[str, ...] = ("32:256:2", "32:256:8", "64:64:8", "256:256:2", "256:256:4", "512:64:2", "512:64:8")
+    shapes: tuple[str, ...] = ("16:256:2", "16:256:8", "64:64:2", "64:64:8", "256:256:2", "256:256:4", "512:64:4")
     """tokens of the prompt, of each completion, and completions: PROMPT:COMPLETION:COUNT"""
     preset: str = "smollm2-135m"
     """architecture (models.config.PRESETS)"""
@@ -54,7 +55,7 @@ def main(config: Config) -> None:
     preset = dataclasses.replace(PRESETS[config.preset], dtype=config.dtype, param_dtype=config.dtype)
     model = Transformer(preset, LoRAConfig(rank=config.rank, alpha=2.0 * config.rank))
     state = jax.jit(lambda: random_state(model))()
-    for shape in config.shapes:
+    for shape in track(config.shapes, "shapes"):
         prompt, completion, count = map(int, shape.split(":"))
         calls = {name: gradient(model, state, random_columns(preset.vocab_size, prompt, completion, count), layout)
                  for name, layout in (("plain", Layout()), ("shared", Layout(prompt, count)))}
