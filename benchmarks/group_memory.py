@@ -1,8 +1,8 @@
 """Memory of a policy gradient's micro-batches as groups grow: whole groups, and parts of them within a budget.
 
-Compiled, never run: what the compiler takes beside the model's weights for one micro-batch's loss and gradient. It
-exits with status 1 where the parts' memory grows with the group. The last line is one row of as many tokens as
-`--longest`, which is what a group of any size then costs.
+Compiled, never run: what the compiler takes beside the model's weights for the loss and gradient of the largest
+micro-batch that rollouts.packing makes. It exits with status 1 where the parts' memory grows with the group. The last
+lines are of groups whose every episode has `--longest` tokens, more than the budget.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from batch import Layout
 from cli import command
 from cli.checks import check_positive
 from models.config import PRESETS
@@ -23,6 +22,7 @@ from models.lora import LoRAConfig
 from models.scoring import score_by
 from models.transformer import Transformer, init_variables
 from objectives.grpo import configure
+from rollouts.packing import Shape, plan_shapes
 from training.state import TrainState
 from training.step import accumulate
 
@@ -42,9 +42,9 @@ class Config:
     max_new_tokens: int = 512
     """tokens of a completion"""
     microbatch_tokens: int = 2304
-    """positions of a micro-batch that holds a part of a group"""
+    """positions of a micro-batch at the most, one episode at least"""
     longest: int = 8000
-    """tokens of the one row of the last line"""
+    """tokens of an episode of the last lines"""
     rank: int = 16
     """of LoRA, on all linear layers; 0: all weights are trained"""
 
@@ -53,45 +53,42 @@ def main(config: Config) -> None:
     check_positive(config, "prompt_length", "max_new_tokens", "microbatch_tokens", "longest")
     table = Table("completions of a group", "whole group, MiB", "in parts of", "a part, MiB",
                   title=f"{config.preset}, {config.dtype}, {config.prompt_length} + {config.max_new_tokens} tokens")
-    room = (config.microbatch_tokens - config.prompt_length) // config.max_new_tokens
     parts = []
     for group_size in GROUP_SIZES:
-        part = max(1, min(group_size, room))
-        parts.append(shared_memory(config, part))
-        table.add_row(str(group_size), f"{shared_memory(config, group_size):,.0f}", str(part), f"{parts[-1]:,.0f}")
+        whole, part = (largest(config, group_size, config.max_new_tokens, budget)
+                       for budget in (2**30, config.microbatch_tokens))
+        parts.append(gradient_memory(config, part))
+        table.add_row(str(group_size), f"{gradient_memory(config, whole):,.0f}", f"{part.slots} x {part.rows}",
+                      f"{parts[-1]:,.0f}")
     console = Console()
     console.print(table)
+    long = largest(config, GROUP_SIZES[-1], config.longest - config.prompt_length, config.microbatch_tokens)
     for remat in ("none", "full"):
-        console.print(f"one row of {config.longest:,} tokens, remat {remat}: {long_memory(config, remat):,.0f} MiB",
-                      highlight=False)
+        console.print(f"{GROUP_SIZES[-1]} episodes of {config.longest:,} tokens, by {long.slots} x {long.rows}, remat "
+                      f"{remat}: {gradient_memory(config, long, remat):,.0f} MiB", highlight=False)
     console.print(f"jax {jax.__version__}, compiled for {jax.default_backend()}", highlight=False)
-    if max(parts) > 1.1 * parts[0]:  # of the smallest group, whose attention's scores may be kept
+    if parts[-1] > 1.1 * parts[0]:
         sys.exit("the memory of a part grows with its group")
 
 
+def largest(config: Config, group_size: int, max_new_tokens: int, budget: int) -> Shape:
+    """Of the micro-batches of one group."""
+    return plan_shapes([config.prompt_length], max_new_tokens, group_size, 1, budget)[-1]
+
+
 @functools.cache
-def shared_memory(config: Config, part: int) -> float:
-    """MiB for `part` completions that share their prompt."""
-    layout = Layout(config.prompt_length, part) if part > 1 else Layout()
-    return gradient_memory(config, part, config.prompt_length + config.max_new_tokens, layout, "none")
-
-
-def long_memory(config: Config, remat: str) -> float:
-    """MiB for one row of the longest length."""
-    return gradient_memory(config, 1, -(-config.longest // 8) * 8, Layout(), remat)
-
-
-def gradient_memory(config: Config, rows: int, length: int, layout: Layout, remat: str) -> float:
+def gradient_memory(config: Config, shape: Shape, remat: str = "none") -> float:
     """MiB beside weights and batch, from shapes alone."""
     preset = dataclasses.replace(PRESETS[config.preset], dtype=config.dtype, param_dtype=config.dtype, remat=remat)
     model = Transformer(preset, LoRAConfig(rank=config.rank, alpha=2.0 * config.rank) if config.rank else None)
+    rows, length = shape.slots * shape.rows, shape.prompt_length + shape.length
     columns = {name: jax.ShapeDtypeStruct((1, rows, length), dtype) for name, dtype in (
         ("tokens", "int32"), ("positions", "int32"), ("segment_ids", "int32"), ("loss_mask", "float32"),
         ("old_logps", "float32"), ("sampler_logps", "float32"))}
     columns["advantages"] = jax.ShapeDtypeStruct((1, rows), "float32")
 
     def gradient(state: TrainState, columns: dict[str, jax.Array]) -> tuple:
-        return accumulate(model, configure(), state, columns, score_by(layout))
+        return accumulate(model, configure(), state, columns, score_by(shape.layout))
 
     compiled = jax.jit(gradient).lower(state_shapes(model), columns).compile()
     return compiled.memory_analysis().temp_size_in_bytes / 2**20
