@@ -12,6 +12,10 @@ class InputError(Exception):  # noqa: N818 - what a user sees says "error"
     """
 
 
+class CommonError(InputError):
+    """Bad input that all processes of a run raise, at the same place."""
+
+
 class Stopped(Exception):  # noqa: N818 - no error
     """The run was asked to stop (SIGTERM) and has saved itself. Scripts print the message and exit with status 0."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from errors import InputError
+from errors import CommonError, InputError
 from rewards.scoring import Failure, Scored
 from sharding.exchange import gather
 from sharding.hosts import warn
@@ -24,7 +24,7 @@ def in_share(group: int) -> bool:
 
 
 def gather_graded(own: Iterable[Graded]) -> list[Graded]:
-    """What all processes graded, by group; waits for each of them. An InputError of one is raised by all."""
+    """What all processes graded, by group; waits for each of them. An InputError of one is a CommonError of all."""
     start = time.perf_counter()
     told: dict[str, Any] = {"graded": [], "error": None}
     try:
@@ -35,7 +35,7 @@ def gather_graded(own: Iterable[Graded]) -> list[Graded]:
     _tell_waiting([part["seconds"] for part in parts])
     for process, part in enumerate(parts):
         if part["error"]:
-            raise InputError(f"process {process}: {part['error']}")
+            raise CommonError(f"process {process}: {part['error']}")
         _tell_late(process, [scored["timeouts"] for _, scored in part["graded"]])
     return sorted(((number, _scored(**each)) for part in parts for number, each in part["graded"]),
                   key=lambda graded: graded[0])

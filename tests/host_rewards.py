@@ -28,8 +28,14 @@ def late_on_one(prompts, completions, **columns):
     return digits(prompts, completions)
 
 
+_graded = []
+
+
 def bad_on_one(prompts, completions, **columns):
-    return [float("nan") if jax.process_index() == 1 else 0.0 for _ in completions]
+    """From the third step on."""
+    _graded.extend(completions)
+    bad = jax.process_index() == 1 and len(_graded) > 12
+    return [float("nan") if bad else value for value in digits(prompts, completions)]
 
 
 class Echo:

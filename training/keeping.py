@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from errors import InputError, Stopped
+from errors import CommonError, InputError, Stopped
 from sharding.hosts import lost_peers
 from training import checkpoints
 from training.log import Log
@@ -79,8 +79,9 @@ class Keeper:
         InputError once `state` is donated."""
         try:
             yield
-        except InputError:
-            if jax.process_count() == 1 and step - 1 > self.saved:
+        except InputError as error:
+            common = jax.process_count() == 1 or isinstance(error, CommonError)  # a save needs all processes
+            if common and step - 1 > self.saved:
                 self._save(state, step - 1)
             raise
 
