@@ -7,7 +7,7 @@ from. What no request uses any more stays known until its page is wanted, oldest
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 RECENT = 32
 """pages behind one context that are looked through for one that begins like another"""
@@ -20,7 +20,6 @@ class _Node:
     tokens: tuple[int, ...]
     page: int
     parent: "_Node | None"
-    used: int = 0
     children: dict[tuple[int, ...], "_Node"] = dataclasses.field(default_factory=dict)
     """by their tokens, the one used last at the end"""
 
@@ -51,13 +50,13 @@ class Pages:
         self._free = list(range(count))[::-1]
         self._users = [0] * count
         self._nodes: dict[int, _Node] = {}  # by page
+        self._idle: dict[int, None] = {}  # pages that are known and that nobody uses, the one used last at the end
         self._root = _Node((), -1, None)
-        self._clock = itertools.count(1)
 
     @property
     def available(self) -> int:
         """Pages that can be taken: free ones, and those that are only remembered."""
-        return len(self._free) + sum(not self._users[page] for page in self._nodes)
+        return len(self._free) + len(self._idle)
 
     def match(self, tokens: Sequence[int]) -> Match:
         """The longest beginning of a context that the cache is known to have."""
@@ -73,7 +72,6 @@ class Pages:
         return Match(pages, [best.page] if common else [], len(pages) * self.size + common)
 
     def _touch(self, node: _Node) -> _Node:
-        node.used = next(self._clock)
         node.parent.children[node.tokens] = node.parent.children.pop(node.tokens)
         return node
 
@@ -81,32 +79,33 @@ class Pages:
         """One user more for each."""
         for page in pages:
             self._users[page] += 1
+            self._idle.pop(page, None)
 
     def take(self, count: int) -> list[int] | None:
-        """`count` pages for one user; None where there are not as many."""
-        if len(self._free) < count and self.available < count:
+        """`count` pages for one user; None where there are not as many. What is known and was used longest ago goes
+        first, and of one context its end."""
+        if self.available < count:
             return None
         while len(self._free) < count:
-            self._forget(min(self._leaves(), key=lambda node: node.used))
+            self._forget(self._nodes[next(iter(self._idle))])
         pages = [self._free.pop() for _ in range(count)]
         self.share(pages)
         return pages
-
-    def _leaves(self) -> Iterator[_Node]:
-        """Nodes that can be forgotten."""
-        return (node for page, node in self._nodes.items() if not self._users[page] and not node.children)
 
     def _forget(self, node: _Node) -> None:
         """One without children."""
         del node.parent.children[node.tokens], self._nodes[node.page]
         if not self._users[node.page]:
+            del self._idle[node.page]
             self._free.append(node.page)
 
     def release(self, pages: Sequence[int]) -> None:
-        """One user less for each; what nobody uses and the tree does not know is free."""
-        for page in pages:
+        """One user less for each page of a context; what nobody uses and the tree does not know is free."""
+        for page in reversed(pages):  # none is idle longer than those behind it: whoever uses these uses it, too
             self._users[page] -= 1
-            if not self._users[page] and page not in self._nodes:
+            if not self._users[page] and page in self._nodes:
+                self._idle[page] = None
+            elif not self._users[page]:
                 self._free.append(page)
 
     def remember(self, tokens: Sequence[int], pages: Sequence[int]) -> None:
@@ -127,14 +126,13 @@ class Pages:
             self._forget(self._nodes[page])
         if best is not None and common == len(best.tokens) and best.page in self._nodes:
             self._forget(best)
-        parent.children[tokens] = self._nodes[page] = _Node(tokens, page, parent, next(self._clock))
+        parent.children[tokens] = self._nodes[page] = _Node(tokens, page, parent)
         return self._nodes[page]
 
     def forget_all(self) -> None:
-        """Nothing is known any more, since the weights have changed; what is in use stays in use."""
-        for page in self._nodes:
-            if not self._users[page]:
-                self._free.append(page)
+        """Nothing is known any more; what is in use stays in use."""
+        self._free += self._idle
+        self._idle.clear()
         self._nodes.clear()
         self._root.children.clear()
 

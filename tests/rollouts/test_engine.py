@@ -394,6 +394,22 @@ def test_a_further_turn_goes_on_from_the_cache(params, monkeypatch):
     assert sum(read) == len(further) - 1
 
 
+def test_what_is_forgotten_is_read_again(params, monkeypatch):
+    """And what is on its way goes on."""
+    read, prefill = [], decoder.prefill
+    monkeypatch.setattr(decoder, "prefill", lambda model, weights, cache, tokens, positions, table, first: read.append(
+        int(np.sum(positions >= 0))) or prefill(model, weights, cache, tokens, positions, table, first))
+    engine = engine_of(params)
+    ids = engine.submit([request([7] * 20, 40)])
+    outputs = engine.step()
+    engine.forget()
+    [(tokens, _, _)] = run(engine, ids)
+    assert len(tokens) + sum(len(each.tokens) for each in outputs) == 40
+    run(engine, engine.submit([request([7] * 20, 2)]))
+    run(engine, engine.submit([request([7] * 20, 2)]))
+    assert read == [19, 19]
+
+
 def test_cancelled_requests_are_gone_and_others_go_on(params, alone):
     requests, answers = alone
     engine = engine_of(params, 2)
