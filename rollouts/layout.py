@@ -20,7 +20,7 @@ from errors import InputError
 from models.decoding import Weights, prepare
 from models.transformer import Transformer, init_variables
 from sharding.mesh import SamplingMesh
-from sharding.rules import mesh_axes, path_name, ways
+from sharding.rules import RULES, mesh_axes, path_name, ways
 
 DEFAULT = SamplingMesh()
 
@@ -66,6 +66,11 @@ def _check_tree(wanted: Any, given: Any) -> None:
         if not jnp.issubdtype(jnp.result_type(other[name]), jnp.floating):
             raise InputError(f"weights of another model: {name} is {jnp.result_type(other[name])}, and no floating "
                              f"point number")
+
+
+def num_shares(mesh: Mesh, model: Transformer, sampling: SamplingMesh = DEFAULT) -> int:
+    """Ways that the slots are split while sampling."""
+    return ways(RULES["batch"], sampling_mesh(mesh, model, sampling))
 
 
 def weight_shapes(model: Transformer, mesh: Mesh) -> Any:

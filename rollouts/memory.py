@@ -16,12 +16,14 @@ MEMORY_SHARE = 0.25
 """of all memory that the cache may take"""
 
 
-def capacity_for(model: Transformer, num_slots: int, longest: int, page: int = PAGE) -> int:
-    """Positions for contexts of the longest length in all slots, or as many as a share of the memory holds: then the
-    youngest requests may have to wait with what they have drawn."""
+def capacity_for(model: Transformer, num_slots: int, longest: int, page: int = PAGE, shares: int = 1) -> int:
+    """Positions for contexts of the longest length in all slots, or as many as a part of the memory holds: then the
+    youngest requests may have to wait with what they have drawn. Each of the `shares` of the slots (layout.num_shares)
+    has positions of its own, for one such context at the least."""
     config = model.config
     position = 2 * config.num_layers * config.num_kv_heads * config.head_dim * np.dtype(config.dtype).itemsize
-    return min(num_slots * -(-longest // page) * page, max(longest + page, int(MEMORY_SHARE * _memory() / position)))
+    one, slots = -(-longest // page) * page, -(-num_slots // shares) * shares
+    return min(slots * one, max(shares * (one + page), int(MEMORY_SHARE * _memory() / position)))
 
 
 def _memory() -> int:

@@ -106,7 +106,6 @@ def main(config: Config) -> None:
     import jax
 
     from cli.output import check_same
-    from rollouts.engine import Engine
     from sharding.exchange import broadcast
     from sharding.hosts import barrier, connect, is_main
     from sharding.mesh import make_mesh
@@ -130,7 +129,7 @@ def main(config: Config) -> None:
     command_now = command_so_far | {"weights": digest(checksums(variables))}
     with writer(config, command_now) as (first, write), jax.set_mesh(mesh), counted(total, "generating") as advance:
         advance(first)
-        engine = Engine(model, min(config.num_slots, total), mesh=mesh, sampling=config.sampling_layout.mesh)
+        engine = make_engine(config, work, model, mesh)
         engine.load(variables)
         command.print_once(engine.describe(), sys.stderr)
         for number, completion in enumerate(complete(config, work, engine, first), first):
@@ -139,6 +138,17 @@ def main(config: Config) -> None:
     if config.output:
         command.print_once(f"{total} completions: {config.output}")
     barrier("generated")
+
+
+def make_engine(config: Config, work: Work, model: Any, mesh: Any) -> Any:
+    """With a cache for the longest of all contexts in each slot, or what memory holds of it."""
+    from rollouts.engine import Engine, capacity_for
+    from rollouts.layout import num_shares
+
+    num_slots, layout = min(config.num_slots, len(work.prompts) * config.num_samples), config.sampling_layout.mesh
+    longest = max(map(len, work.prompts)) + config.max_new_tokens
+    capacity = capacity_for(model, num_slots, longest, shares=num_shares(mesh, model, layout))
+    return Engine(model, num_slots, capacity, mesh=mesh, sampling=layout)
 
 
 def complete(config: Config, work: Work, engine: Any, first: int) -> Iterator[Any]:

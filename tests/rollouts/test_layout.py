@@ -8,8 +8,8 @@ from tiny import CONFIG, variables_on
 
 from errors import InputError
 from models.transformer import Transformer
-from rollouts.engine import Engine
-from rollouts.layout import sampling_mesh
+from rollouts.engine import Engine, Request, capacity_for
+from rollouts.layout import num_shares, sampling_mesh
 from sharding.mesh import MeshConfig, SamplingMesh, make_mesh
 
 MODEL = Transformer(CONFIG)  # 2 kv heads
@@ -44,6 +44,20 @@ def test_sizes_that_are_given_hold():
 def test_sizes_that_do_not_fit_are_refused(sampling):
     with pytest.raises(InputError, match=r"--sampling.mesh.data .* do not fit 8 device\(s\)"):
         sizes(make_mesh(MeshConfig(1, 8)), **sampling)
+
+
+@pytest.mark.parametrize("memory", [0, 2**40])
+@pytest.mark.parametrize(("num_slots", "longest"), [(1, 200), (5, 131), (8, 256), (9, 8)])
+def test_a_context_of_the_longest_length_fits_each_share(monkeypatch, memory, num_slots, longest):
+    """However little memory there is; with much, in each slot."""
+    monkeypatch.setattr("rollouts.memory._memory", lambda: memory)
+    mesh = make_mesh(MeshConfig(8))
+    engine = Engine(MODEL, num_slots, capacity_for(MODEL, num_slots, longest, page=16, shares=num_shares(mesh, MODEL)),
+                    16, mesh)
+    engine.submit([Request([1] * (longest - 3), 3, jax.random.key(0))] * num_slots)
+    positions, slots = engine._slots.num_pages * 16, engine._slots.of_share
+    assert longest <= positions <= (slots if memory else 1) * (longest + 32)
+    assert not memory or positions >= slots * longest
 
 
 def test_the_memory_told_is_what_lies_on_a_device():
