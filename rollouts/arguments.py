@@ -1,6 +1,6 @@
 """The arrays that the compiled calls take (decoder.py), made of sequences. A row without one is None."""
 
-from collections.abc import Sequence as Rowed
+from collections import abc
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from rollouts.sampling import Controls
 from rollouts.sequences import Sequence
 
 
-def prefill_tokens(rows: Rowed[Sequence | None], length: int) -> tuple[np.ndarray, np.ndarray]:
+def prefill_tokens(rows: abc.Sequence[Sequence | None], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and positions [R, T] of the next part of each context; a position of -1 is none."""
     tokens, positions = np.zeros((len(rows), length), np.int32), np.full((len(rows), length), -1, np.int32)
     for row, sequence in enumerate(rows):
@@ -20,7 +20,7 @@ def prefill_tokens(rows: Rowed[Sequence | None], length: int) -> tuple[np.ndarra
     return tokens, positions
 
 
-def page_table(rows: Rowed[Sequence | None], width: int) -> np.ndarray:
+def page_table(rows: abc.Sequence[Sequence | None], width: int) -> np.ndarray:
     """[R, M]: the pages of each row."""
     table = np.zeros((len(rows), width), np.int32)
     for row, sequence in enumerate(rows):
@@ -29,7 +29,7 @@ def page_table(rows: Rowed[Sequence | None], width: int) -> np.ndarray:
     return table
 
 
-def decode_rows(rows: Rowed[Sequence | None], num_slots: int, table: np.ndarray) -> Rows:
+def decode_rows(rows: abc.Sequence[Sequence | None], num_slots: int, table: np.ndarray) -> Rows:
     """What decoding has to know of each row."""
     width = next(len(each.request.key) for each in rows if each)
     numbers, flags = np.zeros((len(rows), 5), np.int32), np.zeros((len(rows), 2), bool)
@@ -62,7 +62,7 @@ def seen_tokens(sequence: Sequence, vocab_size: int) -> tuple[np.ndarray, np.nda
     return in_prompt, count, bias
 
 
-def copied_pages(copies: Rowed[tuple[int, int, int]], shares: int, of_share: int, none: int) -> np.ndarray:
+def copied_pages(copies: abc.Sequence[tuple[int, int, int]], shares: int, of_share: int, none: int) -> np.ndarray:
     """Sources and targets [2, D, A] of copies (share, source, target); a target of `none` is none."""
     pages = np.zeros((2, shares, of_share), np.int32)
     pages[1] = none

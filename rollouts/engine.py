@@ -17,7 +17,7 @@ several processes run one model, each makes the same calls in the same order.
 """
 
 import itertools
-from collections.abc import Sequence as Rowed
+from collections import abc
 from typing import Any
 
 import jax
@@ -86,8 +86,16 @@ class Engine:
             self._make_cache()
 
     def _make_cache(self) -> None:
-        self._cache = decoder.init_cache(self.model, self.shares, self._slots.num_pages, self.page)
-        self._seen = decoder.init_seen(self.model, self.num_slots)
+        """Raises InputError where there is no memory for it."""
+        try:
+            self._cache = decoder.init_cache(self.model, self.shares, self._slots.num_pages, self.page)
+            self._seen = decoder.init_seen(self.model, self.num_slots)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise InputError(f"a cache of {self._slots.num_pages * self.page * self.shares} positions for "
+                             f"{self.num_slots} slots does not fit the memory beside the weights; lower --num-slots or "
+                             f"--max-new-tokens, or split the model further (--sampling.mesh.tensor)") from None
 
     def load(self, variables: dict[str, Any], version: int = 0) -> None:
         """Decodes with these weights from now on, LoRA merged in. What is on its way goes on with its cache as it is;
@@ -120,7 +128,7 @@ class Engine:
                 f"{self.mesh.shape['tensor']}: {weights:,.1f} MiB of weights and {cache:,.1f} MiB of cache{grows} on "
                 f"each, {self.num_slots} slots in all")
 
-    def submit(self, requests: Rowed[Request]) -> list[int]:
+    def submit(self, requests: abc.Sequence[Request]) -> list[int]:
         """Ids of the requests, in order. Raises InputError, and takes none of them, for one that cannot be answered:
         without tokens, longer than the model's context or the cache, with controls that leave no distribution."""
         positions = self.model.config.max_length if self.capacity is None else self._slots.num_pages * self.page
@@ -130,7 +138,7 @@ class Engine:
         self._slots.waiting.extend(sequences)
         return [sequence.id for sequence in sequences]
 
-    def cancel(self, ids: Rowed[int]) -> None:
+    def cancel(self, ids: abc.Sequence[int]) -> None:
         """Drops requests; ids of those that have finished, and of none, are no matter."""
         self._slots.remove(ids)
 
@@ -175,7 +183,7 @@ class Engine:
         if self._slots.num_pages > jax.tree.leaves(self._cache)[0].shape[1]:
             self._cache = decoder.grow_cache(self._cache, self._slots.num_pages)
 
-    def _copy(self, copies: Rowed[Copy]) -> None:
+    def _copy(self, copies: abc.Sequence[Copy]) -> None:
         pages = copied_pages(copies, self.shares, self._slots.of_share, none=self._slots.num_pages)
         self._cache = decoder.copy_pages(self._cache, *pages)
 
@@ -209,7 +217,7 @@ class Engine:
             self._prefill_part(unread)
             unread = [] if some_are_ready else self._slots.unread()
 
-    def _prefill_part(self, unread: Rowed[Sequence]) -> None:
+    def _prefill_part(self, unread: abc.Sequence[Sequence]) -> None:
         rows = self._in_rows(unread, max(1, self._slots.of_share // REFILL))
         read = [sequence for sequence in rows if sequence]
         longest = max(min(PART, sequence.missing) for sequence in read)
@@ -221,7 +229,7 @@ class Engine:
             sequence.cached += min(length, sequence.missing)
             self._slots.remember(sequence)
 
-    def _in_rows(self, sequences: Rowed[Sequence], of_share: int) -> list[Sequence | None]:
+    def _in_rows(self, sequences: abc.Sequence[Sequence], of_share: int) -> list[Sequence | None]:
         """Rows of a call: up to `of_share` of every share of the slots, filled up with None."""
         rows: list[Sequence | None] = []
         for share in range(self.shares):
@@ -229,14 +237,14 @@ class Engine:
             rows += [*mine, *[None] * (of_share - len(mine))]
         return rows
 
-    def _table(self, rows: Rowed[Sequence | None]) -> np.ndarray:
+    def _table(self, rows: abc.Sequence[Sequence | None]) -> np.ndarray:
         """Of one of two widths: few rows have many pages."""
         longest = max(len(sequence.pages) for sequence in rows if sequence)
         return page_table(rows, self.row_pages if longest > FEW_PAGES else min(FEW_PAGES, self.row_pages))
 
     # ------------------------------------------------------------------------------------------------- what is drawn
 
-    def _decode(self, ready: Rowed[Sequence]) -> None:
+    def _decode(self, ready: abc.Sequence[Sequence]) -> None:
         rows = self._in_rows(ready, self._rows_of_share(ready))
         self._cache, self._seen, drawn = decoder.decode(
             self.model, self._weights, self._cache, self._seen, decode_rows(rows, self.num_slots, self._table(rows)),
@@ -246,13 +254,13 @@ class Engine:
             if sequence:
                 self._take(sequence, drawn, row)
 
-    def _steps(self, ready: Rowed[Sequence]) -> int:
+    def _steps(self, ready: abc.Sequence[Sequence]) -> int:
         """Tokens until the host must look."""
         if any(each.request.mask for each in ready):
             return 1
         return min(CHUNK, LOOKS) if any(each.request.ends.strings for each in ready) else CHUNK
 
-    def _rows_of_share(self, ready: Rowed[Sequence]) -> int:
+    def _rows_of_share(self, ready: abc.Sequence[Sequence]) -> int:
         """Rows of each share of the slots: all, or few, so that two shapes do."""
         shares = [self._slots.share_of(each) for each in ready]
         few = min(self._slots.of_share, max(-(-FEWEST // self.shares), self._slots.of_share // TAIL))

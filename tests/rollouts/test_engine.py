@@ -565,6 +565,15 @@ def test_an_engine_of_nothing_is_refused(sizes):
         Engine(MODEL, **sizes)
 
 
+def test_a_cache_for_which_there_is_no_memory_is_one_line(monkeypatch):
+    def exhausted(*given):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr(decoder, "init_cache", exhausted)
+    with pytest.raises(InputError, match="^a cache of 512 positions for 4 slots does not fit the memory"):
+        Engine(MODEL, 4)
+
+
 def raising(tokens):
     if len(tokens) == 2:
         raise ValueError("no rule\nfor this")
