@@ -165,6 +165,19 @@ def test_a_batch_without_targets_moves_nothing():
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.lora), before)
 
 
+def test_one_micro_batch_that_is_not_finite_skips_the_update():
+    mesh = one_device()
+    with jax.set_mesh(mesh):
+        state, parts = begin(mesh, configure())
+        before = jax.device_get((state.lora, state.opt_state))
+        good, bad = (micro_batch(part, 16, Layout(), mesh) for part in (FIRST, FIRST))
+        bad = bad._replace(columns=bad.columns | {"advantages": bad.columns["advantages"].at[1].set(jnp.inf)})
+        state, metrics, _ = make_accumulated_step(*parts)(state, [good, bad, good])
+    assert metrics["skipped_updates"] == 1
+    assert int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get((state.lora, state.opt_state)), before)
+
+
 def test_minibatches_are_updates_one_after_the_other():
     """Each with a key of its own; tokens are summed, losses averaged, extremes kept; logps are of the first pass."""
     mesh, lora = one_device(), dataclasses.replace(LORA, dropout=0.2)
