@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens: the engine's, as they were drawn, against the trainer's scorer on the same weights.
+"""Log-probabilities of sampled tokens: the engine's, as drawn, against the trainer's scorer on the same weights.
 
 At learning rate 0 the two are one model computed in two ways: token by token through the cache, and as whole rows. What
 they differ by is off-policy noise in every ratio of online training. An adapter's B is random, so that it matters.

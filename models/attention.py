@@ -27,6 +27,9 @@ KEPT_SCORES = 2**23
 FLASH_BLOCK = 512
 """queries, and keys, that the flash kernel holds at a time, at most; a multiple of LANES"""
 
+PAGES_AT_A_TIME = 4
+"""pages of a row that the paged kernel holds at a time, at most"""
+
 LANES = 128
 """what the TPU's registers hold side by side: blocks are multiples of it"""
 
@@ -93,33 +96,46 @@ def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | 
     return jnp.concatenate([first, rest.reshape(len(q), -1, *rest.shape[2:])], axis=1)
 
 
-def write_to_pages(pages: Float[Array, "D P K S H"], new: Float[Array, "B T K H"], table: Int[Array, "B M"],
-                   positions: Int[Array, "B T"]) -> Float[Array, "D P K S H"]:
+def write_to_pages(pages: Float[Array, "D K P S H"], new: Float[Array, "B T K H"], table: Int[Array, "B M"],
+                   positions: Int[Array, "B T"]) -> Float[Array, "D K P S H"]:
     """Puts keys or values where the table says that their positions lie; those at position -1 go nowhere.
 
     A page holds S positions. Rows come in D equal shares, each with P pages of its own, so that a device of a mesh
     holds the pages of its rows alone.
     """
-    shares, count, _, size, _ = pages.shape
+    shares, kv_heads, count, size, head_dim = pages.shape
+    where = jnp.take_along_axis(table, jnp.maximum(positions, 0) // size, axis=1) * size + positions % size
+    where = jnp.where(positions < 0, count * size, where)  # one past the end: dropped
 
-    def write(pages: Array, new: Array, table: Array, positions: Array) -> Array:
-        where = jnp.take_along_axis(table, jnp.maximum(positions, 0) // size, axis=1)
-        where = jnp.where(positions < 0, count, where)  # one past the end: dropped
-        return pages.at[where, :, positions % size].set(new.astype(pages.dtype), mode="drop")
+    def write(held: Array, new: Array, where: Array) -> Array:  # [P S, H], [b T, H], [b T]
+        return held.at[where].set(new, mode="drop")
 
-    return jax.vmap(write)(pages, *(_in_shares(each, shares) for each in (new, table, positions)))
+    new = jnp.moveaxis(_in_shares(new.astype(pages.dtype), shares), 3, 1).reshape(shares, kv_heads, -1, head_dim)
+    held = pages.reshape(shares, kv_heads, -1, head_dim)
+    # places for each head: of one place for all heads, XLA makes pages lie otherwise than the TPU's kernel reads them
+    where = jnp.broadcast_to(where.reshape(shares, 1, -1), new.shape[:3])
+    return jax.vmap(jax.vmap(write))(held, new, where).reshape(pages.shape)
 
 
-def attend_to_pages(q: Float[Array, "B T N H"], keys: Float[Array, "D P K S H"], values: Float[Array, "D P K S H"],
-                    places: Places, window: int | None) -> Float[Array, "B T N H"]:
+def attend_to_pages(q: Float[Array, "B T N H"], keys: Float[Array, "D K P S H"], values: Float[Array, "D K P S H"],
+                    places: Places, window: int | None, implementation: str) -> Float[Array, "B T N H"]:
     """Attention of T queries a row to the positions of its own context, up to theirs, that lie in pages.
 
-    Goes from page to page up to the last one that any row has come to, so it costs what the contexts are long and not
-    what they may become: once for the softmax's denominator, with a running maximum (Milakov & Gimelshein 2018,
-    arXiv:1805.02867), and once for the values. So weights are rounded where the trainer rounds them, normalised. Scores
-    are kept in between for one query a row, and computed again for many.
+    Costs what the contexts are long, not what they may become. `implementation`, as attend's: "flash" is JAX's Pallas
+    kernel (TPU), for one query a row without a window; "auto" takes it where it can; anything else is plain XLA.
     """
-    (shares, _, kv_heads, size, head_dim), (batch, length, heads, _) = keys.shape, q.shape
+    if _paged_kernel_takes(q, keys, window) and (implementation == "flash" or implementation == "auto"
+                                           and jax.default_backend() == "tpu"):
+        return _paged_attention(q, keys, values, places)
+    return xla_paged_attention(q, keys, values, places, window)
+
+
+def xla_paged_attention(q, keys, values, places: Places, window):
+    """Goes from page to page up to the last one that any row has come to: once for the softmax's denominator, with a
+    running maximum (Milakov & Gimelshein 2018, arXiv:1805.02867), and once for the values. So weights are rounded where
+    the trainer rounds them, normalised. Scores are kept in between for one query a row, and computed again for many.
+    """
+    (shares, kv_heads, _, size, head_dim), (batch, length, heads, _) = keys.shape, q.shape
     table, positions = (_in_shares(each, shares) for each in (places.table, places.positions))
     groups = heads // kv_heads
     q = q.reshape(shares, -1, length, kv_heads, groups, head_dim).transpose(0, 1, 3, 2, 4, 5)
@@ -128,7 +144,7 @@ def attend_to_pages(q: Float[Array, "B T N H"], keys: Float[Array, "D P K S H"],
 
     def page(pages: Array, number: Array) -> Array:  # [D, b, K, S, H]
         at = jax.lax.dynamic_index_in_dim(table, number, 2, keepdims=False)
-        return jax.vmap(lambda held, at: held.at[at].get(mode="clip"))(pages, at)
+        return jax.vmap(lambda held, at: jnp.moveaxis(held.at[:, at].get(mode="clip"), 0, 1))(pages, at)
 
     def score(number: Array) -> Array:  # [D, b, K, T * G, S]
         scores = jnp.einsum("dbkqh,dbksh->dbkqs", q, page(keys, number), preferred_element_type=jnp.float32)
@@ -158,6 +174,37 @@ def attend_to_pages(q: Float[Array, "B T N H"], keys: Float[Array, "D P K S H"],
     out = jax.lax.fori_loop(start, stop, add, jnp.zeros(q.shape)).astype(values.dtype)
     out = out.reshape(shares, -1, kv_heads, length, groups, head_dim).transpose(0, 1, 3, 2, 4, 5)
     return out.reshape(batch, length, heads, head_dim)
+
+
+def _paged_kernel_takes(q: Array, keys: Array, window: int | None) -> bool:
+    """It computes in bfloat16 whatever it is given, so that is all that it gets."""
+    return q.shape[1] == 1 and window is None and q.shape[3] % LANES == 0 and keys.dtype == jnp.bfloat16
+
+
+def _paged_attention(q: Array, keys: Array, values: Array, places: Places) -> Array:
+    """The kernel on every device, for its own shares and heads; heads that do not divide are computed everywhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    arrays = q, keys, values, places.table, places.positions
+    if mesh.empty:
+        return _paged_kernel(*arrays)
+    rows, heads = mesh_axes(("batch", "kv_heads"))
+    heads = heads if keys.shape[1] % ways(heads, mesh) == 0 else None
+    wide, pages, narrow = (PartitionSpec(rows, None, heads), PartitionSpec(rows, heads), PartitionSpec(rows))
+    return jax.shard_map(_paged_kernel, mesh=mesh, in_specs=(wide, pages, pages, narrow, narrow), out_specs=wide,
+                         check_vma=False)(*arrays)
+
+
+def _paged_kernel(q: Array, keys: Array, values: Array, table: Array, positions: Array) -> Array:
+    """A row at position -1 gets finite values of no meaning."""
+    from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
+
+    shares = len(keys)
+    q = _in_shares((q[:, 0] / math.sqrt(q.shape[-1])).astype(q.dtype), shares)
+    lengths = _in_shares(jnp.maximum(positions[:, 0] + 1, 1), shares)
+    block = math.gcd(table.shape[1], PAGES_AT_A_TIME)
+    out = [paged_attention(*each, pages_per_compute_block=block)
+           for each in zip(q, keys, values, lengths, _in_shares(table, shares), strict=True)]
+    return jnp.concatenate(out)[:, None].astype(values.dtype)
 
 
 def _pages_in_reach(positions: Int[Array, "D b T"], size: int, window: int | None) -> tuple[Any, Array]:

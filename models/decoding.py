@@ -13,51 +13,39 @@ from jaxtyping import Array, Float, Int
 
 from models.attention import Places
 from models.config import ModelConfig
-from models.lora import merge
 from models.rope import cos_sin
 from models.transformer import PAGES, Block, RMSNorm, Transformer
 from sharding.rules import constrain
 
 Weights = dict[str, Any]
-"""embedding [V, D], lm_head [V, D] where it is not tied, final_norm, and layers: a list of L trees of Block's params,
-with `rows` [out, in] for `kernel` [in, out]"""
+"""embedding [V, D], lm_head [V, D] where it is not tied, final_norm, and layers: a list of L Block's variables"""
 Cache = list[dict[str, Any]]
-"""of every layer, as Block's `cache` collection: keys and values [D, P, K, S, H], P pages of S positions for each of D
+"""of every layer, as Block's `cache` collection: keys and values [D, K, P, S, H], P pages of S positions for each of D
 shares of the rows"""
 
 
 def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
-    """Weights for decoding: LoRA merged in (in float32), cast to compute dtype, layers apart. Norms stay as they are.
-
-    In bfloat16 the merge rounds to the precision of the weights, so what decodes differs a little from what is trained.
-    """
-    params = variables["params"]
-    if "lora" in variables:
-        params = merge(params, variables["lora"], model.lora.scale)
+    """Weights for decoding: cast to compute dtype, layers apart. Norms stay as they are, and so do the adapters, which
+    are applied as in training: merged into weights of bfloat16, they would be rounded to what those can hold."""
     params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if path[-1].key == "scale" else leaf.astype(model.config.dtype), params)
-    layers = [_transposed(jax.tree.map(lambda leaf: leaf[layer], params["layers"]))  # noqa: B023
-              for layer in range(model.config.num_layers)]
+        lambda path, leaf: leaf if path[-1].key == "scale" else leaf.astype(model.config.dtype), variables["params"])
+    stacked = {"params": params["layers"]}
+    if model.lora is not None:
+        stacked["lora"] = variables["lora"]["layers"]
+    layers = [jax.tree.map(lambda leaf: leaf[layer], stacked) for layer in range(model.config.num_layers)]  # noqa: B023
     head = {} if model.config.tie_embeddings else {"lm_head": params["lm_head"].T}
     return params | head | {"layers": layers}
-
-
-def _transposed(tree: dict[str, Any]) -> dict[str, Any]:
-    """`rows` [out, in] in place of every `kernel` [in, out]."""
-    return {"rows" if name == "kernel" else name:
-            _transposed(value) if isinstance(value, dict) else value.T if name == "kernel" else value
-            for name, value in tree.items()}
 
 
 def init_cache(config: ModelConfig, shares: int, pages: int, size: int) -> Cache:
     """Empty pages of `size` positions, in compute dtype: `pages` for each share of the rows."""
     def empty() -> Array:
-        return constrain(jnp.zeros((shares, pages, config.num_kv_heads, size, config.head_dim), config.dtype), *PAGES)
+        return constrain(jnp.zeros((shares, config.num_kv_heads, pages, size, config.head_dim), config.dtype), *PAGES)
 
     return [{"attn": {"keys": empty(), "values": empty()}} for _ in range(config.num_layers)]
 
 
-def forward(config: ModelConfig, weights: Weights, cache: Cache, tokens: Int[Array, "B T"],
+def forward(model: Transformer, weights: Weights, cache: Cache, tokens: Int[Array, "B T"],
             positions: Int[Array, "B T"], table: Int[Array, "B M"],
             first: bool = False) -> tuple[Float[Array, "B T D"], Cache]:
     """Last hidden states, after the final norm, and the cache with what was read.
@@ -66,19 +54,20 @@ def forward(config: ModelConfig, weights: Weights, cache: Cache, tokens: Int[Arr
     which are read with it, which with `first` are all. `table` says in which page of its share a row's positions lie. A
     token at position -1 is none.
     """
-    x = jnp.take(weights["embedding"], tokens, axis=0).astype(config.dtype)
+    config = model.config
+    x = jnp.take(weights["embedding"], tokens, axis=0).astype(jnp.float32)
     x = constrain(x, "batch", "length", "features")
     rope, places = cos_sin(config, positions), Places(
         positions, (positions >= 0).astype(jnp.int32), table=table, first=first)
     updated = []
     for number, (layer, pages) in enumerate(zip(weights["layers"], cache, strict=True)):
-        block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), None, False)
-        (x, _), changed = block.apply({"params": layer, "cache": pages}, x, None, rope, places, mutable=["cache"])
+        block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), model.lora, False)
+        (x, _), changed = block.apply(layer | {"cache": pages}, x, None, rope, places, mutable=["cache"])
         updated.append(changed["cache"])
     return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
 
 
 def project(config: ModelConfig, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
-    """Logits, in float32. Not by apply_rows: to transpose [V, B] would take longer than the product."""
+    """Logits, in float32."""
     rows = weights["embedding" if config.tie_embeddings else "lm_head"]
     return constrain(jnp.einsum("bd,vd->bv", hidden, rows, preferred_element_type=jnp.float32), "batch", "vocab")

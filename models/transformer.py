@@ -20,12 +20,13 @@ from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
 from sharding.rules import constrain
 
-PAGES = ("batch", None, "kv_heads", "length", "head_dim")
-"""axes of keys, or values, in the cache: shares of the batch, pages, heads, positions of a page, features"""
+PAGES = ("batch", "kv_heads", None, "length", "head_dim")
+"""axes of keys, or values, in the cache: shares of the batch, heads, pages, positions of a page, features"""
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * scale, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """x / sqrt(mean(x^2) + eps) * scale, in float32, given in compute dtype (Zhang & Sennrich 2019, arXiv:1910.07467).
+    """
 
     config: ModelConfig
 
@@ -35,7 +36,7 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.config.norm_eps)
-        return (normed * scale.astype(jnp.float32)).astype(x.dtype)
+        return (normed * scale.astype(jnp.float32)).astype(self.config.dtype)
 
 
 class Linear(nn.Module):
@@ -53,10 +54,7 @@ class Linear(nn.Module):
         shape, dtype = (x.shape[-1], self.features), jnp.dtype(self.config.dtype)
         stored = jnp.dtype(self.config.param_dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
-        if self.has_variable("params", "rows"):
-            y = apply_rows(x, self.get_variable("params", "rows"), dtype)
-        else:
-            y = x @ self.param("kernel", init, shape, stored).astype(dtype)
+        y = x @ self.param("kernel", init, shape, stored).astype(dtype)
         if self.use_bias:
             bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
                               shape[1:], stored)
@@ -80,15 +78,6 @@ class Linear(nn.Module):
         b = self.variable("lora", "b", zeros, (self.lora.rank, shape[1])).value
         x = nn.Dropout(self.lora.dropout, deterministic=not self.training)(x)
         return low_rank_product(x @ a.astype(x.dtype), (b * self.lora.scale).astype(x.dtype))
-
-
-def apply_rows(x: Float[Array, "B T in"], rows: Float[Array, "out in"], dtype: Any) -> Float[Array, "B T out"]:
-    """x @ rows^T in `dtype`, for decoding. With one token a row, the weights are the left operand, and lie as that is
-    read, which is faster on a CPU; the barrier keeps XLA from exchanging the operands."""
-    if x.shape[1] > 1:
-        return jnp.einsum("bti,oi->bto", x, rows, preferred_element_type=dtype)
-    y = jnp.einsum("oi,bti->obt", rows, x, preferred_element_type=dtype)
-    return jax.lax.optimization_barrier(y).transpose(1, 2, 0)
 
 
 @jax.custom_vjp
@@ -164,7 +153,7 @@ class Attention(nn.Module):
             held.append(cached.value)
         if places.first:
             return self._attend(q, k, v, places)
-        return attend_to_pages(q, *held, places, self.config.sliding_window)
+        return attend_to_pages(q, *held, places, self.config.sliding_window, self.config.attention)
 
 
 class MLP(nn.Module):
@@ -190,7 +179,11 @@ def _linear(owner: Attention | MLP, name: str, features: int, axes: tuple[str, s
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); a scan body, hence the (carry, None)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); a scan body, hence the (carry, None).
+
+    x, the residual stream, is float32: rounded to bfloat16 at each addition, it is most of what sampler and trainer
+    differ by (docs/measured.md).
+    """
 
     config: ModelConfig
     lora: LoRAConfig | None
@@ -223,7 +216,7 @@ class Transformer(nn.Module):
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), jnp.dtype(config.param_dtype))
-        x = jnp.take(embedding, tokens, axis=0).astype(config.dtype)
+        x = jnp.take(embedding, tokens, axis=0).astype(config.dtype).astype(jnp.float32)
         x = constrain(x, "batch", "length", "features")
         layers = _stacked_blocks(config)(config, self.lora, self.training, name="layers")
         slides = None if config.layer_types is None else jnp.array([kind == SLIDING for kind in config.layer_types])

@@ -85,7 +85,7 @@ def init_seen(model: Transformer, slots: int) -> Seen:
 @functools.partial(jax.jit, static_argnums=1)
 def grow_cache(cache: decoding.Cache, pages: int) -> decoding.Cache:
     """The same with empty pages behind, `pages` in all."""
-    return jax.tree.map(lambda each: jnp.pad(each, ((0, 0), (0, pages - each.shape[1]), (0, 0), (0, 0), (0, 0))), cache)
+    return jax.tree.map(lambda each: jnp.pad(each, ((0, 0), (0, 0), (0, pages - each.shape[2]), (0, 0), (0, 0))), cache)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -99,7 +99,7 @@ def admit(seen: Seen, slot: Int[Array, ""], in_prompt: Bool[Array, "V"], count: 
 def copy_pages(cache: decoding.Cache, sources: Int[Array, "D A"], targets: Int[Array, "D A"]) -> decoding.Cache:
     """Copies pages within each share; a target past the last page is none."""
     def copy(pages: Array, source: Array, target: Array) -> Array:
-        return pages.at[target].set(pages.at[source].get(mode="clip"), mode="drop")
+        return pages.at[:, target].set(pages.at[:, source].get(mode="clip"), mode="drop")
 
     return jax.tree.map(lambda each: jax.vmap(copy)(each, sources, targets), cache)
 
@@ -108,7 +108,7 @@ def copy_pages(cache: decoding.Cache, sources: Int[Array, "D A"], targets: Int[A
 def prefill(model: Transformer, weights: decoding.Weights, cache: decoding.Cache, tokens: Int[Array, "R T"],
             positions: Int[Array, "R T"], table: Int[Array, "R M"], first: bool) -> decoding.Cache:
     """Reads parts of contexts into the cache, with `first` from their beginning; a token at position -1 is none."""
-    return decoding.forward(model.config, weights, cache, tokens, positions, table, first)[1]
+    return decoding.forward(model, weights, cache, tokens, positions, table, first)[1]
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
@@ -122,7 +122,7 @@ def decode(model: Transformer, weights: decoding.Weights, cache: decoding.Cache,
     def step(carry: tuple) -> tuple:
         made, cache, seen, token, done, out = carry
         position = jnp.where(done, -1, rows.position + out.count - rows.count)
-        hidden, cache = decoding.forward(model.config, weights, cache, token[:, None], position[:, None], rows.table)
+        hidden, cache = decoding.forward(model, weights, cache, token[:, None], position[:, None], rows.table)
         logits = decoding.project(model.config, weights, hidden[:, 0])
         adjusted = jax.lax.cond(biased, lambda: _adjust(logits, seen, rows), lambda: logits)
         drawn, logp = sample(adjusted, jax.vmap(jax.random.fold_in)(keys, out.count), rows.controls)

@@ -51,6 +51,8 @@ TAIL = 4
 """few rows are decoded as one slot in so many, which has shapes of its own"""
 FEWEST = 8
 """rows below which decoding gets hardly faster: all weights are read for one, too"""
+LEAST = 2
+"""rows of a call on one device: a product with one row takes ten times as long as with two, in bfloat16 on a CPU"""
 
 
 class Engine:
@@ -98,12 +100,13 @@ class Engine:
                              f"--max-new-tokens, or split the model further (--sampling.mesh.tensor)") from None
 
     def load(self, variables: dict[str, Any], version: int = 0) -> None:
-        """Decodes with these weights from now on, LoRA merged in. What is on its way goes on with its cache as it is;
+        """Decodes with these weights from now on, LoRA apart. What is on its way goes on with its cache as it is;
         nothing else is gone on from. Raises InputError, and keeps the weights that it has, for those of another model.
         """
         check_weights(self.model, variables)
+        model = self.model if "lora" in variables else self.model.clone(lora=None)
         with jax.set_mesh(self.mesh):
-            self._weights, self._version = preparing(self.model, self.mesh)(variables), version
+            self._weights, self._version = preparing(model, self.mesh)(variables), version
         self.forget()
 
     def forget(self) -> None:
@@ -180,7 +183,7 @@ class Engine:
 
     def _grow(self) -> None:
         """The cache to as many pages as are given out."""
-        if self._slots.num_pages > jax.tree.leaves(self._cache)[0].shape[1]:
+        if self._slots.num_pages > jax.tree.leaves(self._cache)[0].shape[2]:
             self._cache = decoder.grow_cache(self._cache, self._slots.num_pages)
 
     def _copy(self, copies: abc.Sequence[Copy]) -> None:
@@ -264,7 +267,7 @@ class Engine:
         """Rows of each share of the slots: all, or few, so that two shapes do."""
         shares = [self._slots.share_of(each) for each in ready]
         few = min(self._slots.of_share, max(-(-FEWEST // self.shares), self._slots.of_share // TAIL))
-        return few if max(map(shares.count, shares)) <= few else self._slots.of_share
+        return max(LEAST, few if max(map(shares.count, shares)) <= few else self._slots.of_share)
 
     def _patience(self, ready: int) -> int:
         """Rows that must have ended before decoding is interrupted: to make room for who waits, to do with few rows,

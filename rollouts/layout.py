@@ -76,9 +76,9 @@ def num_shares(mesh: Mesh, model: Transformer, sampling: SamplingMesh = DEFAULT)
 def weight_shapes(model: Transformer, mesh: Mesh) -> Any:
     """Shapes with their shardings of what models.decoding.prepare gives; an axis that does not divide is whole
     everywhere."""
-    boxed = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))["params"]
+    boxed = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
     axes = jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
-    shapes: Weights = jax.eval_shape(lambda params: _prepared(model, params), nn.unbox(boxed))
+    shapes: Weights = jax.eval_shape(functools.partial(prepare, model), nn.unbox(boxed))
     return jax.tree.map(lambda names, shape: jax.ShapeDtypeStruct(
         shape.shape, shape.dtype, sharding=NamedSharding(mesh, _spec(names, shape.shape, mesh))),
                         _axes_of_prepared(model, axes), shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
@@ -91,20 +91,12 @@ def preparing(model: Transformer, mesh: Mesh) -> Callable[[Any], Weights]:
                    out_shardings=jax.tree.map(lambda shape: shape.sharding, weight_shapes(model, mesh)))
 
 
-def _prepared(model: Transformer, params: Any) -> Weights:
-    return prepare(model, {"params": params})
-
-
 def _axes_of_prepared(model: Transformer, axes: Any) -> Any:
-    """Layers apart, and kernels with their axes the other way round."""
-    layers = [_of_layer(axes["layers"]) for _ in range(model.config.num_layers)]
-    head = {} if model.config.tie_embeddings else {"lm_head": axes["lm_head"][::-1]}
-    return axes | head | {"layers": layers}
-
-
-def _of_layer(axes: Any) -> Any:
-    return {"rows" if name == "kernel" else name: _of_layer(value) if isinstance(value, dict)
-            else value[:0:-1] if name == "kernel" else value[1:] for name, value in axes.items()}
+    """Layers apart."""
+    stacked = {name: collection["layers"] for name, collection in axes.items()}
+    layer = jax.tree.map(lambda names: names[1:], stacked, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    head = {} if model.config.tie_embeddings else {"lm_head": axes["params"]["lm_head"][::-1]}
+    return axes["params"] | head | {"layers": [layer] * model.config.num_layers}
 
 
 def _spec(names: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

@@ -163,9 +163,9 @@ def test_decoding_reads_each_layers_own_window():
     forward = jax.jit(decoding.forward, static_argnums=0)
     weights, cache = decoding.prepare(model, variables), decoding.init_cache(MIXED, 1, 12, 8)
     table = jnp.arange(12).reshape(2, 6)
-    hidden, cache = forward(MIXED, weights, cache, columns["tokens"][:, :30], columns["positions"][:, :30], table)
+    hidden, cache = forward(model, weights, cache, columns["tokens"][:, :30], columns["positions"][:, :30], table)
     for at in range(30, 34):
-        last, cache = forward(MIXED, weights, cache, columns["tokens"][:, at:at + 1], jnp.full((2, 1), at), table)
+        last, cache = forward(model, weights, cache, columns["tokens"][:, at:at + 1], jnp.full((2, 1), at), table)
         hidden = jnp.concatenate([hidden, last], axis=1)
     whole = model.apply(variables, *(columns[name][:, :34] for name in ("tokens", "positions", "segment_ids")))
     np.testing.assert_allclose(hidden, whole, atol=1e-4)

@@ -1,0 +1,56 @@
+"""Attention over pages: the Pallas kernel, interpreted, is as plain XLA, on one device and on a mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from models.attention import Places, attend_to_pages
+from sharding.mesh import MeshConfig, make_mesh
+
+BATCH, HEADS, KV_HEADS, HEAD_DIM, SIZE, PAGES, WIDTH = 4, 4, 2, 128, 8, 9, 4
+
+
+def case(shares=1, dtype=jnp.bfloat16):
+    """Rows with contexts of 1, 9, 20 and 32 positions, in pages that lie anywhere."""
+    random = np.random.default_rng(0)
+    pool = (shares, KV_HEADS, PAGES * 2, SIZE, HEAD_DIM)
+    keys, values = (jnp.asarray(random.standard_normal(pool), dtype) for _ in range(2))
+    q = jnp.asarray(random.standard_normal((BATCH, 1, HEADS, HEAD_DIM)), dtype)
+    of_share = BATCH // shares
+    table = np.concatenate([random.permutation(PAGES * 2)[: of_share * WIDTH].reshape(of_share, WIDTH)
+                            for _ in range(shares)])
+    positions = jnp.asarray([[0], [8], [19], [31]], jnp.int32)
+    return q, keys, values, Places(positions, jnp.ones_like(positions), table=jnp.asarray(table, jnp.int32))
+
+
+def close(found, expected):
+    """Within two roundings to bfloat16."""
+    np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), rtol=2**-7, atol=2**-8)
+
+
+attend = jax.jit(attend_to_pages, static_argnums=(4, 5))
+
+
+def test_the_kernel_is_as_plain_xla():
+    arguments = case(2)
+    expected = attend(*arguments, None, "xla")
+    with pltpu.force_tpu_interpret_mode():
+        found = attend(*arguments, None, "flash")
+    close(found, expected)
+
+
+@pytest.mark.parametrize(("window", "dtype"), [(5, jnp.bfloat16), (None, jnp.float32)])
+def test_what_the_kernel_cannot_do_takes_plain_xla(window, dtype):
+    arguments = case(dtype=dtype)
+    np.testing.assert_array_equal(attend(*arguments, window, "flash"), attend(*arguments, window, "xla"))
+
+
+@pytest.mark.slow
+def test_the_kernel_on_a_mesh():
+    arguments = case(2)
+    expected = attend(*arguments, None, "xla")
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])), pltpu.force_tpu_interpret_mode():
+        found = attend(*arguments, None, "flash")
+    close(found, expected)
