@@ -142,8 +142,8 @@ def play(seed, monkeypatch, shares=1, count=60):
 
 
 @pytest.mark.parametrize(("seed", "shares"), [
-    (0, 1), (1, 1),
-    *(pytest.param(seed, shares, marks=pytest.mark.slow) for shares in (1, 2) for seed in range(2, 16))])
+    (0, 1),
+    *(pytest.param(seed, shares, marks=pytest.mark.slow) for shares in (1, 2) for seed in range(1, 16))])
 def test_each_is_answered_as_if_alone(seed, shares, monkeypatch):
     submitted, found = play(seed, monkeypatch, shares)
     compared = 0

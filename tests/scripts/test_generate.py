@@ -56,17 +56,18 @@ def test_rows_come_as_they_are_made(run_script, flags, tmp_path, monkeypatch):
     assert sizes == sorted(sizes)
 
 
-@pytest.mark.parametrize(("more", "words"), [
-    (("--temperature", 0.5), "temperature: 1 there, 0.5 now"), (("--top-k", 4), "sampling.top_k: 0 there, 4 now"),
-    (("--num-slots", 3), "num_slots: 10 there, 3 now")])
-def test_other_flags_are_refused(run_script, flags, tmp_path, more, words):
+def test_other_flags_are_refused(run_script, flags, tmp_path):
     out = tmp_path / "out.jsonl"
-    assert run_script("generate", *flags[:4], *flags[8:], "--max-new-tokens", 1, "--output", out)[0] == 0
+    flags = (*flags[:4], *flags[8:], "--max-new-tokens", 1, "--output", out)
+    assert run_script("generate", *flags)[0] == 0
     before = out.read_bytes()
-    status, _, err = run_script("generate", *flags[:4], *flags[8:], "--max-new-tokens", 1, "--output", out, *more)
-    assert (status, err.count("\n")) == (1, 1)
-    assert f"--output {out} holds rows of another command ({words})" in err
-    assert out.read_bytes() == before
+    for more, words in ((("--temperature", 0.5), "temperature: 1 there, 0.5 now"),
+                        (("--top-k", 4), "sampling.top_k: 0 there, 4 now"),
+                        (("--num-slots", 3), "num_slots: 10 there, 3 now")):
+        status, _, err = run_script("generate", *flags, *more)
+        assert (status, err.count("\n")) == (1, 1)
+        assert f"--output {out} holds rows of another command ({words})" in err
+        assert out.read_bytes() == before
 
 
 def test_other_rows_other_weights_and_files_of_others_are_refused(run_script, tiny_model, write_rows, tmp_path):
