@@ -42,6 +42,8 @@ class Clock:
         self._deadline, self._given_up = time.monotonic() + seconds, given_up
         self.minded = False
         """the call has looked at its time_left()"""
+        self.awaited = False
+        """it is a coroutine's, which is cancelled when no time is left"""
 
     def left(self) -> float:
         """Seconds; none or fewer once they are over."""

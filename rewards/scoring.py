@@ -4,9 +4,9 @@
 exception or a timeout is neither, so the row has no total at all, is counted, and logged with its error.
 
 A reward that is late is given up. A coroutine is cancelled, and what minds its time_left() (graders of ours, judges,
-reward models) stops by itself and keeps the rows that it did. A plain function that does neither cannot be ended (it is
-Python in a thread): what it returns is ignored, and a warning names it. Shortly before that it is asked for each row
-alone, so that one slow row takes no value from the others.
+reward models) stops by itself and keeps the rows that it did. A plain function that does neither is ended at its next
+step of Python (rewards.calls), what it returns is ignored, and a warning names it. Shortly before that it is asked for
+each row alone, so that one slow row takes no value from the others.
 """
 
 import asyncio
@@ -15,14 +15,13 @@ import functools
 import inspect
 import math
 import numbers
-import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
 from errors import InputError
 from rewards.answers import completion_text
+from rewards.calls import Call, GivenUp, undone, wait_for_one, warn_of_late
 from rewards.contract import Clock, RowErrors, on_clock
 from rewards.registry import Weighted
 
@@ -166,39 +165,32 @@ def _here(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome
         return _outcome(reward, rows, clock)
 
 
-class _Call:
-    """One in a thread, which ends with the process if not before; `done` holds what it gives."""
-
-    def __init__(self, reward: Weighted, function: Callable[[Clock], Any], seconds: float, stop: Future):
-        self.clock, self.done = Clock(seconds, stop.done), Future()
-        self._function = function
-        threading.Thread(target=self._work, name=f"reward {reward.name}", daemon=True).start()
-
-    def _work(self) -> None:
-        try:
-            with on_clock(self.clock):
-                self.done.set_result(self._function(self.clock))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            self.done.set_exception(error)
-
-
 def _bounded(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome:
     """In threads: all rows at once, and each alone where that takes too long."""
-    whole = _Call(reward, lambda clock: _outcome(reward, rows, clock), timeout, stop)
-    _wait(PATIENCE * timeout, [whole.done, stop])
-    single: list[Future] = []
-    if len(rows.completions) > 1 and not whole.clock.minded:
-        _ask_alone(reward, rows, whole, stop, single)
-    end = Clock(whole.clock.left() + GRACE, lambda: whole.done.done() or stop.done())
-    while end.left() > 0 and sum(each.done() for each in single) < len(rows.completions):
-        _wait(end.left(), [whole.done, stop, *_open(single)])
-    if stop.done():
-        raise CancelledError
-    return _filled(whole.done.result() if whole.done.done() else _given_up(reward, rows, timeout), single)
+    whole = Call(reward.name, lambda clock: _outcome(reward, rows, clock), timeout, stop)
+    single: list[Call] = []
+    try:
+        wait_for_one(PATIENCE * timeout, [whole.done, stop])
+        if len(rows.completions) > 1 and not whole.clock.minded:
+            _ask_alone(reward, rows, whole, stop, single)
+        alone = [call.done for call in single]
+        end = Clock(whole.clock.left() + GRACE, lambda: whole.done.done() or stop.done())
+        while end.left() > 0 and sum(map(_answered, alone)) < len(rows.completions):
+            wait_for_one(end.left(), [whole.done, stop, *undone(alone)])
+        if stop.done():
+            raise CancelledError
+        return _filled(whole.done.result() if whole.done.done() else _given_up(reward, rows, timeout), alone)
+    finally:
+        for call in (whole, *single):
+            call.give_up()
+
+
+def _answered(row: Future) -> bool:
+    return row.done() and not isinstance(row.result(), TimeoutError)
 
 
 def _given_up(reward: Weighted, rows: Rows, timeout: float) -> Outcome:
-    _warn_of_thread(reward.name)
+    warn_of_late(reward.name)
     late = TimeoutError(f"not done within {timeout:g} s")
     return _sorted_out([late] * len(rows.completions))
 
@@ -217,40 +209,24 @@ def _filled(outcome: Outcome, single: Sequence[Future]) -> Outcome:
     return Outcome(values, errors)
 
 
-def _ask_alone(reward: Weighted, rows: Rows, whole: _Call, stop: Future, asked: list[Future]) -> None:
-    """Adds calls for each row to `asked`, one after the other, while there is time and the whole is not done. A slow
-    one makes room and goes on beside the next."""
+def _ask_alone(reward: Weighted, rows: Rows, whole: Call, stop: Future, calls: list[Call]) -> None:
+    """Adds to `calls` one for each row, one after the other, while there is time and the whole is not done. A slow one
+    makes room and goes on beside the next."""
     left = Clock(whole.clock.left(), lambda: whole.done.done() or stop.done()).left
-    while left() > 0 and len(asked) < len(rows.completions):
-        if len(_open(asked)) == AT_ONCE:
-            _wait(left(), [whole.done, stop, *_open(asked)])
+    while left() > 0 and len(calls) < len(rows.completions):
+        busy = undone([call.done for call in calls])
+        if len(busy) == AT_ONCE:
+            wait_for_one(left(), [whole.done, stop, *busy])
             continue
-        row = rows.alone(len(asked))
-        asked.append(_Call(reward, functools.partial(_alone, reward, row), left(), stop).done)
-        _wait(left() / (len(rows.completions) - len(asked) + 1), [whole.done, stop, asked[-1]])
-
-
-def _open(futures: Sequence[Future]) -> list[Future]:
-    return [each for each in futures if not each.done()]
-
-
-def _wait(seconds: float, futures: Sequence[Future]) -> None:
-    """Until one of them is done."""
-    wait(futures, max(0.0, min(seconds, threading.TIMEOUT_MAX)), FIRST_COMPLETED)
-
-
-@functools.cache
-def _warn_of_thread(name: str) -> None:
-    """Once each."""
-    print(f"warning: reward {name} was not done in its time, and a function in a thread cannot be ended: it goes on "
-          f"until it returns, and what it returns is ignored; let it look at rewards.contract.time_left(), or make it "
-          f"a coroutine function", file=sys.stderr)
+        ask = functools.partial(_alone, reward, rows.alone(len(calls)))
+        calls.append(Call(reward.name, ask, left(), stop))
+        wait_for_one(left() / (len(rows.completions) - len(calls) + 1), [whole.done, stop, calls[-1].done])
 
 
 def _outcome(reward: Weighted, rows: Rows, clock: Clock) -> Outcome:
     try:
         return Outcome(_call(reward, rows, clock), {})
-    except InputError:
+    except (InputError, GivenUp):
         raise
     except RowErrors as failed:
         return Outcome(_checked(reward.name, failed.values, rows.names), dict(failed.errors))
@@ -265,7 +241,7 @@ def _alone(reward: Weighted, row: Rows, clock: Clock) -> float | None | BaseExce
         return TimeoutError("no time left to ask for this row alone")
     try:
         return _call(reward, row, clock)[0]
-    except InputError:
+    except (InputError, GivenUp):
         raise
     except RowErrors as failed:
         return next(iter(failed.errors.values()))
@@ -298,12 +274,21 @@ def _copied(column: Any) -> Any:
 
 async def _in_time(given: Any, clock: Clock) -> Any:
     """Raises TimeoutError when there is no time left; asyncio.run then cancels what was waited for."""
-    task = asyncio.ensure_future(given)
+    clock.awaited = True
+    task = asyncio.ensure_future(_unless_given_up(given))
     while not task.done():
         if clock.left() <= 0:
             raise TimeoutError("not done in time, and cancelled")
         await asyncio.wait({task}, timeout=min(LOOKS, clock.left()))
     return task.result()
+
+
+async def _unless_given_up(given: Any) -> Any:
+    """Where a coroutine blocks and is ended by force, asyncio would complain of what ended it."""
+    try:
+        return await given
+    except GivenUp:
+        raise TimeoutError("ended where it was") from None
 
 
 def _checked(name: str, given: Any, rows: Sequence[str]) -> list[float | None]:

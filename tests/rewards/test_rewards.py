@@ -13,7 +13,7 @@ import pytest
 from sandboxed import needs_sandbox
 
 from errors import InputError
-from rewards import scoring
+from rewards import calls, scoring
 from rewards.contract import RowErrors, time_left
 from rewards.registry import Weighted, load_rewards
 from rewards.scoring import check_columns, compute_rewards
@@ -292,7 +292,7 @@ def test_slow_rewards_are_given_up_in_time():
 def test_slow_rows_take_no_value_from_the_others(slow, coroutine, capsys, monkeypatch):
     monkeypatch.setattr(scoring, "PATIENCE", 0.2)
     monkeypatch.setattr(scoring, "GRACE", 0.2)
-    scoring._warn_of_thread.cache_clear()
+    calls.warn_of_late.cache_clear()
     asked = []
 
     def reward(prompts, completions, level, **columns):
@@ -333,6 +333,42 @@ def test_many_slow_rows_do_not_take_all_threads(monkeypatch):
     assert score(reward, completions="x" * 40, timeout=0.5).timeouts["r0"] == 40
     over.set()
     assert len(alone) == 5
+
+
+def test_a_thread_that_is_late_ends_at_its_next_step(monkeypatch):
+    monkeypatch.setattr(scoring, "GRACE", 0.1)
+    monkeypatch.setattr(calls, "CANCELLING", 0.1)
+    others = threading.enumerate()
+
+    def spins(prompts, completions, **columns):
+        while True:
+            try:
+                sum(range(100))
+            except Exception:  # noqa: BLE001 - as users write it
+                continue
+
+    async def blocks(prompts, completions, **columns):
+        spins(prompts, completions)
+
+    assert score(spins, blocks, timeout=0.2).timeouts == {"r0": 3, "r1": 3}
+    for thread in set(threading.enumerate()) - set(others):
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_what_minds_its_time_is_not_interrupted():
+    ended = threading.Event()
+
+    def minds(prompts, completions, **columns):
+        try:
+            while time_left() > -0.3:
+                time.sleep(0.01)
+        finally:
+            ended.set()
+        return [1.0] * len(completions)
+
+    assert score(minds, timeout=0.2).totals == [1.0] * 3  # within its grace
+    assert ended.is_set()
 
 
 def test_what_minds_its_time_is_asked_once():

@@ -188,6 +188,7 @@ def test_leaving_early_ends_what_minds_its_time_and_all_that_waits():
     ended, begun = [], threading.Barrier(3)
 
     def minds(prompts, completions, **columns):
+        assert time_left() > 0
         begun.wait(20)
         while time_left() > 0:
             time.sleep(0.01)
