@@ -1,6 +1,7 @@
 """The set-up that scripts of online training share: prompts, rewards, the sampler, and evaluation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,9 +146,14 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
                           flags.reward_timeout, open_environments(flags), sorted({*sum(prompts.for_rewards(), [])}))
     sampled, likeliest = flags.sampling.controls(flags.temperature), make_controls(0.0)
 
+    @functools.cache
+    def warm_up() -> None:
+        engine.warm_up(prompts.max_length, longest)
+
     def collect(variables: Any, some: Sequence[Any], key: Any, version: int, advance: Callable[[int], None],
                 group_size: int = flags.group_size, greedy: bool = False) -> Iterator[Any]:
         engine.load(variables, version)
+        warm_up()
         steps = max(1.0, len(some) * group_size / (flags.batch_size * flags.group_size))
         timed = dataclasses.replace(collector, reward_timeout=flags.reward_timeout * steps)
         return timed.collect(some, key, group_size, likeliest if greedy else sampled, advance)

@@ -51,8 +51,6 @@ class Places:
     shared: SharedPrompt | None = flax.struct.field(default=None, pytree_node=False)
     table: Int[Array, "B M"] | None = None
     """when decoding: the pages of the cache where positions [0, M * page) of a row lie"""
-    first: bool = flax.struct.field(default=False, pytree_node=False)
-    """when decoding: rows begin here, and have nothing in the cache yet"""
 
 
 def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], queries: Places,

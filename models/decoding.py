@@ -46,19 +46,17 @@ def init_cache(config: ModelConfig, shares: int, pages: int, size: int) -> Cache
 
 
 def forward(model: Transformer, weights: Weights, cache: Cache, tokens: Int[Array, "B T"],
-            positions: Int[Array, "B T"], table: Int[Array, "B M"],
-            first: bool = False) -> tuple[Float[Array, "B T D"], Cache]:
+            positions: Int[Array, "B T"], table: Int[Array, "B M"]) -> tuple[Float[Array, "B T D"], Cache]:
     """Last hidden states, after the final norm, and the cache with what was read.
 
     Reads T tokens a row, at consecutive positions; each sees the row's positions up to its own, which the cache has or
-    which are read with it, which with `first` are all. `table` says in which page of its share a row's positions lie. A
-    token at position -1 is none.
+    which are read with it. `table` says in which page of its share a row's positions lie. A token at position -1 is
+    none.
     """
     config = model.config
     x = jnp.take(weights["embedding"], tokens, axis=0).astype(jnp.float32)
     x = constrain(x, "batch", "length", "features")
-    rope, places = cos_sin(config, positions), Places(
-        positions, (positions >= 0).astype(jnp.int32), table=table, first=first)
+    rope, places = cos_sin(config, positions), Places(positions, (positions >= 0).astype(jnp.int32), table=table)
     updated = []
     for number, (layer, pages) in enumerate(zip(weights["layers"], cache, strict=True)):
         block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), model.lora, False)

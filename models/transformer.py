@@ -151,8 +151,6 @@ class Attention(nn.Module):
             cached = self.variable("cache", name, lambda: None)
             cached.value = constrain(write_to_pages(cached.value, new, places.table, places.positions), *PAGES)
             held.append(cached.value)
-        if places.first:
-            return self._attend(q, k, v, places)
         return attend_to_pages(q, *held, places, self.config.sliding_window, self.config.attention)
 
 

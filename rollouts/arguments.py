@@ -8,6 +8,9 @@ from rollouts.decoder import STOPS, Rows
 from rollouts.sampling import Controls
 from rollouts.sequences import Sequence
 
+KEY_WIDTH = 2
+"""numbers of a key, but for those of another generator than JAX's usual one"""
+
 
 def prefill_tokens(rows: abc.Sequence[Sequence | None], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and positions [R, T] of the next part of each context; a position of -1 is none."""
@@ -31,7 +34,7 @@ def page_table(rows: abc.Sequence[Sequence | None], width: int) -> np.ndarray:
 
 def decode_rows(rows: abc.Sequence[Sequence | None], num_slots: int, table: np.ndarray) -> Rows:
     """What decoding has to know of each row."""
-    width = next(len(each.request.key) for each in rows if each)
+    width = next((len(each.request.key) for each in rows if each), KEY_WIDTH)
     numbers, flags = np.zeros((len(rows), 5), np.int32), np.zeros((len(rows), 2), bool)
     numbers[:, 0] = num_slots  # no slot
     keys, stops = np.zeros((len(rows), width), np.uint32), np.full((len(rows), STOPS), -1, np.int32)

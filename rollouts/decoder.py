@@ -104,11 +104,11 @@ def copy_pages(cache: decoding.Cache, sources: Int[Array, "D A"], targets: Int[A
     return jax.tree.map(lambda each: jax.vmap(copy)(each, sources, targets), cache)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def prefill(model: Transformer, weights: decoding.Weights, cache: decoding.Cache, tokens: Int[Array, "R T"],
-            positions: Int[Array, "R T"], table: Int[Array, "R M"], first: bool) -> decoding.Cache:
-    """Reads parts of contexts into the cache, with `first` from their beginning; a token at position -1 is none."""
-    return decoding.forward(model, weights, cache, tokens, positions, table, first)[1]
+            positions: Int[Array, "R T"], table: Int[Array, "R M"]) -> decoding.Cache:
+    """Reads parts of contexts into the cache; a token at position -1 is none."""
+    return decoding.forward(model, weights, cache, tokens, positions, table)[1]
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))

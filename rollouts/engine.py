@@ -41,8 +41,8 @@ __all__ = ["Engine", "Mask", "Output", "Request", "capacity_for"]
 
 FEW_PAGES = 8
 """of all rows of a call, which has shapes of its own then"""
-PART = 512
-"""tokens of a context that are prefilled at a time; others are decoded in between"""
+PARTS = (32, 128, 512)
+"""tokens of a context that are prefilled at a time, others being decoded in between"""
 LOOKS = 16
 """tokens that are decoded between two looks for stop strings"""
 REFILL = 16
@@ -112,6 +112,18 @@ class Engine:
     def forget(self) -> None:
         """Keeps no context any more to go on from; what is on its way goes on."""
         self._slots.forget()
+
+    def warm_up(self, longest_prompt: int, longest: int) -> None:
+        """Compiles what contexts of up to `longest` tokens can need, of which up to `longest_prompt` are prefilled;
+        after load(). What penalties, biases and masks need is compiled when the first request has them."""
+        nobody = [None] * self.shares
+        with jax.set_mesh(self.mesh):
+            for width in {self._width_of(1), self._width_of(-(-longest // self.page))}:
+                for length in PARTS[: PARTS.index(_part(longest_prompt)) + 1]:
+                    self._call_prefill(nobody * self._prefill_rows, length, width)
+                for count in {*self._decode_rows}:
+                    self._call_decode(nobody * count, width, patience=1, steps=0)
+            self._copy([])
 
     @property
     def busy(self) -> bool:
@@ -221,13 +233,10 @@ class Engine:
             unread = [] if some_are_ready else self._slots.unread()
 
     def _prefill_part(self, unread: abc.Sequence[Sequence]) -> None:
-        rows = self._in_rows(unread, max(1, self._slots.of_share // REFILL))
+        rows = self._in_rows(unread, self._prefill_rows)
         read = [sequence for sequence in rows if sequence]
-        longest = max(min(PART, sequence.missing) for sequence in read)
-        length = next(PART >> halved for halved in (4, 3, 2, 1, 0) if PART >> halved >= longest)
-        first = not any(sequence.cached for sequence in read)
-        self._cache = decoder.prefill(self.model, self._weights, self._cache, *prefill_tokens(rows, length),
-                                      self._table(rows), first)
+        length = _part(max(sequence.missing for sequence in read))
+        self._call_prefill(rows, length, self._width(rows))
         for sequence in read:
             sequence.cached += min(length, sequence.missing)
             self._slots.remember(sequence)
@@ -240,22 +249,37 @@ class Engine:
             rows += [*mine, *[None] * (of_share - len(mine))]
         return rows
 
-    def _table(self, rows: abc.Sequence[Sequence | None]) -> np.ndarray:
-        """Of one of two widths: few rows have many pages."""
-        longest = max(len(sequence.pages) for sequence in rows if sequence)
-        return page_table(rows, self.row_pages if longest > FEW_PAGES else min(FEW_PAGES, self.row_pages))
+    def _call_prefill(self, rows: abc.Sequence[Sequence | None], length: int, width: int) -> None:
+        self._cache = decoder.prefill(self.model, self._weights, self._cache, *prefill_tokens(rows, length),
+                                      page_table(rows, width))
+
+    @property
+    def _prefill_rows(self) -> int:
+        """Of each share."""
+        return max(1, self._slots.of_share // REFILL)
+
+    def _width(self, rows: abc.Sequence[Sequence | None]) -> int:
+        """Pages of a row in a call's table, one of two numbers: few rows have many pages."""
+        return self._width_of(max(len(sequence.pages) for sequence in rows if sequence))
+
+    def _width_of(self, pages: int) -> int:
+        return self.row_pages if pages > FEW_PAGES else min(FEW_PAGES, self.row_pages)
 
     # ------------------------------------------------------------------------------------------------- what is drawn
 
     def _decode(self, ready: abc.Sequence[Sequence]) -> None:
         rows = self._in_rows(ready, self._rows_of_share(ready))
-        self._cache, self._seen, drawn = decoder.decode(
-            self.model, self._weights, self._cache, self._seen, decode_rows(rows, self.num_slots, self._table(rows)),
-            np.int32(self._patience(len(ready))), np.int32(self._steps(ready)))
-        drawn = jax.device_get(drawn)
+        patience, steps = self._patience(len(ready)), self._steps(ready)
+        drawn = jax.device_get(self._call_decode(rows, self._width(rows), patience, steps))
         for row, sequence in enumerate(rows):
             if sequence:
                 self._take(sequence, drawn, row)
+
+    def _call_decode(self, rows: abc.Sequence[Sequence | None], width: int, patience: int, steps: int) -> Drawn:
+        self._cache, self._seen, drawn = decoder.decode(
+            self.model, self._weights, self._cache, self._seen,
+            decode_rows(rows, self.num_slots, page_table(rows, width)), np.int32(patience), np.int32(steps))
+        return drawn
 
     def _steps(self, ready: abc.Sequence[Sequence]) -> int:
         """Tokens until the host must look."""
@@ -266,8 +290,15 @@ class Engine:
     def _rows_of_share(self, ready: abc.Sequence[Sequence]) -> int:
         """Rows of each share of the slots: all, or few, so that two shapes do."""
         shares = [self._slots.share_of(each) for each in ready]
-        few = min(self._slots.of_share, max(-(-FEWEST // self.shares), self._slots.of_share // TAIL))
-        return max(LEAST, few if max(map(shares.count, shares)) <= few else self._slots.of_share)
+        few, every = self._decode_rows
+        return few if max(map(shares.count, shares)) <= few else every
+
+    @property
+    def _decode_rows(self) -> tuple[int, int]:
+        """Of each share: few, and all."""
+        every = self._slots.of_share
+        few = min(every, max(-(-FEWEST // self.shares), every // TAIL))
+        return max(LEAST, few), max(LEAST, every)
 
     def _patience(self, ready: int) -> int:
         """Rows that must have ended before decoding is interrupted: to make room for who waits, to do with few rows,
@@ -300,3 +331,8 @@ class Engine:
         wanted = min(sequence.request.num_likeliest, self.model.config.vocab_size)
         return [dict(zip(drawn.likeliest[row, at, :wanted].tolist(), drawn.likeliest_logps[row, at, :wanted].tolist()))
                 for at in range(count if wanted else 0)]
+
+
+def _part(missing: int) -> int:
+    """Tokens that are prefilled at a time of a context that lacks so many."""
+    return next((length for length in PARTS if length >= missing), PARTS[-1])
