@@ -6,6 +6,7 @@ EXPORT = {"run": "model"}
 
 GRPO = {
     "num-epochs": "num-iterations",
+    "num-microbatches": "microbatch-tokens",
     "ratio": "importance-sampling-level",
     "correction": "importance-sampling-correction",
     "correction-cap": "importance-sampling-cap",
