@@ -56,6 +56,11 @@ class Call:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(GivenUp))
 
 
+def running(name: str) -> int:
+    """Threads of that reward, whoever waits for them."""
+    return sum(thread.name == f"reward {name}" for thread in threading.enumerate())
+
+
 def undone(futures: Sequence[Future]) -> list[Future]:
     """Those of them that are not done."""
     return [each for each in futures if not each.done()]

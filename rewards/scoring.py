@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from errors import InputError
 from rewards.answers import completion_text
-from rewards.calls import Call, GivenUp, undone, wait_for_one, warn_of_late
+from rewards.calls import Call, GivenUp, running, undone, wait_for_one, warn_of_late
 from rewards.contract import Clock, RowErrors, on_clock
 from rewards.registry import Weighted
 
@@ -31,10 +31,12 @@ GRACE = 1.0
 """seconds that a reward which minds its time has, after that, to hand over what it has"""
 LOOKS = 0.1
 """seconds between looks at what there is to wait for"""
-PATIENCE = 0.9
+PATIENCE = 0.8
 """share of its time after which a call that does not mind it is asked for each row alone, beside it"""
 AT_ONCE = 16
 """rows that are asked alone at the same time"""
+NEVER_ENDING = 64
+"""calls of a reward that were given up and go on, beside which no more rows are asked alone"""
 
 
 class Failure(NamedTuple):
@@ -215,7 +217,7 @@ def _ask_alone(reward: Weighted, rows: Rows, whole: Call, stop: Future, calls: l
     left = Clock(whole.clock.left(), lambda: whole.done.done() or stop.done()).left
     while left() > 0 and len(calls) < len(rows.completions):
         busy = undone([call.done for call in calls])
-        if len(busy) == AT_ONCE:
+        if len(busy) == AT_ONCE or running(reward.name) > NEVER_ENDING:
             wait_for_one(left(), [whole.done, stop, *busy])
             continue
         ask = functools.partial(_alone, reward, rows.alone(len(calls)))

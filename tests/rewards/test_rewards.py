@@ -14,6 +14,7 @@ from sandboxed import needs_sandbox
 
 from errors import InputError
 from rewards import calls, scoring
+from rewards.calls import running
 from rewards.contract import RowErrors, time_left
 from rewards.registry import Weighted, load_rewards
 from rewards.scoring import check_columns, compute_rewards
@@ -333,6 +334,20 @@ def test_many_slow_rows_do_not_take_all_threads(monkeypatch):
     assert score(reward, completions="x" * 40, timeout=0.5).timeouts["r0"] == 40
     over.set()
     assert len(alone) == 5
+
+
+def test_calls_that_never_end_do_not_grow_without_bound(monkeypatch):
+    for name, value in {"GRACE": 0.1, "PATIENCE": 0.2, "NEVER_ENDING": 8}.items():
+        monkeypatch.setattr(scoring, name, value)
+    over, name = threading.Event(), "never ends"
+
+    def reward(prompts, completions, **columns):
+        over.wait(60)
+
+    for _ in range(4):
+        compute_rewards([Weighted(name, 1.0, reward)], ["?"] * 6, ["x"] * 6, {}, 0.2)
+    assert 8 < running(name) <= 12  # the last calls are of all rows together
+    over.set()
 
 
 def test_a_thread_that_is_late_ends_at_its_next_step(monkeypatch):
