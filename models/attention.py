@@ -7,6 +7,7 @@ with `attend`'s arguments and a line in `attend`; no model changes.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -29,6 +30,11 @@ FLASH_BLOCK = 512
 
 PAGES_AT_A_TIME = 4
 """pages of a row that the paged kernel holds at a time, at most"""
+
+QUERIES = ("batch", None, "kv_heads")
+PAGES = ("batch", "kv_heads", None, "length", "head_dim")
+ROWS = ("batch",)
+"""axes of queries [B, T, N, H]; of keys, or values, in the cache [D, K, P, S, H]; of what a row has"""
 
 LANES = 128
 """what the TPU's registers hold side by side: blocks are multiples of it"""
@@ -95,12 +101,15 @@ def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | 
 
 
 def write_to_pages(pages: Float[Array, "D K P S H"], new: Float[Array, "B T K H"], table: Int[Array, "B M"],
-                   positions: Int[Array, "B T"]) -> Float[Array, "D K P S H"]:
+                   positions: Int[Array, "B T"], implementation: str = "xla") -> Float[Array, "D K P S H"]:
     """Puts keys or values where the table says that their positions lie; those at position -1 go nowhere.
 
     A page holds S positions. Rows come in D equal shares, each with P pages of its own, so that a device of a mesh
-    holds the pages of its rows alone.
+    holds the pages of its rows alone. For the TPU one position a row is written row by row: XLA's scatter would move
+    all pages through the chip's memory.
     """
+    if new.shape[1] == 1 and _for_tpu(implementation):
+        return _on_shares(_write_rows, pages, [(new, QUERIES), (pages, PAGES), (table, ROWS), (positions, ROWS)], PAGES)
     shares, kv_heads, count, size, head_dim = pages.shape
     where = jnp.take_along_axis(table, jnp.maximum(positions, 0) // size, axis=1) * size + positions % size
     where = jnp.where(positions < 0, count * size, where)  # one past the end: dropped
@@ -122,9 +131,9 @@ def attend_to_pages(q: Float[Array, "B T N H"], keys: Float[Array, "D K P S H"],
     Costs what the contexts are long, not what they may become. `implementation`, as attend's: "flash" is JAX's Pallas
     kernel (TPU), for one query a row without a window; "auto" takes it where it can; anything else is plain XLA.
     """
-    if _paged_kernel_takes(q, keys, window) and (implementation == "flash" or implementation == "auto"
-                                           and jax.default_backend() == "tpu"):
-        return _paged_attention(q, keys, values, places)
+    if _paged_kernel_takes(q, keys, window) and _for_tpu(implementation):
+        return _on_shares(_paged_kernel, keys, [(q, QUERIES), (keys, PAGES), (values, PAGES), (places.table, ROWS),
+                                                (places.positions, ROWS)], QUERIES)
     return xla_paged_attention(q, keys, values, places, window)
 
 
@@ -179,17 +188,39 @@ def _paged_kernel_takes(q: Array, keys: Array, window: int | None) -> bool:
     return q.shape[1] == 1 and window is None and q.shape[3] % LANES == 0 and keys.dtype == jnp.bfloat16
 
 
-def _paged_attention(q: Array, keys: Array, values: Array, places: Places) -> Array:
-    """The kernel on every device, for its own shares and heads; heads that do not divide are computed everywhere."""
+def _for_tpu(implementation: str) -> bool:
+    return implementation == "flash" or implementation == "auto" and jax.default_backend() == "tpu"
+
+
+def _on_shares(function: Any, pages: Array, arrays: Sequence[tuple[Array, Any]], out: Any) -> Array:
+    """function(*arrays), on every device for its own shares and heads, given the axes of each array; heads that do not
+    divide are computed everywhere."""
     mesh = jax.sharding.get_abstract_mesh()
-    arrays = q, keys, values, places.table, places.positions
     if mesh.empty:
-        return _paged_kernel(*arrays)
-    rows, heads = mesh_axes(("batch", "kv_heads"))
-    heads = heads if keys.shape[1] % ways(heads, mesh) == 0 else None
-    wide, pages, narrow = (PartitionSpec(rows, None, heads), PartitionSpec(rows, heads), PartitionSpec(rows))
-    return jax.shard_map(_paged_kernel, mesh=mesh, in_specs=(wide, pages, pages, narrow, narrow), out_specs=wide,
-                         check_vma=False)(*arrays)
+        return function(*(array for array, _ in arrays))
+    whole = pages.shape[1] % ways(mesh_axes(("kv_heads",))[0], mesh) != 0
+
+    def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+        return PartitionSpec(*mesh_axes(tuple(None if name == "kv_heads" and whole else name for name in axes)))
+
+    return jax.shard_map(function, mesh=mesh, in_specs=tuple(spec(axes) for _, axes in arrays), out_specs=spec(out),
+                         check_vma=False)(*(array for array, _ in arrays))
+
+
+def _write_rows(new: Array, pages: Array, table: Array, positions: Array) -> Array:
+    """One position a row."""
+    of_share, size = len(new) // len(pages), pages.shape[3]
+    position = jnp.maximum(positions[:, 0], 0)
+    page = jnp.take_along_axis(table, position[:, None] // size, axis=1)[:, 0]
+    new = new.astype(pages.dtype)[:, 0, :, None, None]  # [B, K, 1, 1, H]
+
+    def write(row: Array, held: Array) -> Array:
+        at = (row // of_share, 0, page[row], position[row] % size, 0)
+        old = jax.lax.dynamic_slice(held, at, (1, *new.shape[1:]))
+        mine = jax.lax.dynamic_index_in_dim(new, row, 0)
+        return jax.lax.dynamic_update_slice(held, jnp.where(positions[row, 0] < 0, old, mine), at)
+
+    return jax.lax.fori_loop(0, len(new), write, pages)
 
 
 def _paged_kernel(q: Array, keys: Array, values: Array, table: Array, positions: Array) -> Array:

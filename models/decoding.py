@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from models.attention import Places
+from models.attention import PAGES, Places
 from models.config import ModelConfig
 from models.rope import cos_sin
-from models.transformer import PAGES, Block, RMSNorm, Transformer
+from models.transformer import Block, RMSNorm, Transformer
 from sharding.rules import constrain
 
 Weights = dict[str, Any]

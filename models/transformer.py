@@ -14,14 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from models.attention import Places, SharedPrompt, attend, attend_to_pages, write_to_pages
+from models.attention import PAGES, Places, SharedPrompt, attend, attend_to_pages, write_to_pages
 from models.config import SLIDING, ModelConfig
 from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
 from sharding.rules import constrain
-
-PAGES = ("batch", "kv_heads", None, "length", "head_dim")
-"""axes of keys, or values, in the cache: shares of the batch, heads, pages, positions of a page, features"""
 
 
 class RMSNorm(nn.Module):
@@ -149,7 +146,8 @@ class Attention(nn.Module):
         held = []
         for name, new in (("keys", k), ("values", v)):
             cached = self.variable("cache", name, lambda: None)
-            cached.value = constrain(write_to_pages(cached.value, new, places.table, places.positions), *PAGES)
+            pages = write_to_pages(cached.value, new, places.table, places.positions, self.config.attention)
+            cached.value = constrain(pages, *PAGES)
             held.append(cached.value)
         return attend_to_pages(q, *held, places, self.config.sliding_window, self.config.attention)
 

@@ -1,12 +1,14 @@
 """Attention over pages: the Pallas kernel, interpreted, is as plain XLA, on one device and on a mesh."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from models.attention import Places, attend_to_pages
+from models.attention import Places, attend_to_pages, write_to_pages
 from sharding.mesh import MeshConfig, make_mesh
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM, SIZE, PAGES, WIDTH = 4, 4, 2, 128, 8, 9, 4
@@ -45,6 +47,18 @@ def test_the_kernel_is_as_plain_xla():
 def test_what_the_kernel_cannot_do_takes_plain_xla(window, dtype):
     arguments = case(dtype=dtype)
     np.testing.assert_array_equal(attend(*arguments, window, "flash"), attend(*arguments, window, "xla"))
+
+
+@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, tensor=2), MeshConfig(tensor=4)])
+def test_rows_are_written_as_by_a_scatter(mesh):
+    _, keys, _, places = case(2)
+    new = jnp.ones((BATCH, 1, KV_HEADS, HEAD_DIM), keys.dtype)
+    positions = places.positions.at[1].set(-1)
+    expected = write_to_pages(keys, new, places.table, positions)
+    with jax.set_mesh(make_mesh(mesh, jax.devices()[:4])) if mesh else contextlib.nullcontext():
+        found = jax.jit(write_to_pages, static_argnums=4)(keys, new, places.table, positions, "flash")
+    np.testing.assert_array_equal(found, expected)
+    assert np.sum(np.any(expected != keys, axis=(1, 4))) == BATCH - 1
 
 
 @pytest.mark.slow
