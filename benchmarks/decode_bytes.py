@@ -1,7 +1,8 @@
 """Bytes that a decode step accesses, compiled for a TPU without one, against weights and cache read once each.
 
-The compiler's own count, which has a loop's body once: here, of one token for every row. libtpu is needed, best in a
-folder of its own that PYTHONPATH names: beside jax it disturbs runs on the CPU.
+The compiler's own count, which has a loop's body once: here, of reading one token for every row, up to its logits.
+Drawing from them is left out: its branches for controls that nobody uses would be counted, too. libtpu is needed, best
+in a folder of its own that PYTHONPATH names: beside jax it disturbs runs on the CPU.
 """
 
 import dataclasses
@@ -55,7 +56,6 @@ def measure(config: Config, attention: str) -> tuple[float, int, int]:
 
     from models.config import PRESETS
     from models.transformer import Transformer
-    from rollouts import decoder
     from sharding.mesh import MeshConfig, make_mesh
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name=config.topology).devices
@@ -66,30 +66,40 @@ def measure(config: Config, attention: str) -> tuple[float, int, int]:
     with jax.set_mesh(mesh):
         weights, cache, *rest = jax.tree.map(
             lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding), shapes(model, config))
-        compiled = decoder.decode.lower(model, weights, cache, *rest).compile()
+        compiled = jax.jit(functools.partial(read, model), donate_argnums=1).lower(weights, cache, *rest).compile()
     return compiled.cost_analysis()["bytes accessed"], size(weights), size(cache)
 
 
+def read(model: Any, weights: Any, cache: Any, token: Any, position: Any, table: Any, steps: Any) -> Any:
+    """Decodes the likeliest tokens, as rollouts.decoder does."""
+    import jax
+    import jax.numpy as jnp
+
+    from models import decoding
+
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        made, cache, token = carry
+        hidden, cache = decoding.forward(model, weights, cache, token[:, None], (position + made)[:, None], table)
+        logits = decoding.project(model.config, weights, hidden[:, 0])
+        return made + 1, cache, jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    return jax.lax.while_loop(lambda carry: carry[0] < steps, step, (jnp.int32(0), cache, token))
+
+
 def shapes(model: Any, config: Config) -> tuple[Any, ...]:
-    """Of decoder.decode's arguments after the model, for rows whose contexts fill the cache."""
+    """Of read's arguments after the model, for rows whose contexts fill the cache."""
     import flax.linen as nn
     import jax
 
     from models import decoding
     from models.transformer import init_variables
-    from rollouts import decoder
     from rollouts.engine import PAGE
-    from rollouts.sampling import Controls
 
     rows, pages = config.rows, -(-config.context // PAGE)
     variables = jax.eval_shape(lambda: nn.unbox(init_variables(model, jax.random.key(0))))
-    numbers, flags = np.zeros(rows, np.int32), np.zeros(rows, bool)
-    controls = Controls(*(np.full(rows, each) for each in Controls()))
-    given = decoder.Rows(*[numbers] * 5, np.zeros((rows, 2), np.uint32), np.zeros((rows, pages), np.int32),
-                         np.zeros((rows, decoder.STOPS), np.int32), controls, flags, flags)
     return (jax.eval_shape(functools.partial(decoding.prepare, model), variables),
             jax.eval_shape(lambda: decoding.init_cache(model.config, 1, rows * pages, PAGE)),
-            jax.eval_shape(lambda: decoder.init_seen(model, rows)), given, np.int32(0), np.int32(1))
+            np.zeros(rows, np.int32), np.zeros(rows, np.int32), np.zeros((rows, pages), np.int32), np.int32(1))
 
 
 def size(tree: Any) -> int:
