@@ -83,6 +83,8 @@ class Keeper:
             common = jax.process_count() == 1 or isinstance(error, CommonError)  # a save needs all processes
             if common and step - 1 > self.saved:
                 self._save(state, step - 1)
+            if common:
+                self._wait_for_save()  # lost_peers ends the process as soon as it has the error
             raise
 
     def finish(self, state: TrainState, step: int, position: Any, keep: Callable[[], None] = lambda: None) -> None:
@@ -100,8 +102,7 @@ class Keeper:
         if stopping or self._due(step, self._config.save_every):
             self._save(state, step)
         if stopping:
-            with checkpoints.writing(self._manager):
-                self._manager.wait_until_finished()
+            self._wait_for_save()
             raise Stopped(f"stopped by SIGTERM after step {step} of {self._config.max_steps}, which is saved; the same "
                           f"command goes on from there")
 
@@ -118,3 +119,7 @@ class Keeper:
         self.log.flush()
         checkpoints.save(self._manager, state, self._gather(self._position), self._eval_metrics)
         self.saved = step
+
+    def _wait_for_save(self) -> None:
+        with checkpoints.writing(self._manager):
+            self._manager.wait_until_finished()

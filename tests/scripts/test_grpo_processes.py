@@ -7,10 +7,12 @@ import re
 import shutil
 import signal
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from chat_model import write_model
 from processes import ROOT, WAIT, ended, launched, wait_for_checkpoint
+from safetensors.numpy import load_file, save_file
 from same_run import TIMES
 
 from training.checkpoints import finished_steps
@@ -44,6 +46,19 @@ def grpo(model, tmp_path, monkeypatch):
         return launched("grpo", *given, *evaluated, *flags, count=count, devices=devices, path=ROOT / "tests")
 
     return start
+
+
+def write_reward_model(folder, model):
+    """One with the tokenizer of `model`, and an embedding for each of its tokens."""
+    shutil.copytree(ROOT / "tests" / "fixtures" / "reward_model", folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model / name, folder / name)
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = np.concatenate([embedding, embedding[::-1]])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 2 * config["vocab_size"]}))
+    return folder
 
 
 def timeless(run):
@@ -94,6 +109,16 @@ def test_more_processes_make_the_same_run(tmp_path, grpo, mesh, counts):
         ended(alone)
     for count in counts:
         assert_same_run(tmp_path / str(count), tmp_path / "1")
+
+
+@pytest.mark.slow
+def test_a_reward_model_on_the_devices_of_each_makes_the_same_run(tmp_path, grpo, model):
+    judge = write_reward_model(tmp_path / "judge", model)
+    with grpo(tmp_path / "1", "--max-steps", 2, devices=2, rewards=f"model:{judge}") as alone, grpo(
+            tmp_path / "2", "--max-steps", 2, count=2, rewards=f"model:{judge}") as together:
+        ended(together)
+        ended(alone)
+    assert_same_run(tmp_path / "2", tmp_path / "1")
 
 
 @pytest.mark.slow
