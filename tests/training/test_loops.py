@@ -43,6 +43,13 @@ class Numbers:
         pass
 
 
+class OneStream(Numbers):
+    """The same as the one stream of the rows of a batch."""
+
+    def position(self):
+        return {0: self._taken}
+
+
 @jax.jit
 def update(state, tokens):
     """What a step makes of its numbers: all that it reads has a say in the state."""
@@ -63,7 +70,7 @@ def of_rows(run, config, evaluate, at, at_step):
         at_step(int(jax.device_get(state.step)) + 1)
         return update(state, batch["tokens"])
 
-    return train(beginning(one_device()), step, lambda position: Numbers(position, at), run,
+    return train(beginning(one_device()), step, lambda position: OneStream(position, at), run,
                  Placement(1, 1, one_device()), config, evaluate)
 
 
