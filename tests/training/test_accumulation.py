@@ -1,8 +1,7 @@
 """Micro-batches of any rows, lengths and layouts: the same loss, gradient and metrics, and nothing compiled anew."""
 
-import dataclasses
 import functools
-import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,12 @@ from tiny import CONFIG, LORA, one_device, random_variables, variables_on
 
 from batch import Layout
 from errors import InputError
-from models.scoring import score, score_by
+from models.scoring import score_by
 from models.transformer import Transformer
 from objectives.grpo import configure
 from sharding.mesh import MeshConfig, make_mesh
 from training.reference import prepare_rollouts
-from training.state import init_state
+from training.state import TrainState, init_state
 from training.step import make_accumulated_step, make_minibatch_updates, make_train_step
 
 SAMPLES = make_samples([(5, (4, 9, 1, 6)), (8, (2, 2, 9, 5))])
@@ -80,12 +79,9 @@ def whole(case):
     return one_step([(SAMPLES, 20, Layout())], configure(**CASES[case]))
 
 
-QUICK = [("token", "shared and plain, with empty rows")]
-
-
-@pytest.mark.parametrize(("case", "layout"), [
-    pytest.param(*each, marks=() if each in QUICK else pytest.mark.slow)
-    for each in itertools.product(CASES, LAYOUTS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES)
 def test_rows_may_be_split_and_laid_out_in_any_way(case, layout):
     assert_same(one_step(LAYOUTS[layout], configure(**CASES[case])), whole(case))
 
@@ -104,109 +100,8 @@ def test_full_fine_tuning_too():
                 one_step([(SAMPLES, 20, Layout())], objective, lora=None))
 
 
-def stacked(micro_batches):
-    """[K, B, T] of micro-batches that are alike."""
-    return {name: jnp.stack([each.columns[name] for each in micro_batches]) for name in micro_batches[0].columns}
-
-
-def test_the_numbers_are_those_of_the_scanned_step():
-    """Dropout's, too."""
-    mesh, lora = one_device(), dataclasses.replace(LORA, dropout=0.2)
-    micro_batches = [micro_batch(part, 20, Layout(), mesh) for part in (FIRST, SECOND)]
-    with jax.set_mesh(mesh):
-        state, parts = begin(mesh, configure(), lora)
-        model = parts[0].clone(training=True)
-        scanned = make_train_step(model, *parts[1:-1], functools.partial(score, temperature=0.9))
-        ours = make_accumulated_step(model, *parts[1:])
-        one = ours(jax.tree.map(jnp.copy, state), micro_batches)
-        other = scanned(state, stacked(micro_batches))
-    assert one[1].keys() == other[1].keys()
-    for name, value in jax.device_get(other[1]).items():
-        assert float(one[1][name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6), name
-    for a, b in zip(jax.tree.leaves(one[0].lora), jax.tree.leaves(other[0].lora), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-7)
-
-
-def test_nothing_is_compiled_anew_or_brought_from_the_host():
-    mesh = one_device()
-    narrow, wide = (micro_batch(FIRST, length, Layout(), mesh) for length in (16, 24))
-    with jax.set_mesh(mesh):
-        state, parts = begin(mesh, configure())
-    updates = make_minibatch_updates(make_accumulated_step(*parts), state)
-    prepare = prepare_rollouts(parts[0], None, None, mesh, parts[-1], old=True)
-    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-        for number, batch in enumerate([[narrow, wide], [wide], [wide, narrow, narrow]]):
-            prepared = [prepare(state, each) for each in batch]
-            state, metrics, logps = updates(state, [prepared], 1)
-            if number == 0:
-                jax.block_until_ready(metrics), COMPILED.clear()
-    assert not COMPILED
-    assert [each.shape for each in logps[0]] == [(4, 24), (4, 16), (4, 16)]
-    assert int(state.step) == 3
-
-
-def test_what_couples_rows_is_not_split():
-    def coupled(scores, batch):
-        return configure()(scores, batch)
-
-    coupled.couples_rows = True
-    state, parts = begin(one_device(), coupled)
-    with pytest.raises(InputError, match="cannot be split into 2 parts"):
-        make_accumulated_step(*parts)(state, [micro_batch(FIRST, 16, Layout()), micro_batch(SECOND, 24, Layout())])
-
-
-def test_a_batch_without_targets_moves_nothing():
-    mesh = one_device()
-    with jax.set_mesh(mesh):
-        state, parts = begin(mesh, configure())
-        before = jax.device_get(state.lora)
-        state, metrics, _ = make_accumulated_step(*parts)(state, [micro_batch([None] * 4, 16, Layout(), mesh)])
-    assert (metrics["loss"], metrics["grad_norm"], metrics["num_tokens"], metrics["padding"]) == (0, 0, 0, 1)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.lora), before)
-
-
-def test_one_micro_batch_that_is_not_finite_skips_the_update():
-    mesh = one_device()
-    with jax.set_mesh(mesh):
-        state, parts = begin(mesh, configure())
-        before = jax.device_get((state.lora, state.opt_state))
-        good, bad = (micro_batch(part, 16, Layout(), mesh) for part in (FIRST, FIRST))
-        bad = bad._replace(columns=bad.columns | {"advantages": bad.columns["advantages"].at[1].set(jnp.inf)})
-        state, metrics, _ = make_accumulated_step(*parts)(state, [good, bad, good])
-    assert metrics["skipped_updates"] == 1
-    assert int(state.step) == 1
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get((state.lora, state.opt_state)), before)
-
-
-def test_minibatches_are_updates_one_after_the_other():
-    """Each with a key of its own; tokens are summed, losses averaged, extremes kept; logps are of the first pass."""
-    mesh, lora = one_device(), dataclasses.replace(LORA, dropout=0.2)
-    minibatches = [[micro_batch(part, 20, Layout(), mesh)] for part in (FIRST, SECOND)]
-    with jax.set_mesh(mesh):
-        state, parts = begin(mesh, configure(), lora)
-        step = make_accumulated_step(parts[0].clone(training=True), *parts[1:])
-        copy = jax.tree.map(jnp.copy, state)
-        after, metrics, logps = make_minibatch_updates(step, state)(state, minibatches, 2)
-        history = []
-        for number in range(4):
-            key = jax.random.fold_in(after.rng, number)
-            copy, *results = step(copy.replace(rng=key, step=jnp.zeros_like(copy.step)), minibatches[number % 2])
-            history.append(jax.device_get(results))
-    for a, b in zip(jax.tree.leaves(after.lora), jax.tree.leaves(copy.lora), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert int(after.step) == 1
-    each = {name: [found[name] for found, _ in history] for name in metrics}
-    assert metrics["num_tokens"] == sum(each["num_tokens"])
-    assert metrics["loss"] == pytest.approx(np.mean(each["loss"]), rel=1e-5)
-    extreme = "sampling/logp_difference/max"
-    assert metrics[extreme] == max(each[extreme])
-    assert len({float(value) for value in each["loss"]}) == 4
-    for found, (_, scored) in zip(logps, history, strict=False):
-        np.testing.assert_array_equal(found[0], scored[0])
-
-
-@pytest.mark.parametrize("layout", [each if each == QUICK[0][1] else pytest.param(each, marks=pytest.mark.slow)
-                                    for each in LAYOUTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_prepared_is_what_the_step_scores(layout):
     """old_logps and ref_logps of every layout are those of plain rows."""
     mesh = one_device()
@@ -224,3 +119,131 @@ def test_what_is_prepared_is_what_the_step_scores(layout):
                 np.testing.assert_allclose(one, other, atol=1e-5)
         nothing = prepare_rollouts(parts[0], None, None, mesh, parts[-1], old=False)(state, found)
     assert nothing is found or nothing.columns.keys() == found.columns.keys()
+
+
+# ------------------------------------------------------------ what no model is needed for: weights of tokens instead
+
+class Scores(NamedTuple):
+    logps: jax.Array
+    entropy: jax.Array
+
+
+def score_tokens(layout):
+    """The scorer of a policy that is one weight for each token, with a dropout."""
+    def scorer(model, variables, batch, rngs):
+        noise = jax.random.normal(rngs["dropout"], (64,))
+        logps = jax.nn.log_softmax(variables["params"]["w"] + 0.1 * noise)[batch["tokens"]]
+        return Scores(jnp.where(batch["segment_ids"] != 0, logps, 0.0), -logps)
+
+    return scorer
+
+
+def undropped(layout):
+    """The same without."""
+    dropped = score_tokens(layout)
+    return lambda model, variables, batch, rngs=None: dropped(model, variables, batch, {"dropout": jax.random.key(0)})
+
+
+SCHEDULE = optax.constant_schedule(0.1)
+TOKENS = (None, configure(), optax.sgd(SCHEDULE, momentum=0.5), SCHEDULE)
+"""model, objective, optimizer, schedule"""
+
+
+def beginning():
+    everywhere = jax.sharding.NamedSharding(one_device(), jax.sharding.PartitionSpec())
+    params = {"w": jnp.sin(jnp.arange(64.0))}
+    return jax.device_put(TrainState(jnp.zeros((), jnp.int32), params, None, TOKENS[2].init(params),
+                                     jax.random.key(3)), everywhere)
+
+
+def accumulated(objective=TOKENS[1], scorer_of=score_tokens):
+    return make_accumulated_step(None, objective, *TOKENS[2:], beginning(), scorer_of)
+
+
+def placed(samples, length):
+    return micro_batch(samples, length, Layout(), one_device())
+
+
+@pytest.mark.parametrize("case", ["token", pytest.param("sequence", marks=pytest.mark.slow),
+                                  pytest.param("product", marks=pytest.mark.slow)])
+def test_micro_batches_of_any_shape_add_up(case):
+    step, of_all = accumulated(configure(**CASES[case]), undropped), None
+    for parts in ([(SAMPLES, 20, Layout())], *LAYOUTS.values()):
+        state, metrics, _ = step(beginning(), [micro_batch(*part, one_device()) for part in parts])
+        found = jax.device_get((metrics, state.opt_state[0].trace)) + (np.zeros(0),)
+        of_all = of_all or found
+        assert_same(found, of_all)
+
+
+def test_the_numbers_are_those_of_the_scanned_step():
+    """Dropout's, too."""
+    micro_batches = [placed(part, 20) for part in (FIRST, SECOND)]
+    stacked = {name: jnp.stack([each.columns[name] for each in micro_batches]) for name in micro_batches[0].columns}
+    state, metrics, _ = accumulated()(beginning(), micro_batches)
+    scanned, expected = make_train_step(*TOKENS, beginning(), score_tokens(Layout()))(beginning(), stacked)
+    assert metrics.keys() == expected.keys()
+    for name, value in jax.device_get(expected).items():
+        assert float(metrics[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6), name
+    np.testing.assert_allclose(state.params["w"], scanned.params["w"], atol=1e-7)
+
+
+def test_nothing_is_compiled_anew_or_brought_from_the_host():
+    state, narrow, wide = beginning(), placed(FIRST, 16), placed(FIRST, 24)
+    updates = make_minibatch_updates(accumulated(), state)
+
+    prepare = prepare_rollouts(None, None, None, one_device(), undropped, old=True)
+    with jax.transfer_guard("disallow"):
+        for number, batch in enumerate([[narrow, wide], [wide], [wide, narrow, narrow]]):
+            prepared = [prepare(state, each) for each in batch]
+            state, metrics, logps = updates(state, [prepared], 1)
+            if number == 0:
+                jax.block_until_ready(metrics), COMPILED.clear()
+    assert not COMPILED
+    assert [each.shape for each in logps[0]] == [(4, 24), (4, 16), (4, 16)]
+    assert int(state.step) == 3
+
+
+def test_what_couples_rows_is_not_split():
+    def coupled(scores, batch):
+        return configure()(scores, batch)
+
+    coupled.couples_rows = True
+    with pytest.raises(InputError, match="cannot be split into 2 parts; .* a larger --microbatch-tokens"):
+        accumulated(coupled)(beginning(), [placed(FIRST, 16), placed(SECOND, 24)])
+
+
+def test_a_batch_without_targets_moves_nothing():
+    state, metrics, _ = accumulated()(beginning(), [placed([None] * 4, 16)])
+    assert (metrics["loss"], metrics["grad_norm"], metrics["num_tokens"], metrics["padding"]) == (0, 0, 0, 1)
+    np.testing.assert_array_equal(state.params["w"], beginning().params["w"])
+
+
+def test_one_micro_batch_that_is_not_finite_skips_the_update():
+    good, bad = placed(FIRST, 16), placed(FIRST, 16)
+    bad = bad._replace(columns=bad.columns | {"advantages": bad.columns["advantages"].at[1].set(jnp.inf)})
+    state, metrics, _ = accumulated()(beginning(), [good, bad, good])
+    assert metrics["skipped_updates"] == 1
+    assert int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state),
+                 (beginning().params, beginning().opt_state))
+
+
+def test_minibatches_are_updates_one_after_the_other():
+    """Each with a key of its own; tokens are summed, losses averaged, extremes kept; logps are of the first pass."""
+    minibatches, step = [[placed(part, 20)] for part in (FIRST, SECOND)], accumulated()
+    after, metrics, logps = make_minibatch_updates(step, beginning())(beginning(), minibatches, 2)
+    state, history = beginning(), []
+    for number in range(4):
+        key = jax.random.fold_in(after.rng, number)
+        state, *results = step(state.replace(rng=key, step=jnp.zeros_like(state.step)), minibatches[number % 2])
+        history.append(jax.device_get(results))
+    np.testing.assert_array_equal(after.params["w"], state.params["w"])
+    assert int(after.step) == 1
+    each = {name: [found[name] for found, _ in history] for name in metrics}
+    assert metrics["num_tokens"] == sum(each["num_tokens"])
+    assert metrics["loss"] == pytest.approx(np.mean(each["loss"]), rel=1e-5)
+    extreme = "sampling/logp_difference/max"
+    assert metrics[extreme] == max(each[extreme])
+    assert len({float(value) for value in each["loss"]}) == 4
+    for found, (_, scored) in zip(logps, history, strict=False):
+        np.testing.assert_array_equal(found[0], scored[0])
