@@ -75,13 +75,14 @@ class Keeper:
 
     @contextlib.contextmanager
     def saving_on_error(self, state: TrainState, step: int) -> Iterator[None]:
-        """A row, or a reward, that is bad loses nothing of what was done before `step`; nothing in the block raises
-        InputError once `state` is donated."""
+        """A row, or a reward, that is bad loses nothing of what was done before `step`, unless `state` is donated by
+        then, and gone."""
         try:
             yield
         except InputError as error:
             common = jax.process_count() == 1 or isinstance(error, CommonError)  # a save needs all processes
-            if common and step - 1 > self.saved:
+            gone = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+            if common and step - 1 > self.saved and not gone:
                 self._save(state, step - 1)
             if common:
                 self._wait_for_save()  # lost_peers ends the process as soon as it has the error

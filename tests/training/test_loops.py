@@ -140,6 +140,19 @@ def test_what_is_bad_ends_a_run_that_is_saved(loop, tmp_path, where):
     assert_same_run(tmp_path / "run", tmp_path / "whole", STEPS)
 
 
+def test_what_is_bad_once_the_state_is_donated_is_told_too(loop, tmp_path, monkeypatch):
+    def donating(state, tokens, update=update):
+        if int(jax.device_get(state.step)) == 4:
+            jax.tree.map(lambda leaf: leaf.delete(), state.params)
+            raise InputError("number 5 is bad")
+        return update(state, tokens)
+
+    monkeypatch.setitem(globals(), "update", donating)
+    with pytest.raises(InputError, match="number 5 is bad"):
+        go(loop, tmp_path / "run", save_every=3)
+    assert saved(tmp_path / "run") == [3]
+
+
 def test_an_error_before_anything_is_done_saves_nothing(loop, tmp_path):
     with pytest.raises(InputError):
         go(loop, tmp_path / "run", at=raising(0))
