@@ -160,8 +160,7 @@ def check_split(objective: Objective, num_microbatches: int) -> None:
     """Raises InputError where an objective that couples the rows of a batch would see only parts of it."""
     if num_microbatches > 1 and getattr(objective, "couples_rows", False):
         raise InputError(f"the loss couples all rows of a batch, so it cannot be split into {num_microbatches} parts; "
-                         f"set --num-microbatches 1 (online: a larger --microbatch-tokens), or choose "
-                         f"another loss")
+                         f"set --num-microbatches 1 (online: a larger --microbatch-tokens), or choose another loss")
 
 
 def accumulate(model: Transformer, objective: Objective, state: TrainState, batch: dict[str, jax.Array],
@@ -244,9 +243,9 @@ def make_minibatch_updates(step: Callable[..., Any], state: TrainState) -> Calla
             at, key, number = of_update(*of_batch, number)
             state, *results = step(state.replace(step=at, rng=key), micro_batches, () if metrics else ahead)
             metrics.append(results[0])
-            logps.append(results[1])
+            logps += [results[1]] if len(logps) < len(minibatches) else []  # no further pass is held on the devices
         count, merged = end(of_batch[0], metrics)
-        return state.replace(step=count, rng=of_batch[1]), merged, logps[: len(minibatches)]
+        return state.replace(step=count, rng=of_batch[1]), merged, logps
 
     return updates
 
