@@ -229,8 +229,9 @@ def test_one_micro_batch_that_is_not_finite_skips_the_update():
 
 
 def test_minibatches_are_updates_one_after_the_other():
-    """Each with a key of its own; tokens are summed, losses averaged, extremes kept; logps are of the first pass."""
-    minibatches, step = [[placed(part, 20)] for part in (FIRST, SECOND)], accumulated()
+    """Each with a key of its own, as its micro-batches have; tokens are summed, losses averaged, extremes kept; logps
+    are of the first pass."""
+    minibatches, step = [[placed(part, 20)] * 2 for part in (FIRST, SECOND)], accumulated()
     after, metrics, logps = make_minibatch_updates(step, beginning())(beginning(), minibatches, 2)
     state, history = beginning(), []
     for number in range(4):
@@ -246,4 +247,5 @@ def test_minibatches_are_updates_one_after_the_other():
     assert metrics[extreme] == max(each[extreme])
     assert len({float(value) for value in each["loss"]}) == 4
     for found, (_, scored) in zip(logps, history, strict=False):
-        np.testing.assert_array_equal(found[0], scored[0])
+        np.testing.assert_array_equal(found, scored)
+        assert not np.array_equal(scored[0], scored[1])
