@@ -160,6 +160,20 @@ def test_controls_and_lengths_compile_nothing_anew(params):
     assert sizes() == compiled
 
 
+def test_an_engine_that_is_warm_compiles_nothing(params):
+    """Contexts of 1 to 250 tokens, alone and together."""
+    engine = Engine(MODEL, 12, capacity=4096, page=8)
+    engine.load({"params": params})
+    engine.warm_up(200, 250)
+    compiled = decoder.decode._cache_size(), decoder.prefill._cache_size(), decoder.copy_pages._cache_size()
+    random = np.random.default_rng(0)
+    for count in (1, 5, 16):
+        prompts = [random.integers(1, 60, length).tolist() for length in random.integers(1, 200, count)]
+        prompts += [[*prompt, 3] for prompt in prompts]
+        generate_with(engine, prompts, KEY, max_new_tokens=50, controls=make_controls())
+    assert (decoder.decode._cache_size(), decoder.prefill._cache_size(), decoder.copy_pages._cache_size()) == compiled
+
+
 def test_lora_is_sampled_as_it_was_trained(params):
     variables = random_variables(LORA)
     [adapted] = generate(Transformer(CONFIG, LORA), variables, PROMPTS[:1], KEY, max_new_tokens=16,
@@ -208,8 +222,8 @@ def test_a_group_is_as_its_prompt_repeated(params):
 def test_each_prompt_is_prefilled_once(params, monkeypatch):
     read = []
     prefill = decoder.prefill
-    monkeypatch.setattr(decoder, "prefill", lambda model, weights, cache, tokens, positions, table, first: read.extend(
-        tokens[positions >= 0].tolist()) or prefill(model, weights, cache, tokens, positions, table, first))
+    monkeypatch.setattr(decoder, "prefill", lambda model, weights, cache, tokens, positions, table: read.extend(
+        tokens[positions >= 0].tolist()) or prefill(model, weights, cache, tokens, positions, table))
     drawn(params, slots=3, capacity=4000)
     assert sorted(read) == sorted(token for prompt in PROMPTS for token in prompt[:-1])
 
@@ -378,8 +392,8 @@ def test_the_cache_holds_what_there_is(params):
 
 def test_a_further_turn_goes_on_from_the_cache(params, monkeypatch):
     read, prefill = [], decoder.prefill
-    monkeypatch.setattr(decoder, "prefill", lambda model, weights, cache, tokens, positions, table, first: read.append(
-        int(np.sum(positions >= 0))) or prefill(model, weights, cache, tokens, positions, table, first))
+    monkeypatch.setattr(decoder, "prefill", lambda model, weights, cache, tokens, positions, table: read.append(
+        int(np.sum(positions >= 0))) or prefill(model, weights, cache, tokens, positions, table))
     engine = engine_of(params)
     prompt = list(range(3, 33))
     [(tokens, _, _)] = run(engine, engine.submit([request(prompt)]))
@@ -398,8 +412,8 @@ def test_a_further_turn_goes_on_from_the_cache(params, monkeypatch):
 def test_what_is_forgotten_is_read_again(params, monkeypatch):
     """And what is on its way goes on."""
     read, prefill = [], decoder.prefill
-    monkeypatch.setattr(decoder, "prefill", lambda model, weights, cache, tokens, positions, table, first: read.append(
-        int(np.sum(positions >= 0))) or prefill(model, weights, cache, tokens, positions, table, first))
+    monkeypatch.setattr(decoder, "prefill", lambda model, weights, cache, tokens, positions, table: read.append(
+        int(np.sum(positions >= 0))) or prefill(model, weights, cache, tokens, positions, table))
     engine = engine_of(params)
     ids = engine.submit([request([7] * 20, 40)])
     outputs = engine.step()
