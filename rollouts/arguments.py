@@ -53,7 +53,7 @@ def decode_rows(rows: abc.Sequence[Sequence | None], num_slots: int, table: np.n
 
 def seen_tokens(sequence: Sequence, vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[V] each, for penalties and biases: whether the prompt has a token, how often the completion has it, and what is
-    added to its logit. Raises CallbackError where a mask fails."""
+    added to its logit. Raises RequestError where a mask fails."""
     in_prompt, count, bias = (np.zeros(vocab_size, dtype) for dtype in (bool, np.int32, np.float32))
     in_prompt[sequence.request.tokens] = True
     np.add.at(count, sequence.completion, 1)

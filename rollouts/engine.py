@@ -31,7 +31,7 @@ from rollouts.decoder import CHUNK, Drawn
 from rollouts.layout import DEFAULT, check_weights, preparing, sampling_mesh, weight_shapes
 from rollouts.memory import PAGE, capacity_for, of_device
 from rollouts.requests import Mask, Output, Request, checked
-from rollouts.sequences import CallbackError, Sequence
+from rollouts.sequences import RequestError, Sequence
 from rollouts.slots import Copy, Slots
 from rollouts.stops import StopFinder
 from sharding.mesh import MeshConfig, SamplingMesh, make_mesh
@@ -166,11 +166,15 @@ class Engine:
             try:
                 self._advance()
             except BaseException:  # what was donated to a call that failed is gone
-                self._slots.restart()
-                self._cache = self._seen = None
+                self._restart()
                 raise
         outputs, self._outputs = self._outputs, []
         return outputs
+
+    def _restart(self) -> None:
+        """All wait again, with what they have drawn; the next step has a new cache."""
+        self._slots.restart()
+        self._cache = self._seen = None
 
     def _advance(self) -> None:
         if self._cache is None:
@@ -208,12 +212,12 @@ class Engine:
             return
         try:
             seen = seen_tokens(sequence, self.model.config.vocab_size)
-        except CallbackError as error:
+        except RequestError as error:
             self._fail(sequence, error)
         else:
             self._seen = decoder.admit(self._seen, np.int32(sequence.slot), *seen)
 
-    def _fail(self, sequence: Sequence, error: CallbackError) -> None:
+    def _fail(self, sequence: Sequence, error: RequestError) -> None:
         """Ends a request by its own fault, with what was drawn for it since the last step."""
         output = next((each for each in self._outputs if each.id == sequence.id), None)
         if output is None:
@@ -274,6 +278,8 @@ class Engine:
         for row, sequence in enumerate(rows):
             if sequence:
                 self._take(sequence, drawn, row)
+        if not np.isfinite(drawn.logps).all():
+            self._restart()  # what is not finite would stay in pages, where others look past it by weights of 0
 
     def _call_decode(self, rows: abc.Sequence[Sequence | None], width: int, patience: int, steps: int) -> Drawn:
         self._cache, self._seen, drawn = decoder.decode(
@@ -310,22 +316,32 @@ class Engine:
 
     def _take(self, sequence: Sequence, drawn: Drawn, row: int) -> None:
         """Takes what a sequence has drawn into account."""
-        request, before = sequence.request, len(sequence.tokens)
-        tokens, error = drawn.tokens[row, : int(drawn.count[row]) - sequence.count].tolist(), None
+        before, error, stopped = len(sequence.tokens), None, False
+        made = slice(0, int(drawn.count[row]) - sequence.count)
         try:
-            stopped = sequence.add(tokens) or bool(drawn.stopped[row])
-        except CallbackError as failure:
-            stopped, error = False, failure
+            stopped = self._add(sequence, drawn.tokens[row, made], drawn.logps[row, made]) or bool(drawn.stopped[row])
+        except RequestError as failure:
+            error = failure
         tokens, sequence.cached = sequence.tokens[before:], len(sequence.tokens) - 1
-        reason = "stop" if stopped else "length" if sequence.count >= request.max_new_tokens else None
+        reason = "stop" if stopped else "length" if sequence.count >= sequence.request.max_new_tokens else None
         self._outputs.append(Output(sequence.id, tokens, drawn.logps[row, : len(tokens)].tolist(), self._version,
                                     reason, self._likeliest(sequence, drawn, row, len(tokens))))
         if error:
             self._fail(sequence, error)
         elif reason:
             self._slots.leave(sequence)
-        elif request.mask is not None:
+        elif sequence.request.mask is not None:
             self._tell_seen(sequence)
+
+    def _add(self, sequence: Sequence, tokens: np.ndarray, logps: np.ndarray) -> bool:
+        """Whether a stop string ended it. Raises RequestError where its own function fails, and at a token whose
+        log-probability is not finite."""
+        finite = int(np.cumprod(np.isfinite(logps)).sum())
+        ended = sequence.add(tokens[:finite].tolist())
+        if finite < len(tokens) and not ended:
+            raise RequestError(f"the log-probabilities are not finite after {sequence.count} tokens: the weights, or "
+                               f"what they make of this context, are not")
+        return ended
 
     def _likeliest(self, sequence: Sequence, drawn: Drawn, row: int, count: int) -> list[dict[int, float]]:
         wanted = min(sequence.request.num_likeliest, self.model.config.vocab_size)

@@ -45,7 +45,7 @@ def sampling_mesh(mesh: Mesh, model: Transformer, sampling: SamplingMesh = DEFAU
 def check_weights(model: Transformer, variables: dict[str, Any]) -> None:
     """Raises InputError unless these are the variables of this model: names, shapes, floating point; `lora` may be
     absent."""
-    wanted = nn.unbox(jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0)))
+    wanted = nn.unbox(_boxed_variables(model))
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise InputError("weights of another model: there are no params among them")
     if "lora" in variables and model.lora is None:
@@ -53,6 +53,12 @@ def check_weights(model: Transformer, variables: dict[str, Any]) -> None:
     for name in ("params", "lora"):
         if name in variables:
             _check_tree(wanted[name], variables[name])
+
+
+@functools.cache
+def _boxed_variables(model: Transformer) -> dict[str, Any]:
+    """Shapes and axis names."""
+    return jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
 
 
 def _check_tree(wanted: Any, given: Any) -> None:
@@ -76,7 +82,7 @@ def num_shares(mesh: Mesh, model: Transformer, sampling: SamplingMesh = DEFAULT)
 def weight_shapes(model: Transformer, mesh: Mesh) -> Any:
     """Shapes with their shardings of what models.decoding.prepare gives; an axis that does not divide is whole
     everywhere."""
-    boxed = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    boxed = _boxed_variables(model)
     axes = jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
     shapes: Weights = jax.eval_shape(functools.partial(prepare, model), nn.unbox(boxed))
     return jax.tree.map(lambda names, shape: jax.ShapeDtypeStruct(

@@ -18,7 +18,7 @@ SMALLEST_TEMPERATURE = 1e-30
 """what is smaller counts as 0: logits divided by it would leave float32, and only the likeliest token is ever drawn"""
 
 LARGEST = float(np.finfo(np.float32).max)
-PENALTY = 100.0
+PENALTY = 128.0
 """the largest penalty: logits stay within float32 whatever else is asked for, however small the temperature"""
 
 

@@ -8,8 +8,8 @@ from rollouts.requests import Request
 from rollouts.stops import StopFinder
 
 
-class CallbackError(Exception):
-    """A request's own function failed: the request ends, and no other."""
+class RequestError(Exception):
+    """A request cannot be gone on with, most of all as a function of its own failed: it ends, and no other."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -49,29 +49,29 @@ class Sequence:
         return request.controls.penalises or bool(request.logit_bias) or request.mask is not None
 
     def add(self, tokens: list[int]) -> bool:
-        """Takes tokens in, up to the one that completes a stop string; whether one does. Raises CallbackError."""
+        """Takes tokens in, up to the one that completes a stop string; whether one does. Raises RequestError."""
         for token in tokens:
             self.tokens.append(token)
             try:
                 if self.stops.completes(token):
                     return True
             except Exception as error:  # whatever the request's own decode raises
-                raise CallbackError(f"its stop strings could not be looked for ({_line(error)})") from error
+                raise RequestError(f"its stop strings could not be looked for ({_line(error)})") from error
         return False
 
     def allowed(self, vocab_size: int) -> np.ndarray | None:
-        """bool [V], the tokens that may come next, where there is a mask. Raises CallbackError."""
+        """bool [V], the tokens that may come next, where there is a mask. Raises RequestError."""
         if self.request.mask is None:
             return None
         try:
             found = np.asarray(self.request.mask(self.completion))
         except Exception as error:  # whatever the request's own mask raises
-            raise CallbackError(f"its mask failed after {self.count} tokens ({_line(error)})") from error
+            raise RequestError(f"its mask failed after {self.count} tokens ({_line(error)})") from error
         if found.dtype != bool or found.shape != (vocab_size,):
-            raise CallbackError(f"its mask gave {found.dtype} {found.shape} after {self.count} tokens, and not bool "
+            raise RequestError(f"its mask gave {found.dtype} {found.shape} after {self.count} tokens, and not bool "
                                 f"({vocab_size},)")
         if not found.any():
-            raise CallbackError(f"its mask allows no token after {self.count} tokens")
+            raise RequestError(f"its mask allows no token after {self.count} tokens")
         return found
 
 

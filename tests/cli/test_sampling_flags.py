@@ -39,7 +39,7 @@ def test_nothing_is_noted_of_what_changes_no_distribution():
 @pytest.mark.parametrize("script", BASE)
 @pytest.mark.parametrize(("flag", "value"), [
     ("top-k", "-1"), ("top-p", "0"), ("top-p", "1.5"), ("min-p", "-0.1"), ("min-p", "2"), ("repetition-penalty", "0"),
-    ("repetition-penalty", "-1"), ("repetition-penalty", "1e9"), ("presence-penalty", "101"),
+    ("repetition-penalty", "-1"), ("repetition-penalty", "1e9"), ("presence-penalty", "129"),
     ("frequency-penalty", "-1e30"), ("top-p", "nan"), ("repetition-penalty", "inf"), ("presence-penalty", "-inf"),
     ("frequency-penalty", "nan"), ("min-p", "nan"), ("top-k", "99999999999"), ("presence-penalty", "1e39")])
 def test_what_leaves_no_distribution_is_one_line(script, flag, value):

@@ -538,7 +538,7 @@ def control(**change):
     (control(top_k=-1), "top-k must be 0"), (control(top_k=1.5), "top-k must be a whole number"),
     (control(top_k=2**31), "top-k must be"), (control(top_p=0), "top-p must be above 0"),
     (control(top_p=np.nan), "top-p must be"), (control(top_p=1.1), "top-p must be"), (control(min_p=-0.1), "min-p"),
-    (control(min_p=np.inf), "min-p"), (control(repetition_penalty=0), "repetition-penalty must be from 0.01"),
+    (control(min_p=np.inf), "min-p"), (control(repetition_penalty=0), "repetition-penalty must be from 0.0078125"),
     (control(repetition_penalty=np.inf), "repetition-penalty"), (control(presence_penalty=1e39), "presence-penalty"),
     (control(frequency_penalty=-np.inf), "frequency-penalty"), (control(frequency_penalty=np.nan), "frequency-penalty"),
     ({"logit_bias": {64: 1.0}}, "a logit bias has token 64"), ({"logit_bias": {-1: 1.0}}, "has token -1"),
@@ -634,6 +634,16 @@ def test_weights_of_another_model_are_refused(params):
     for dtype in (jnp.bfloat16, jnp.float16, np.float64):
         engine.load({"params": jax.tree.map(functools.partial(np.asarray, dtype=dtype), params)})
     assert run(engine, engine.submit([request(PROMPTS[0], 4)]))[0][2] == "length"
+
+
+def test_weights_that_are_not_finite_leave_nothing_behind(params, alone):
+    """In the pages that contexts were read into."""
+    requests, answers = alone
+    engine = engine_of(params, 4, capacity=200)
+    engine.load({"params": jax.tree.map(lambda leaf: leaf * np.nan, params)})
+    assert {(len(tokens), reason) for tokens, _, reason in run(engine, engine.submit(requests))} == {(0, "error")}
+    engine.load({"params": params})
+    same(run(engine, engine.submit(requests)), answers)
 
 
 def test_a_step_that_fails_loses_nothing(params, alone, monkeypatch):
