@@ -25,13 +25,15 @@ shares of the rows"""
 
 
 def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
-    """Weights for decoding: cast to compute dtype, layers apart. Norms stay as they are, and so do the adapters, which
-    are applied as in training: merged into weights of bfloat16, they would be rounded to what those can hold."""
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if path[-1].key == "scale" else leaf.astype(model.config.dtype), variables["params"])
-    stacked = {"params": params["layers"]}
-    if model.lora is not None:
-        stacked["lora"] = variables["lora"]["layers"]
+    """Weights for decoding: cast to compute dtype, layers apart; norms stay as they are. Adapters are applied as in
+    training, their B scaled: merged into weights of bfloat16, they would be rounded to what those can hold."""
+    def cast(path: Any, leaf: Array) -> Array:
+        scale = model.lora.scale if path[0].key == "lora" and path[-1].key == "b" else 1
+        return leaf if path[-1].key == "scale" else (leaf * scale).astype(model.config.dtype)
+
+    given = variables if model.lora is not None else {"params": variables["params"]}
+    ready = jax.tree_util.tree_map_with_path(cast, dict(given))
+    params, stacked = ready["params"], {name: collection["layers"] for name, collection in ready.items()}
     layers = [jax.tree.map(lambda leaf: leaf[layer], stacked) for layer in range(model.config.num_layers)]  # noqa: B023
     head = {} if model.config.tie_embeddings else {"lm_head": params["lm_head"].T}
     return params | head | {"layers": layers}
@@ -53,13 +55,13 @@ def forward(model: Transformer, weights: Weights, cache: Cache, tokens: Int[Arra
     which are read with it. `table` says in which page of its share a row's positions lie. A token at position -1 is
     none.
     """
-    config = model.config
+    config, lora = model.config, model.lora and dataclasses.replace(model.lora, alpha=float(model.lora.rank))
     x = jnp.take(weights["embedding"], tokens, axis=0).astype(jnp.float32)
     x = constrain(x, "batch", "length", "features")
     rope, places = cos_sin(config, positions), Places(positions, (positions >= 0).astype(jnp.int32), table=table)
     updated = []
     for number, (layer, pages) in enumerate(zip(weights["layers"], cache, strict=True)):
-        block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), model.lora, False)
+        block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), lora, False)
         (x, _), changed = block.apply(layer | {"cache": pages}, x, None, rope, places, mutable=["cache"])
         updated.append(changed["cache"])
     return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
