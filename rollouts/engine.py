@@ -39,8 +39,8 @@ from sharding.rules import RULES, ways
 
 __all__ = ["Engine", "Mask", "Output", "Request", "capacity_for"]
 
-FEW_PAGES = 8
-"""of all rows of a call, which has shapes of its own then"""
+SMALL_TABLE = 8
+"""pages of a row, where no row of a call has more; such calls have shapes of their own"""
 PARTS = (32, 128, 512)
 """tokens of a context that are prefilled at a time, others being decoded in between"""
 LOOKS = 16
@@ -49,7 +49,7 @@ REFILL = 16
 """decoding is interrupted for those that wait once one slot in so many is free"""
 TAIL = 4
 """few rows are decoded as one slot in so many, which has shapes of its own"""
-FEWEST = 8
+SMALLEST = 8
 """rows below which decoding gets hardly faster: all weights are read for one, too"""
 LEAST = 2
 """rows of a call on one device: a product with one row takes ten times as long as with two, in bfloat16 on a CPU"""
@@ -267,7 +267,7 @@ class Engine:
         return self._width_of(max(len(sequence.pages) for sequence in rows if sequence))
 
     def _width_of(self, pages: int) -> int:
-        return self.row_pages if pages > FEW_PAGES else min(FEW_PAGES, self.row_pages)
+        return self.row_pages if pages > SMALL_TABLE else min(SMALL_TABLE, self.row_pages)
 
     # ------------------------------------------------------------------------------------------------- what is drawn
 
@@ -296,23 +296,23 @@ class Engine:
     def _rows_of_share(self, ready: abc.Sequence[Sequence]) -> int:
         """Rows of each share of the slots: all, or few, so that two shapes do."""
         shares = [self._slots.share_of(each) for each in ready]
-        few, every = self._decode_rows
-        return few if max(map(shares.count, shares)) <= few else every
+        small, every = self._decode_rows
+        return small if max(map(shares.count, shares)) <= small else every
 
     @property
     def _decode_rows(self) -> tuple[int, int]:
         """Of each share: few, and all."""
         every = self._slots.of_share
-        few = min(every, max(-(-FEWEST // self.shares), every // TAIL))
-        return max(LEAST, few), max(LEAST, every)
+        small = min(every, max(-(-SMALLEST // self.shares), every // TAIL))
+        return max(LEAST, small), max(LEAST, every)
 
     def _patience(self, ready: int) -> int:
         """Rows that must have ended before decoding is interrupted: to make room for who waits, to do with few rows,
         or all."""
         if self._slots.waiting or len(self._slots.running) > ready:
             return max(1, self.num_slots // REFILL)
-        few = max(FEWEST, self.num_slots // TAIL)
-        return ready - few if ready > few else ready
+        small = max(SMALLEST, self.num_slots // TAIL)
+        return ready - small if ready > small else ready
 
     def _take(self, sequence: Sequence, drawn: Drawn, row: int) -> None:
         """Takes what a sequence has drawn into account."""

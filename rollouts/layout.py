@@ -93,8 +93,15 @@ def weight_shapes(model: Transformer, mesh: Mesh) -> Any:
 @functools.cache
 def preparing(model: Transformer, mesh: Mesh) -> Callable[[Any], Weights]:
     """models.decoding.prepare, onto this layout; compiled once for all engines that have it."""
-    return jax.jit(functools.partial(prepare, model),
-                   out_shardings=jax.tree.map(lambda shape: shape.sharding, weight_shapes(model, mesh)))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def lay_out(variables: dict[str, Any]) -> Weights:
+        params = variables["params"]  # from rows of fsdp to columns of tensor XLA goes by way of the whole, and warns
+        whole = {name: jax.lax.with_sharding_constraint(params[name], everywhere)
+                 for name in ("embedding", "lm_head") if name in params}
+        return prepare(model, variables | {"params": params | whole})
+
+    return jax.jit(lay_out, out_shardings=jax.tree.map(lambda shape: shape.sharding, weight_shapes(model, mesh)))
 
 
 def _axes_of_prepared(model: Transformer, axes: Any) -> Any:
