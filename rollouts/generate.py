@@ -21,7 +21,7 @@ class Completion(NamedTuple):
     logps: list[float]
     """of each token under the distribution it was drawn from; at temperature 0, under softmax(logits)"""
     finish_reason: str
-    """"stop" (an end token or a stop string) or "length" """
+    """"stop" (an end token or a stop string), "length", or "error" (numbers that are not finite, say)"""
 
 
 def generate(engine: Engine, prompts: Sequence[Sequence[int]], key: Any, *, max_new_tokens: int | Sequence[int],

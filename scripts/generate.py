@@ -27,8 +27,8 @@ DESCRIPTION = """Sample completions.
 
 Rows have prompt (a string is a user's message where the tokenizer has a chat template, unless it begins with a special
 token), messages, or tokens, and perhaps tools and chat_template_kwargs for the template. Output rows are the row with
-"completion", "completion_tokens", "completion_logps" and "finish_reason" (stop or length), in the order of the input,
-each written as soon as those before it are there.
+"completion", "completion_tokens", "completion_logps" and "finish_reason" (stop, length, or error), in the order of the
+input, each written as soon as those before it are there.
 
 Ended, by whatever, it goes on where it was when the same command is given again, and ends with the same file."""
 
@@ -107,7 +107,7 @@ def main(config: Config) -> None:
 
     from cli.output import check_same
     from sharding.exchange import broadcast
-    from sharding.hosts import barrier, connect, is_main
+    from sharding.hosts import barrier, connect, is_main, warn
     from sharding.mesh import make_mesh
     from training.checkpoints import checksums
     from training.progress import counted
@@ -127,6 +127,7 @@ def main(config: Config) -> None:
     model, variables = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype)
     total = len(work.prompts) * config.num_samples
     command_now = command_so_far | {"weights": digest(checksums(variables))}
+    failed = 0
     with writer(config, command_now) as (first, write), jax.set_mesh(mesh), counted(total, "generating") as advance:
         advance(first)
         engine = make_engine(config, work, model, mesh)
@@ -135,6 +136,10 @@ def main(config: Config) -> None:
         for number, completion in enumerate(complete(config, work, engine, first), first):
             write(number, work.row(number, completion, config.num_samples))
             advance(1)
+            failed += completion.finish_reason == "error"
+    if failed:
+        warn(f"{failed} completions are cut short where the model's numbers are not finite (finish_reason error); look "
+             f"at its weights")
     if config.output:
         command.print_once(f"{total} completions: {config.output}")
     barrier("generated")

@@ -108,6 +108,24 @@ def test_a_row_that_json_or_utf8_cannot_hold_as_it_is(run_script, tiny_model, tm
     assert json.loads(out.read_text())["text"] == "\ud83d"
 
 
+def test_numbers_that_are_not_finite_are_counted(run_script, tiny_model, write_rows, tmp_path, monkeypatch):
+    from training.runs import Pretrained
+
+    load = Pretrained.load
+
+    def broken(opened, mesh, **compute):
+        model, variables = load(opened, mesh, **compute)
+        return model, {"params": variables["params"] | {"embedding": variables["params"]["embedding"] * float("nan")}}
+
+    monkeypatch.setattr(Pretrained, "load", broken)
+    out = tmp_path / "out.jsonl"
+    status, _, err = run_script("generate", "--model", tiny_model, "--data", write_rows("one.jsonl", [{"tokens": [1]}]),
+                                "--max-new-tokens", 1, "--output", out)
+    assert status == 0
+    assert "warning: 1 completions are cut short" in err
+    assert json.loads(out.read_text())["finish_reason"] == "error"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_killed_processes_go_on(flags, tmp_path, count):
