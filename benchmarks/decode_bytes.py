@@ -1,8 +1,10 @@
 """Bytes that a decode step accesses, compiled for a TPU without one, against weights and cache read once each.
 
 The compiler's own count, which has a loop's body once: here, of reading one token for every row, up to its logits.
-Drawing from them is left out: its branches for controls that nobody uses would be counted, too. libtpu is needed, best
-in a folder of its own that PYTHONPATH names: beside jax it disturbs runs on the CPU.
+Drawing from them is left out: its branches for controls that nobody uses would be counted, too. What the paged kernel
+reads of the pages is not in the count, and weights that are fetched ahead into the chip's own memory are in it three
+times: read, written, and read there. So it tells of copies (of a cache, say), and is no bound on what a chip reads.
+libtpu is needed, best in a folder of its own that PYTHONPATH names: beside jax it disturbs runs on the CPU.
 """
 
 import dataclasses
