@@ -106,8 +106,9 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
                        out_shardings=(of_sums, by_row))
     def add(sums: Sums, state: TrainState, columns: dict[str, jax.Array],
             layout: Layout) -> tuple[Sums, jax.Array]:
-        sums, scores = _add(model, objective, scorer_of(layout), sums, state, columns)
-        return sums, scores.logps
+        columns, counted = _count(columns)
+        added, scores = _add(model, objective, scorer_of(layout), sums, state, columns)
+        return added._replace(counted=jax.tree.map(jnp.add, sums.counted, counted)), scores.logps
 
     finish = jax.jit(lambda state, sums: _finish(state, sums, optimizer, schedule), donate_argnums=0,
                      in_shardings=(shardings, of_sums), out_shardings=(shardings, everywhere))
@@ -168,32 +169,31 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState, batc
     """The sums over the K micro-batches of a batch of [K, B, T] arrays."""
     check_split(objective, len(batch["tokens"]))
     shapes = _shapes(model, objective, scorer, state, jax.tree.map(lambda x: x[0], batch))
+    columns, counted = _count(batch)  # once, and not in the loop, where each sum is an exchange
 
     def body(sums: Sums, columns: dict[str, jax.Array]) -> tuple[Sums, None]:
         return _add(model, objective, scorer, sums, state, columns)[0], None
 
-    return jax.lax.scan(body, _zeros(*shapes), batch)[0]
+    return jax.lax.scan(body, _zeros(*shapes)._replace(counted={}), columns)[0]._replace(counted=counted)
 
 
 def _add(model: Transformer, objective: Objective, scorer: Scorer, sums: Sums, state: TrainState,
          columns: dict[str, jax.Array]) -> tuple[Sums, Any]:
-    """The sums with one more micro-batch, and its scores."""
-    (_, (loss, counted, scores)), grads = jax.value_and_grad(_micro_loss, has_aux=True)(
+    """The sums with one more micro-batch, but for what is counted in it, and its scores."""
+    (_, (loss, scores)), grads = jax.value_and_grad(_micro_loss, has_aux=True)(
         state.trainable, model, objective, scorer, state, columns, sums.number)
     grads = jax.tree.map(lambda sum, grad: sum + grad.astype(jnp.float32), sums.grads, grads)
-    counted = jax.tree.map(jnp.add, sums.counted, counted)
-    return Sums(combine(sums.loss, loss), grads, counted, sums.number + 1), scores
+    return Sums(combine(sums.loss, loss), grads, sums.counted, sums.number + 1), scores
 
 
 def _micro_loss(trainable: Any, model: Transformer, objective: Objective, scorer: Scorer, state: TrainState,
-                columns: dict[str, jax.Array], number: jax.Array) -> tuple[jax.Array, tuple[Loss, Any, Any]]:
-    """(total, (loss, what is counted, scores)) of the step's micro-batch of this number."""
+                columns: dict[str, jax.Array], number: jax.Array) -> tuple[jax.Array, tuple[Loss, Any]]:
+    """(total, (loss, scores)) of the step's micro-batch of this number."""
     key = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), number)
-    columns, counted = _count(columns)
     scores = scorer(model, state.with_trainable(trainable).variables(), columns, rngs={"dropout": key})
     loss = objective(scores, Columns(columns))
     chex.assert_shape([loss.total, loss.weight], ())
-    return loss.total, (loss, counted, scores)
+    return loss.total, (loss, scores)
 
 
 def _count(columns: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -207,11 +207,12 @@ def _count(columns: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[st
 def _shapes(model: Transformer, objective: Objective, scorer: Scorer, state: TrainState,
             columns: dict[str, jax.Array]) -> tuple[Any, Loss, dict[str, Any]]:
     """Shapes of the trainable collection, and of a micro-batch's loss and of what is counted in it."""
-    def micro_loss(trainable: Any, state: TrainState, columns: dict[str, jax.Array]) -> Any:
-        return _micro_loss(trainable, model, objective, scorer, state, columns, state.step)[1][:2]
+    def shaped(trainable: Any, state: TrainState, columns: dict[str, jax.Array]) -> Any:
+        columns, counted = _count(columns)
+        return _micro_loss(trainable, model, objective, scorer, state, columns, state.step)[1][0], counted
 
     trainable = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.trainable)
-    return trainable, *jax.eval_shape(micro_loss, state.trainable, state, columns)
+    return trainable, *jax.eval_shape(shaped, state.trainable, state, columns)
 
 
 def _zeros(trainable: Any, loss: Loss, counted: dict[str, Any]) -> Sums:
