@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
-from errors import InputError
+from errors import InputError, shown
 from rewards.answers import completion_text
 from rewards.calls import Call, GivenUp, running, undone, wait_for_one, warn_of_late
 from rewards.contract import Clock, RowErrors, on_clock
@@ -37,6 +37,15 @@ AT_ONCE = 16
 """rows that are asked alone at the same time"""
 NEVER_ENDING = 64
 """calls of a reward that were given up and go on, beside which no more rows are asked alone"""
+
+
+LARGEST = 1e30
+"""of a reward, and of a row's sum: its square is finite in float64, and the reward in float32"""
+
+
+def is_reward(value: Any) -> bool:
+    """Whether it is a number that rewards may have."""
+    return isinstance(value, numbers.Real) and -LARGEST <= value <= LARGEST
 
 
 class Failure(NamedTuple):
@@ -152,6 +161,9 @@ def _total(rewards: Sequence[Weighted], outcomes: Mapping[str, Outcome], row: in
     if any(row in outcome.errors for _, outcome in counted):
         return None
     parts = [weight * outcome.values[row] for weight, outcome in counted if outcome.values[row] is not None]
+    if not all(map(is_reward, parts)):
+        raise InputError(f"rewards times their weights give {shown(parts)}, which is no finite number or above "
+                         f"{LARGEST:g}; lower the weights")
     return math.fsum(parts) if parts else None
 
 
@@ -270,8 +282,12 @@ def _call(reward: Weighted, rows: Rows, clock: Clock) -> list[float | None]:
 
 
 def _copied(column: Any) -> Any:
-    """A list of its own, so that what a reward does to it changes nothing for another."""
-    return list(column) if isinstance(column, list) else column
+    """Lists and dictionaries of its own, at any depth, so that what a reward does to them changes nothing for another.
+    """
+    if isinstance(column, dict):
+        return {key: _copied(value) for key, value in column.items()}
+    return [_copied(each) if isinstance(each, list | dict) else each for each in column] if isinstance(
+        column, list) else column
 
 
 async def _in_time(given: Any, clock: Clock) -> Any:
@@ -308,6 +324,7 @@ def _number(name: str, row: str, value: Any) -> float | None:
     if value is None:
         return None
     value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InputError(f"reward {name}: gave {value!r} for {row}; give a finite number, or None to leave the row out")
+    if not is_reward(value):
+        raise InputError(f"reward {name}: gave {repr(value)[:60]} for {row}; give a finite number of at most "
+                         f"{LARGEST:g}, or None to leave the row out")
     return float(value)

@@ -247,6 +247,21 @@ def test_what_a_reward_does_to_its_lists_changes_nothing_for_another():
     assert scored.values == {"r0": [1.0, 2.0, 3.0], "r1": [1.0, 2.0, 3.0], "r2": [4.0, 3.0, 3.0]}
 
 
+def test_what_a_reward_does_to_messages_and_tokens_changes_nothing_for_another():
+    def rude(prompts, completions, completion_ids, meta, **columns):
+        for message, tokens, each in zip(completions, completion_ids, meta):
+            message[0]["content"] = "mine"
+            tokens.clear()
+            each["levels"].append(1)
+        return [0.0] * len(completions)
+
+    messages, tokens, meta = [[{"role": "assistant", "content": "a"}]], [[1, 2]], [{"levels": [0]}]
+    score(rude, completions=messages, completion_ids=tokens, meta=meta)
+    assert messages == [[{"role": "assistant", "content": "a"}]]
+    assert tokens == [[1, 2]]
+    assert meta == [{"levels": [0]}]
+
+
 def test_rows_that_a_reward_names_are_not_asked_again():
     calls = []
 
@@ -441,6 +456,8 @@ def test_numbers_of_every_kind(values):
     ([1.0] * 4, "reward r0: gave 4 values for 3 rows"),
     ([1.0, math.nan, 1.0], "reward r0: gave nan for row 1"),
     ([1.0, 1.0, -math.inf], "reward r0: gave -inf for row 2"),
+    ([1.0, 10**400, 1.0], "reward r0: gave 1000000.* for row 1"),
+    ([1.0, 1.0, -1e300], "reward r0: gave -1e.300 for row 2"),
     ([1.0, "1.0", 1.0], "reward r0: gave '1.0' for row 1"),
     ([1.0, [1.0], 1.0], r"reward r0: gave \[1.0\] for row 1"),
     ([1.0, 1j, 1.0], "reward r0: gave 1j for row 1"),
@@ -452,6 +469,11 @@ def test_numbers_of_every_kind(values):
 def test_what_is_no_list_of_finite_numbers_ends_in_one_line(given, message):
     with pytest.raises(InputError, match=message):
         score(lambda prompts, completions, **columns: given)
+
+
+def test_weights_that_make_too_much_of_a_reward_end_in_one_line():
+    with pytest.raises(InputError, match="rewards times their weights give"):
+        score(constant(1e20, 1.0, 1.0), weights=[1e20])
 
 
 def test_a_bad_value_of_a_single_row_names_the_row_of_the_batch():
