@@ -14,10 +14,15 @@ import jax
 import numpy as np
 
 from data.specs import load_function
-from errors import InputError
+from errors import InputError, shown
 from objectives.advantages import ADVANTAGES, penalised
+from objectives.base import declared
 from rollouts.episodes import Group
 
+COMPUTED = ("old_logps", "ref_logps")
+"""columns that are computed where a credit function needs them"""
+GIVEN = ("tokens", "positions", "segment_ids", "loss_mask", "sampler_logps", "truncated", "prompt_length", "rewards")
+"""columns that a batch always has"""
 Columns = dict[str, np.ndarray]
 Credit = Callable[[Sequence[Group], Columns], Columns]
 
@@ -39,20 +44,37 @@ def make_credit(name: str) -> Credit:
 
 
 def _checked(name: str, function: Credit) -> Credit:
-    def credit(groups: Sequence[Group], batch: Columns) -> Columns:
-        given = function(groups, batch)
-        if not isinstance(given, dict) or "advantages" not in given:
-            raise InputError(f"--algorithm.advantages {name}: gave no column advantages; give a dictionary with one")
-        columns = {column: np.asarray(values, np.float32) for column, values in given.items()}
-        shape = batch["tokens"].shape
-        for column, values in columns.items():
-            if values.shape not in (shape[:1], shape) or not np.isfinite(values).all():
-                raise InputError(f"--algorithm.advantages {name}: the column {column} has the shape {values.shape}, or "
-                                 f"numbers that are not finite; give {shape[:1]} or {shape}, 0 for no reward")
-        return columns
+    flag = f"--algorithm.advantages {name}"
+    unknown = [each for each in declared(function) if each not in (*GIVEN, *COMPUTED)]
+    if unknown:
+        raise InputError(f"{flag}: needs {shown(unknown[0])}, which no batch has; there are "
+                         f"{', '.join((*COMPUTED, *GIVEN))}; what rows have is in the groups' prompts")
 
-    credit.needs = tuple(getattr(function, "needs", ()))
+    def credit(groups: Sequence[Group], batch: Columns) -> Columns:
+        own = {column: values.copy() for column, values in batch.items()}  # may be changed in place
+        given = function(groups, own)
+        if not isinstance(given, dict) or "advantages" not in given:
+            raise InputError(f"{flag}: gave no column advantages; give a dictionary with one")
+        return {column: _read_column(f"{flag}: the column {shown(column)}", column, values, batch)
+                for column, values in given.items()}
+
+    credit.needs = tuple(each for each in declared(function) if each in COMPUTED)
     return credit
+
+
+def _read_column(place: str, name: Any, values: Any, batch: Columns) -> np.ndarray:
+    """Numbers of rows or tokens, under a name that is free."""
+    if not isinstance(name, str) or name in batch:
+        raise InputError(f"{place} is the batch's own, or has no text for a name; give it another name")
+    try:
+        column = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{place} is no array of numbers ({error}); give one") from None
+    shape = batch["tokens"].shape
+    if column.shape not in (shape[:1], shape) or not np.isfinite(column).all():
+        raise InputError(f"{place} has the shape {column.shape}, or numbers that are not finite; give {shape[:1]} or "
+                         f"{shape}, 0 for no reward")
+    return column
 
 
 def with_kl_in_reward(batch: Columns, beta: float, kl: str) -> np.ndarray:

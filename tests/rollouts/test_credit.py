@@ -66,3 +66,33 @@ def test_the_kl_in_the_reward_is_that_of_each_episode(kl, estimate):
     rewards = with_kl_in_reward(batch, 0.1, kl)
     assert rewards[0] == pytest.approx(1.0 - 0.1 * 2 * estimate(0.5))
     assert math.isnan(rewards[1])
+
+
+def test_what_a_function_of_ones_own_may_not_do_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "odd_credit.py").write_text(
+        "def text(groups, batch):\n    return {'advantages': 'abc'}\n\n"
+        "def ragged(groups, batch):\n    return {'advantages': [[1], [1, 2]]}\n\n"
+        "def taken(groups, batch):\n    return {'advantages': [0, 0], 'tokens': batch['tokens']}\n\n"
+        "def number(groups, batch):\n    return {'advantages': [0, 0], 3: [0, 0]}\n\n"
+        "def unknown(groups, batch):\n    return {'advantages': batch['values']}\n\n"
+        "unknown.needs = ('values',)\n\n"
+        "def one(groups, batch):\n    return {'advantages': batch['old_logps']}\n\n"
+        "one.needs = 'old_logps'\n\n"
+        "def in_place(groups, batch):\n"
+        "    batch['rewards'] -= 1\n"
+        "    batch['prompt_length'][:] = 0\n"
+        "    return {'advantages': batch.pop('rewards')}\n\n"
+        "nothing = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    groups, batch = batch_of((1.0, 2.0))
+    for name, line in {"text": "no array of numbers", "ragged": "no array of numbers", "taken": "column tokens is the",
+                       "number": "no text for a name"}.items():
+        with pytest.raises(InputError, match=line):
+            make_credit(f"odd_credit:{name}")(groups, batch)
+    for name, line in {"unknown": "needs values, which no batch has", "nothing": "names no function"}.items():
+        with pytest.raises(InputError, match=line):
+            make_credit(f"odd_credit:{name}")
+    assert make_credit("odd_credit:one").needs == ("old_logps",)
+    assert make_credit("odd_credit:in_place")(groups, batch)["advantages"].tolist() == [0, 1]
+    assert batch["rewards"].tolist() == [1, 2]
+    assert batch["prompt_length"].tolist() == [2, 2]
