@@ -43,5 +43,6 @@ def log_failures(path: Path, step: int, groups: Sequence[Group]) -> None:
         with writing(path):
             lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         earlier = [line for line in lines if json.loads(line)["step"] < step]
-        new = [json.dumps(failure, ensure_ascii=False) for failure in failures]
+        new = [json.dumps(failure, ensure_ascii=False).encode(errors="backslashreplace").decode()
+               for failure in failures]  # half a pair of surrogates, which no file holds, is escaped as JSON has it
         write_text(path, "".join(line + "\n" for line in earlier + new))
