@@ -61,6 +61,8 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
         raise InputError(f"--max-new-tokens {flags.max_new_tokens} leaves no room for a prompt in the model's context "
                          f"of {opened.config.max_length}; lower it")
     max_length = (opened.config.max_length - flags.max_new_tokens) // 8 * 8  # what the longest is rounded up to
+    if flags.environment.make:
+        _check_environment(flags, tokenizer, max_length)
     columns = needed.found(sources)["columns"]
     prompts, eval_prompts = (
         [read_prompts(source, tokenizer, vocab_size=opened.config.vocab_size, max_length=max_length,
@@ -76,6 +78,17 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
         lengths = [flags.environment.max_prompt_length]
     max_length = max([*lengths, *(len(prompt.tokens) for prompt in eval_prompts)])
     return Prompts(prompts, eval_prompts, lengths, max_length, num_dropped, columns, config)
+
+
+def _check_environment(flags: OnlineFlags, tokenizer: Any, max_length: int) -> None:
+    """Raises InputError where no conversation can be held."""
+    if not tokenizer.chat_template:
+        raise InputError(f"--environment.make: model {flags.model!r} has no chat template, and conversations need one; "
+                         f"put chat_template.jinja into its folder, or take a model that has one")
+    if flags.environment.max_prompt_length > max_length:
+        raise InputError(f"--environment.max-prompt-length {flags.environment.max_prompt_length} and --max-new-tokens "
+                         f"{flags.max_new_tokens} are more than the model's context; with these, an opening has at "
+                         f"most {max_length} tokens")
 
 
 def open_tokenized(model: str) -> tuple[Any, Any]:

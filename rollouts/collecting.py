@@ -8,6 +8,7 @@ Episode i of n draws with fold_in(key, i), and its turn t with fold_in(key, i + 
 neighbour, slot or time. A group is yielded once it is graded, in whatever order; its `number` is its prompt's.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -116,12 +117,14 @@ class _Conversation:
     def messages(self) -> Messages:
         return [*self.episode.opening, *self.episode.messages]
 
+    # an environment gets copies, so that what it does to them changes no episode and no other environment's row
+
     def open(self, make: Callable[[], Any]) -> Any:
         self.environment, prompt = make(), self.group.prompt
-        return self.environment.reset(prompt.columns | {"prompt": prompt.text})
+        return self.environment.reset(copy.deepcopy(prompt.columns | {"prompt": prompt.text}))
 
     def go_on(self) -> Any:
-        return self.environment.step(self.messages)
+        return self.environment.step(copy.deepcopy(self.messages))
 
 
 class _Sampling:
@@ -129,7 +132,8 @@ class _Sampling:
 
     def __init__(self, collector: Collector, prompts: Sequence[Prompt], key: Any, group_size: int, controls: Controls):
         self._collector, self._key, self._controls = collector, key, controls
-        groups = [Group(number, prompt, [_begin(prompt) for _ in range(group_size)])
+        limit = collector.environments.max_prompt_length if collector.environments else None
+        groups = [Group(number, prompt, [_begin(prompt, limit) for _ in range(group_size)])
                   for number, prompt in enumerate(prompts)]
         members = [(group, episode) for group in groups for episode in group.episodes]
         self._conversations = [_Conversation(number, *each) for number, each in enumerate(members)]
@@ -272,9 +276,12 @@ class _Sampling:
             ENVIRONMENT, member, " ".join(text.split())[:500], episode.text[:HEAD]))
 
 
-def _begin(prompt: Prompt) -> Episode:
+def _begin(prompt: Prompt, limit: int | None) -> Episode:
+    """With the prompt's tokens, up to the limit of what an environment opens a conversation with: where it opens none,
+    they stay."""
     opening = list(prompt.text) if isinstance(prompt.text, list) else []
-    return Episode(list(prompt.tokens), len(prompt.tokens), opening=opening)
+    tokens = list(prompt.tokens[:limit])
+    return Episode(tokens, len(tokens), opening=opening)
 
 
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))

@@ -26,6 +26,7 @@ from data.messages import read_messages
 from data.prompts import Prompt
 from data.turns import PROBE, end_texts
 from errors import InputError, shown
+from rewards.scoring import LARGEST, is_reward
 from sharding.exchange import decided
 
 Messages = list[dict[str, Any]]
@@ -141,9 +142,29 @@ def read_step(given: Any) -> tuple[Messages, bool, float | None]:
     if not (isinstance(given, tuple | list) and len(given) == 3):
         raise TypeError(f"step gave {shown(given)}, not (messages, done, reward)")
     messages, done, reward = given
-    if reward is not None and not abs(float(reward)) < float("inf"):
-        raise TypeError(f"step gave the reward {shown(reward)}; give a finite number, or None")
-    return read_messages(messages) if messages else [], bool(done), None if reward is None else float(reward)
+    if reward is not None and not is_reward(float(reward)):
+        raise TypeError(f"step gave the reward {shown(reward)}; give a finite number of at most {LARGEST:g}, or None")
+    return _read_answer(messages), _read_done(done), None if reward is None else float(reward)
+
+
+def _read_answer(given: Any) -> Messages:
+    """The messages of a step; what is said by none is no message."""
+    nothing = given is None or (isinstance(given, list | tuple) and not given)
+    messages = [] if nothing else read_messages(given)
+    if any(message["role"] == "assistant" for message in messages):
+        raise TypeError("step gave a message of the assistant, which is the policy's role; give another")
+    if PROBE in json.dumps(messages, ensure_ascii=False):
+        raise TypeError(f"step gave a message with the character {json.dumps(PROBE)}, which is kept for the template; "
+                        f"leave it out")
+    return messages
+
+
+def _read_done(given: Any) -> bool:
+    """True or False, also of numpy and as 0 or 1; a text, which is always true, is a mistake."""
+    given = given.item() if hasattr(given, "item") and getattr(given, "size", 1) == 1 else given
+    if given not in (0, 1):
+        raise TypeError(f"step gave {shown(given)} for done; give True or False")
+    return bool(given)
 
 
 def encode_opening(tokenizer: Any, prompt: Prompt, messages: Messages) -> list[int]:

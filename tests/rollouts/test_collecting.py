@@ -5,6 +5,7 @@ import math
 import time
 
 import jax
+import numpy
 import pytest
 from chat_model import write_model
 
@@ -15,8 +16,10 @@ from models.pretrained import open_pretrained
 from rewards.registry import Weighted
 from rollouts.collecting import ENVIRONMENT, Collector
 from rollouts.engine import Engine
-from rollouts.environments import Environments
+from rollouts.environments import Environments, read_step
+from rollouts.episodes import to_batch
 from rollouts.generate import generate
+from rollouts.packing import pack, plan_shapes
 from rollouts.sampling import make_controls
 from rollouts.stops import make_ends
 from sharding.mesh import MeshConfig, make_mesh
@@ -203,13 +206,19 @@ class Broken(Counter):
             raise SystemExit(3)
         if self.fault == "nan":
             return [], False, math.nan
+        if self.fault == "assistant":
+            return [{"role": "assistant", "content": "I am the policy"}], False, None
+        if self.fault == "probe":
+            return [{"role": "user", "content": "a\ue000b"}], False, None
+        if self.fault == "done":
+            return [], "no", None
         if self.fault == "role":
             return [{"role": 3}], False, None
         return 3 if self.fault == "type" else await super().step(messages)
 
 
 def test_an_environment_that_fails_takes_its_own_episodes_alone(chatting):
-    faults = ("reset", "nothing", "raise", "hang", "block", "exit", "nan", "role", "type")
+    faults = ("reset", "nothing", "raise", "hang", "block", "exit", "nan", "role", "type", "assistant", "probe", "done")
     groups = talk(chatting, Broken, (*faults, "fine"), timeout=0.5)
     for group in groups[:-1]:
         assert {episode.finish_reason for episode in group.episodes} <= {"error", "length"}, group.prompt.text
@@ -236,3 +245,42 @@ def test_turns_and_tokens_are_limited(chatting):
         assert all(len(episode.completion) <= limit for episode in group.episodes)
     [group] = talk(chatting, Counter, ["a" * 30], max_prompt_length=20)
     assert [episode.finish_reason for episode in group.episodes] == ["error", "error"]
+
+
+def test_what_an_environment_does_to_what_it_is_given_changes_nothing(chatting):
+    class Rude(Counter):
+        def reset(self, row):
+            row["levels"].append(1)
+            assert row["levels"] == [0, 1]
+            return super().reset(row)
+
+        async def step(self, messages):
+            messages[-1]["content"] = messages[0]["content"] = "mine"
+            messages.append(None)
+            self.turns += 1
+            return [{"role": "user", "content": str(self.turns)}], self.turns == 3, 0.5
+
+    prompt = Prompt([1], "abc", {"levels": [0]})
+    [rude], [polite] = (collect(chatting, prompts=[prompt], max_new_tokens=60, stop=VOWELS,
+                                environments=Environments(make)) for make in (Rude, Counter))
+    assert [episode.messages for episode in rude.episodes] == [episode.messages for episode in polite.episodes]
+    assert {episode.opening[0]["content"] for episode in rude.episodes} == {"count"}
+    assert prompt.columns == {"levels": [0]}
+    assert not rude.failures
+
+
+@pytest.mark.parametrize("over", [False, numpy.bool_(False), numpy.zeros(1), 0])
+def test_false_of_other_libraries_is_false(over):
+    assert read_step(([], over, numpy.float32(0.5))) == ([], False, 0.5)
+
+
+def test_a_conversation_that_is_never_opened_is_no_longer_than_one_that_is(chatting):
+    class Closed:
+        def reset(self, row):
+            raise ValueError("closed")
+
+    [group] = collect(chatting, prompts=[Prompt([5] * 50, "a" * 50, {})], max_new_tokens=8,
+                      environments=Environments(Closed, max_prompt_length=16))
+    shapes = plan_shapes([16], 8, 2, 1, budget=1000)
+    [part] = pack(to_batch([group]), 2, shapes)
+    assert sorted(part.rows[part.rows >= 0]) == [0, 1]
