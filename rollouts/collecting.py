@@ -38,6 +38,8 @@ from rollouts.stops import Ends
 
 ENVIRONMENT = "environment"
 """what an environment's steps are worth has this name among the rewards, and so have its failures"""
+ENGINE = "engine"
+"""failures of the engine, where log-probabilities are not finite, say, have this name"""
 WAIT = 0.05
 """seconds that environments are waited for at a time, where there is nothing to decode"""
 
@@ -85,8 +87,8 @@ def for_rewards(group: Group, as_messages: bool = False) -> tuple[list[Any], lis
 
 
 def graded(group: Group, scored: Scored) -> Group:
-    """The group with its rewards and failures. An episode on which a reward that counts failed, or its environment, has
-    no total."""
+    """The group with its rewards and failures. An episode on which a reward that counts failed, or its environment, or
+    the engine, has no total."""
     for member, episode in enumerate(group.episodes):
         own = episode.values.get(ENVIRONMENT)
         episode.values = {name: values[member] for name, values in scored.values.items()} | episode.values
@@ -219,6 +221,8 @@ class _Sampling:
         episode.finish_reason = output.finish_reason
         episode.messages.append({"role": "assistant", "content": self._collector.tokenizer.decode(
             episode.tokens[conversation.turn_start :])})
+        if output.error:
+            self._fail(conversation, ENGINE, output.error)
         return conversation
 
     def _is_over(self, conversation: _Conversation) -> bool:
@@ -235,7 +239,8 @@ class _Sampling:
                 raise given
             return self._step(conversation, given) if conversation.turns else self._reset(conversation, given)
         except Exception as error:  # noqa: BLE001 - a user's environment may raise anything, and give anything
-            self._fail(conversation, error)
+            text = str(error) if isinstance(error, CallError) else f"{type(error).__name__}: {error}"
+            self._fail(conversation, ENVIRONMENT, text)
             return True
 
     def _reset(self, conversation: _Conversation, given: Any) -> bool:
@@ -267,13 +272,11 @@ class _Sampling:
         episode.logps += [0.0] * len(tokens)
         return False
 
-    def _fail(self, conversation: _Conversation, error: Exception) -> None:
-        episode, text = conversation.episode, f"{type(error).__name__}: {error}"
-        text = str(error) if isinstance(error, CallError) else text
+    def _fail(self, conversation: _Conversation, name: str, text: str) -> None:
+        episode = conversation.episode
         episode.finish_reason, episode.values = "error", {}
         member = next(number for number, each in enumerate(conversation.group.episodes) if each is episode)
-        conversation.group.failures.append(Failure(
-            ENVIRONMENT, member, " ".join(text.split())[:500], episode.text[:HEAD]))
+        conversation.group.failures.append(Failure(name, member, " ".join(text.split())[:500], episode.text[:HEAD]))
 
 
 def _begin(prompt: Prompt, limit: int | None) -> Episode:

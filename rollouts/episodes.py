@@ -28,7 +28,7 @@ class Episode:
     """what was said after the prompt, the policy's turns as role assistant, without special tokens"""
     finish_reason: str = ""
     """"stop" (an end token, a stop string, or the environment), "length" (cut at a limit), or "error" (the environment
-    failed)"""
+    or the engine failed)"""
     values: dict[str, float | None] = dataclasses.field(default_factory=dict)
     """of each reward"""
     reward: float | None = None
@@ -57,7 +57,7 @@ class Group:
     prompt: Prompt
     episodes: list[Episode]
     failures: list[Failure] = dataclasses.field(default_factory=list)
-    """of rewards and the environment; rows are members of the group"""
+    """of rewards, the environment and the engine; rows are members of the group"""
 
     @property
     def has_spread(self) -> bool:

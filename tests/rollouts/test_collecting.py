@@ -14,7 +14,7 @@ from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.pretrained import open_pretrained
 from rewards.registry import Weighted
-from rollouts.collecting import ENVIRONMENT, Collector
+from rollouts.collecting import ENGINE, ENVIRONMENT, Collector
 from rollouts.engine import Engine
 from rollouts.environments import Environments, read_step
 from rollouts.episodes import to_batch
@@ -112,6 +112,15 @@ def test_a_bad_reward_ends_it_and_leaves_nothing_in_the_engine(loaded):
     with pytest.raises(InputError, match="r0: gave nan"):
         collect(loaded, [(lambda prompts, completions, **_: [math.nan] * len(prompts), 1.0)])
     assert not loaded[0].busy
+
+
+def test_what_the_engine_fails_on_is_counted_and_not_trained_on(loaded, monkeypatch):
+    engine, _ = loaded
+    monkeypatch.setattr(engine, "_weights", jax.tree.map(lambda leaf: leaf * math.nan, engine._weights))
+    [group] = collect(loaded, prompts=PROMPTS[:1])
+    assert [(each.finish_reason, each.reward) for each in group.episodes] == [("error", None)] * 2
+    assert [(each.reward, each.row) for each in group.failures] == [(ENGINE, 0), (ENGINE, 1)]
+    assert "the log-probabilities are not finite" in group.failures[0].error
 
 
 # ---------------------------------------------------------------------------------------------------- environments
