@@ -22,8 +22,9 @@ from typing import Any, Protocol
 import jax
 
 from data.chat import encode_prompt, open_template
-from data.messages import read_messages
+from data.messages import read_messages, text_of
 from data.prompts import Prompt
+from data.templates import ChatTemplate
 from data.turns import PROBE, end_texts
 from errors import InputError, shown
 from rewards.scoring import LARGEST, is_reward
@@ -168,8 +169,12 @@ def _read_done(given: Any) -> bool:
 
 
 def encode_opening(tokenizer: Any, prompt: Prompt, messages: Messages) -> list[int]:
-    """The tokens of a conversation's beginning, with the header of the policy's turn."""
-    return encode_prompt(tokenizer, messages, **_for_template(prompt)).tokens
+    """The tokens of a conversation's beginning, with the header of the policy's turn. Raises InputError where the chat
+    template leaves out a role."""
+    encoded = encode_prompt(tokenizer, messages, **_for_template(prompt))
+    if encoded.events["content_dropped"]:
+        raise InputError("the chat template leaves out what is said by a role that it has not; give another role")
+    return encoded.tokens
 
 
 def encode_continuation(tokenizer: Any, prompt: Prompt, conversation: Sequence[dict[str, Any]],
@@ -178,16 +183,27 @@ def encode_continuation(tokenizer: Any, prompt: Prompt, conversation: Sequence[d
     of the next turn. `ended`: the policy drew the end token, which is not written again.
 
     The policy's turns stand as they were drawn. What follows is read off the template, which writes it after a turn of
-    one character (data.turns.PROBE) in place of the policy's last.
+    one character (data.turns.PROBE) in place of the policy's last. Raises InputError for a template that writes no
+    such turn, or not what was said since.
     """
     last = max(number for number, message in enumerate(conversation) if message["role"] == "assistant")
     probed = [*conversation[:last], {"role": "assistant", "content": PROBE}, *conversation[last + 1 :]]
-    text = open_template(tokenizer, _for_template(prompt)).render(read_messages(probed), add_generation_prompt=True)
-    _, found, after = text.rpartition(PROBE)
-    if not found:
-        raise InputError("the chat template leaves out earlier turns of the assistant, so no conversation goes on")
+    template, messages = open_template(tokenizer, _for_template(prompt)), read_messages(probed)
+    after = _after_probe(template, messages)
+    for number, message in enumerate(messages[last + 1 :], last + 1):
+        other = message | {"content": text_of(message["content"]) + "."}
+        if _after_probe(template, [*messages[:number], other, *messages[number + 1 :]]) == after:
+            raise InputError(f"after a turn of the assistant the chat template leaves out what the {message['role']} "
+                             f"says; give another role")
     ends = [len(end) for end in end_texts(tokenizer) if after.startswith(end)]
     return tokenizer.encode(after[max(ends, default=0) if ended else 0 :])
+
+
+def _after_probe(template: ChatTemplate, messages: Messages) -> str:
+    _, found, after = template.render(messages, add_generation_prompt=True).rpartition(PROBE)
+    if not found:
+        raise InputError("the chat template leaves out earlier turns of the assistant, so no conversation goes on")
+    return after
 
 
 def _for_template(prompt: Prompt) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Collecting: groups are drawn, graded next to sampling, and given whole; environments take turns with the policy."""
 
 import asyncio
+import copy
 import math
 import time
 
@@ -16,7 +17,7 @@ from models.pretrained import open_pretrained
 from rewards.registry import Weighted
 from rollouts.collecting import ENGINE, ENVIRONMENT, Collector
 from rollouts.engine import Engine
-from rollouts.environments import Environments, read_step
+from rollouts.environments import Environments, encode_continuation, encode_opening, read_step
 from rollouts.episodes import to_batch
 from rollouts.generate import generate
 from rollouts.packing import pack, plan_shapes
@@ -276,6 +277,24 @@ def test_what_an_environment_does_to_what_it_is_given_changes_nothing(chatting):
     assert {episode.opening[0]["content"] for episode in rude.episodes} == {"count"}
     assert prompt.columns == {"levels": [0]}
     assert not rude.failures
+
+
+@pytest.mark.parametrize("role", ["system", "tool", "narrator"])
+def test_what_a_template_leaves_out_is_told(chatting, role):
+    """Also where it moves a late system message to the front, or passes over a role."""
+    template = ("{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}{% for m in messages %}"
+                "{% if m.role == 'user' %}[u]{{ m.content | trim }}{% elif m.role == 'assistant' %}[a]{{ m.content }}"
+                "<end>{% endif %}{% endfor %}{% if add_generation_prompt %}[a]{% endif %}")
+    tokenizer = copy.copy(chatting[1])
+    tokenizer.chat_template = template
+    opening, turn = [{"role": "user", "content": "hi"}], {"role": "assistant", "content": "ab"}
+    with pytest.raises(InputError, match=f"leaves out what the {role} says"):
+        encode_continuation(tokenizer, rows("")[0], [*opening, turn, {"role": role, "content": "no"}], ended=True)
+    said = encode_continuation(tokenizer, rows("")[0], [*opening, turn, {"role": "user", "content": " so "}], True)
+    assert tokenizer.decode(said, skip_special_tokens=False) == "[u]so[a]"
+    if role == "narrator":
+        with pytest.raises(InputError, match="a role that it has not"):
+            encode_opening(tokenizer, rows("")[0], [*opening, {"role": role, "content": "once"}])
 
 
 @pytest.mark.parametrize("over", [False, numpy.bool_(False), numpy.zeros(1), 0])
