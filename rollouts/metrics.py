@@ -13,10 +13,11 @@ def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]
     has is left out."""
     episodes = [episode for group in groups for episode in group.episodes]
     lengths = np.asarray([len(episode.completion) for episode in episodes])
-    ended = np.asarray([episode.finish_reason == "stop" for episode in episodes])
+    reasons = np.asarray([episode.finish_reason for episode in episodes])
+    ended = reasons == "stop"
     metrics = reward_metrics(groups) | {
         "completions/mean_length": np.mean(lengths), "completions/min_length": np.min(lengths),
-        "completions/max_length": np.max(lengths), "completions/clipped_ratio": np.mean(~ended),
+        "completions/max_length": np.max(lengths), "completions/clipped_ratio": np.mean(reasons == "length"),
         "rollout_tokens_per_second": sum(sum(episode.sampled) for episode in episodes) / seconds}
     if ended.any():
         metrics["completions/mean_terminated_length"] = np.mean(lengths[ended])

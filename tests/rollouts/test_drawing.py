@@ -77,6 +77,11 @@ def test_metrics_have_the_fields_names_and_plain_values():
     assert all(type(value) is float for value in metrics.values())
 
 
+def test_what_failed_was_not_cut():
+    failing = group(0, (1.0, None, 0.0, None), (1, 2, 3, 0), ("stop", "error", "length", "error"))
+    assert rollout_metrics([failing], 1.0)["completions/clipped_ratio"] == 0.25
+
+
 def test_long_without_spread_is_warned_of_once_in_a_while(capsys):
     monitor = SpreadMonitor(patience=3)
     for step in range(1, 8):
