@@ -37,7 +37,7 @@ class Config:
 
 
 class Clock:
-    """Seconds in what is compiled, which is waited for; the first call of each, which compiles, apart."""
+    """Seconds in what is compiled, which is waited for."""
 
     def __init__(self) -> None:
         self.device = 0.0

@@ -1,4 +1,4 @@
-"""The set-up that scripts of online training share: prompts, rewards, the sampler, and evaluation."""
+"""The set-up that scripts of online training share: prompts, rewards, the engine, and evaluation."""
 
 import dataclasses
 import functools
