@@ -28,7 +28,7 @@ def train_online(state: TrainState, step: Step, open_prompts: Callable[[Any], Pr
     """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
 
     `step` takes the state, the prompts, of which it draws as many batches as it needs, and its number, and gives the
-    next state, metrics, and what keeps and shows what was drawn; it donates the state only once nothing in it raises
+    next state, metrics, and what records what was drawn; it donates the state only once nothing in it raises
     InputError any more. `open_prompts` takes the position in the data, None for its beginning. Evaluates, saves, stops
     and raises as training.loop.train does.
     """
@@ -37,9 +37,9 @@ def train_online(state: TrainState, step: Step, open_prompts: Callable[[Any], Pr
         for number in keeper.steps(state):
             with keeper.saving_on_error(state, number):
                 keeper.profiler.before(number)
-                state, metrics, keep = step(state, prompts, number)
+                state, metrics, record = step(state, prompts, number)
             keeper.log.dispatched(number, metrics)
             keeper.log.flush()  # the step was waited for
             keeper.profiler.after(number, lambda: None)
-            keeper.finish(state, number, prompts.position(), keep)
+            keeper.finish(state, number, prompts.position(), record)
     return state

@@ -50,7 +50,7 @@ def to_table(groups: Sequence[Group], trained: Sequence[Group], advantages: np.n
     rows = {id(episode): row for row, episode in enumerate(each for group in trained for each in group.episodes)}
     members = [_Member(group, number, episode, rows.get(id(episode)))
                for group in groups for number, episode in enumerate(group.episodes)]
-    own = _said(members) | _worth(members, advantages) | _drawn(members, policy_logps)
+    own = _texts(members) | _rewards(members, advantages) | _tokens(members, policy_logps)
     return pa.table(own | _prompts_columns(members, own))
 
 
@@ -62,7 +62,7 @@ class _Member(NamedTuple):
     """among those that are trained on"""
 
 
-def _said(members: Sequence[_Member]) -> dict[str, Any]:
+def _texts(members: Sequence[_Member]) -> dict[str, Any]:
     import pyarrow as pa
 
     return {"prompt": pa.array([_text(each.group.prompt.text) for each in members], pa.string()),
@@ -72,7 +72,7 @@ def _said(members: Sequence[_Member]) -> dict[str, Any]:
             "finish_reason": pa.array([each.episode.finish_reason for each in members], pa.string())}
 
 
-def _worth(members: Sequence[_Member], advantages: np.ndarray) -> dict[str, Any]:
+def _rewards(members: Sequence[_Member], advantages: np.ndarray) -> dict[str, Any]:
     import pyarrow as pa
 
     names = dict.fromkeys(name for each in members for name in each.episode.values)
@@ -88,7 +88,7 @@ def _worth(members: Sequence[_Member], advantages: np.ndarray) -> dict[str, Any]
         "failed": pa.array(failed, pa.list_(pa.string()))} | own
 
 
-def _drawn(members: Sequence[_Member], policy_logps: np.ndarray) -> dict[str, Any]:
+def _tokens(members: Sequence[_Member], policy_logps: np.ndarray) -> dict[str, Any]:
     import pyarrow as pa
 
     tokens = [np.asarray(each.episode.tokens, np.int32) for each in members]

@@ -26,17 +26,17 @@ def in_share(group: int) -> bool:
 def gather_graded(own: Iterable[Graded]) -> list[Graded]:
     """What all processes graded, by group; waits for each of them. An InputError of one is a CommonError of all."""
     start = time.perf_counter()
-    told: dict[str, Any] = {"graded": [], "error": None}
+    found: dict[str, Any] = {"graded": [], "error": None}
     try:
-        told["graded"] = [(number, vars(scored)) for number, scored in own]
+        found["graded"] = [(number, vars(scored)) for number, scored in own]
     except InputError as error:
-        told["error"] = str(error)
-    parts = gather(told | {"seconds": time.perf_counter() - start})
-    _tell_waiting([part["seconds"] for part in parts])
+        found["error"] = str(error)
+    parts = gather(found | {"seconds": time.perf_counter() - start})
+    _warn_of_waiting([part["seconds"] for part in parts])
     for process, part in enumerate(parts):
         if part["error"]:
             raise CommonError(f"process {process}: {part['error']}")
-        _tell_late(process, [scored["timeouts"] for _, scored in part["graded"]])
+        _warn_of_late(process, [scored["timeouts"] for _, scored in part["graded"]])
     return sorted(((number, _scored(**each)) for part in parts for number, each in part["graded"]),
                   key=lambda graded: graded[0])
 
@@ -45,7 +45,7 @@ def _scored(failures: Sequence[Any], **rest: Any) -> Scored:
     return Scored(**rest, failures=[Failure(*each) for each in failures])
 
 
-def _tell_waiting(seconds: Sequence[float]) -> None:
+def _warn_of_waiting(seconds: Sequence[float]) -> None:
     """Where all but one process were done long before."""
     *others, longest = sorted(seconds)
     if others and longest - others[-1] > LONG_WAIT:
@@ -53,7 +53,7 @@ def _tell_waiting(seconds: Sequence[float]) -> None:
              f"others' took {others[-1]:.0f} s at most")
 
 
-def _tell_late(process: int, timeouts: Sequence[dict[str, int]]) -> None:
+def _warn_of_late(process: int, timeouts: Sequence[dict[str, int]]) -> None:
     for name in dict.fromkeys(name for each in timeouts for name in each):
         count = sum(each.get(name, 0) for each in timeouts)
         if count:

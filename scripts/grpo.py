@@ -166,9 +166,9 @@ def main(config: Config) -> None:
         host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
             "rows_dropped": prompts.num_dropped}
         metrics |= {name: np.float64(value) for name, value in host_metrics.items()}
-        return state, metrics, lambda: keep(draw, number, credited["advantages"], gather(logps, parts[:-1], batch))
+        return state, metrics, lambda: record(draw, number, credited["advantages"], gather(logps, parts[:-1], batch))
 
-    def keep(draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray) -> None:
+    def record(draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray) -> None:
         if not is_main():
             return
         write_samples(run, number, draw.groups, draw.trained, advantages, policy_logps)

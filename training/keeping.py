@@ -88,12 +88,12 @@ class Keeper:
                 self._wait_for_save()  # lost_peers ends the process as soon as it has the error
             raise
 
-    def finish(self, state: TrainState, step: int, position: Any, keep: Callable[[], None] = lambda: None) -> None:
-        """Keeps what is to be kept of a step beside its state, evaluates, saves, and stops, as is due. `position` is
-        where the data are after all that the step has drawn. What `keep` raises saves nothing: no checkpoint is of a
+    def finish(self, state: TrainState, step: int, position: Any, record: Callable[[], None] = lambda: None) -> None:
+        """Records what there is of a step beside its state, evaluates, saves, and stops, as is due. `position` is
+        where the data are after all that the step has drawn. What `record` raises saves nothing: no checkpoint is of a
         step that is not kept. Raises Stopped, the run being saved, after SIGTERM."""
         self._position, self._eval_metrics = position, None
-        keep()
+        record()
         if self._evaluate is not None and self._due(step, self._config.eval_every):
             self.log.flush()
             with self.saving_on_error(state, step + 1):
