@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from data.prompts import Prompt
@@ -33,6 +32,7 @@ from rollouts.environments import (
 )
 from rollouts.episodes import Episode, Group
 from rollouts.grading import Grading
+from rollouts.requests import fold_keys
 from rollouts.sampling import Controls
 from rollouts.stops import Ends
 
@@ -203,7 +203,7 @@ class _Sampling:
     def _keys(self) -> np.ndarray:
         """Data of the keys that each conversation's next turn draws with; of all, so that one shape is compiled."""
         numbers = [each.number + each.turns * len(self._conversations) for each in self._conversations]
-        return np.asarray(jax.random.key_data(_fold_in(self._key, np.asarray(numbers, np.uint32))))
+        return fold_keys(self._key, numbers)
 
     def _add(self, output: Output) -> _Conversation | None:
         """Takes what was drawn; the conversation whose turn that ends."""
@@ -285,6 +285,3 @@ def _begin(prompt: Prompt, limit: int | None) -> Episode:
     opening = list(prompt.text) if isinstance(prompt.text, list) else []
     tokens = list(prompt.tokens[:limit])
     return Episode(tokens, len(tokens), opening=opening)
-
-
-_fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))

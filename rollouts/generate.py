@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from rollouts.engine import Engine, Request
+from rollouts.requests import fold_keys
 from rollouts.sampling import Controls
 from rollouts.stops import Ends
 
@@ -41,11 +41,6 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], key: Any, *, max_
         completions[number] = completion
         advance(1)
     return [completions[number] for number in range(total)]
-
-
-def fold_keys(key: Any, numbers: Sequence[int]) -> list[np.ndarray]:
-    """Data of fold_in(key, number), for each."""
-    return list(np.asarray(jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, np.asarray(numbers)))))
 
 
 def stream(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:

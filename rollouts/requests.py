@@ -86,6 +86,14 @@ def key_data(key: Any) -> np.ndarray:
     return data
 
 
+def fold_keys(key: Any, numbers: Sequence[int]) -> np.ndarray:
+    """[N, W], data of fold_in(key, number) for each; compiled for each N."""
+    return np.asarray(jax.random.key_data(_fold_in(key, np.asarray(numbers, np.uint32))))
+
+
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+
+
 @functools.cache
 def _key_shape() -> tuple[int, ...]:
     return jax.random.key_data(jax.random.key(0)).shape

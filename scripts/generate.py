@@ -161,7 +161,8 @@ def complete(config: Config, work: Work, engine: Any, first: int) -> Iterator[An
     import jax
 
     from rollouts.engine import Request
-    from rollouts.generate import fold_keys, stream_blocks
+    from rollouts.generate import stream_blocks
+    from rollouts.requests import fold_keys
 
     controls, key = config.sampling.controls(config.temperature), jax.random.key(config.seed)
     bias = parse_bias(config.logit_bias)
