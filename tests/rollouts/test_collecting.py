@@ -21,6 +21,7 @@ from rollouts.environments import Environments, encode_continuation, encode_open
 from rollouts.episodes import to_batch
 from rollouts.generate import generate
 from rollouts.packing import pack, plan_shapes
+from rollouts.requests import fold_keys
 from rollouts.sampling import make_controls
 from rollouts.stops import make_ends
 from sharding.mesh import MeshConfig, make_mesh
@@ -184,6 +185,16 @@ def test_turns_are_those_of_the_template_and_what_the_policy_drew_is_trained(cha
                 assert episode.values[ENVIRONMENT] == 1.5
                 assert episode.reward == 1.5 + episode.values["r0"]
                 assert turns[1::2] == ["1", "2"]
+
+
+def test_each_turn_draws_with_a_key_of_its_own(chatting, monkeypatch):
+    keys, submit = [], chatting[0].submit
+    monkeypatch.setattr(chatting[0], "submit", lambda requests: keys.extend(
+        tuple(each.key.tolist()) for each in requests) or submit(requests))
+    talk(chatting, Counter)
+    assert len(keys) > 4
+    assert len({*keys}) == len(keys)
+    assert {*keys} <= {tuple(each) for each in fold_keys(KEY, range(12)).tolist()}
 
 
 def test_how_long_an_environment_takes_changes_nothing(chatting):
