@@ -29,7 +29,7 @@ from rollouts import decoder
 from rollouts.arguments import copied_pages, decode_rows, page_table, prefill_tokens, seen_tokens
 from rollouts.decoder import CHUNK, Drawn
 from rollouts.layout import DEFAULT, check_weights, preparing, sampling_mesh, weight_shapes
-from rollouts.memory import PAGE, capacity_for, of_device
+from rollouts.memory import PAGE, bytes_of_device, capacity_for
 from rollouts.requests import Mask, Output, Request, checked
 from rollouts.sequences import RequestError, Sequence
 from rollouts.slots import Copy, Slots
@@ -49,9 +49,9 @@ REFILL = 16
 """decoding is interrupted for those that wait once one slot in so many is free"""
 TAIL = 4
 """few rows are decoded as one slot in so many, which has shapes of its own"""
-SMALLEST = 8
+TAIL_ROWS = 8
 """rows below which decoding gets hardly faster: all weights are read for one, too"""
-LEAST = 2
+MIN_ROWS = 2
 """rows of a call on one device: a product with one row takes ten times as long as with two, in bfloat16 on a CPU"""
 
 
@@ -137,7 +137,7 @@ class Engine:
 
     def describe(self) -> str:
         """How sampling is laid out and what it takes of a device, one line."""
-        weights, cache = (of_device(tree) / 2**20 for tree in (weight_shapes(self.model, self.mesh), self._cache))
+        weights, cache = (bytes_of_device(tree) / 2**20 for tree in (weight_shapes(self.model, self.mesh), self._cache))
         grows = ", which grows," if self.capacity is None else ""
         return (f"sampling on {self.mesh.size} device(s), data {self.mesh.shape['data']} tensor "
                 f"{self.mesh.shape['tensor']}: {weights:,.1f} MiB of weights and {cache:,.1f} MiB of cache{grows} on "
@@ -303,15 +303,15 @@ class Engine:
     def _decode_rows(self) -> tuple[int, int]:
         """Of each share: few, and all."""
         every = self._slots.of_share
-        small = min(every, max(-(-SMALLEST // self.shares), every // TAIL))
-        return max(LEAST, small), max(LEAST, every)
+        small = min(every, max(-(-TAIL_ROWS // self.shares), every // TAIL))
+        return max(MIN_ROWS, small), max(MIN_ROWS, every)
 
     def _patience(self, ready: int) -> int:
         """Rows that must have ended before decoding is interrupted: to make room for who waits, to do with few rows,
         or all."""
         if self._slots.waiting or len(self._slots.running) > ready:
             return max(1, self.num_slots // REFILL)
-        small = max(SMALLEST, self.num_slots // TAIL)
+        small = max(TAIL_ROWS, self.num_slots // TAIL)
         return ready - small if ready > small else ready
 
     def _take(self, sequence: Sequence, drawn: Drawn, row: int) -> None:

@@ -34,6 +34,6 @@ def _memory() -> int:
     return min(gather(own)) * jax.process_count()
 
 
-def of_device(tree: Any) -> int:
+def bytes_of_device(tree: Any) -> int:
     """Bytes that the fullest device holds of arrays, or of shapes with shardings."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -16,7 +16,7 @@ import numpy as np
 from batch import Layout, MicroBatch
 from sharding.placement import fetch, put_rows
 
-WORTH = 64
+MIN_SAVING = 64
 """tokens a row that must be saved for a shape more"""
 ON_HOST = ("prompt_length", "rewards")
 """columns that no objective takes"""
@@ -55,13 +55,13 @@ def plan_shapes(prompt_lengths: Sequence[int], max_new_tokens: int, group_size: 
                 ways: int = 1) -> list[Shape]:
     """The shapes of a run, small ones first: for prompts of these lengths, `num_groups` groups an update, `budget`
     tokens of a micro-batch on each of `ways` devices that rows are split over (one episode at least)."""
-    prompts, lengths = prompts_to(prompt_lengths), completions_to(max_new_tokens)
+    prompts, lengths = prompt_sizes(prompt_lengths), completion_sizes(max_new_tokens)
     shapes = [_shape(prompt, length, group_size, num_groups, budget, ways)
               for prompt, length in itertools.product(prompts, lengths)]
     return sorted(shapes, key=lambda shape: (shape.prompt_length + shape.length, shape.length))
 
 
-def prompts_to(lengths: Sequence[int]) -> list[int]:
+def prompt_sizes(lengths: Sequence[int]) -> list[int]:
     """The length of the longest prompt, and the one before it that leaves the least padding in all, if that is worth
     being compiled; multiples of 8."""
     rounded = np.sort([_round(length) for length in lengths])
@@ -69,13 +69,13 @@ def prompts_to(lengths: Sequence[int]) -> list[int]:
     counts = np.searchsorted(rounded, candidates, side="right")
     padded = counts * candidates + (len(rounded) - counts) * candidates[-1]
     best = int(candidates[np.argmin(padded)])
-    return [best, int(candidates[-1])] if candidates[-1] - best >= WORTH else [int(candidates[-1])]
+    return [best, int(candidates[-1])] if candidates[-1] - best >= MIN_SAVING else [int(candidates[-1])]
 
 
-def completions_to(max_new_tokens: int) -> list[int]:
+def completion_sizes(max_new_tokens: int) -> list[int]:
     """All, a half and a quarter of that, as far as a shape of its own is worth being compiled; multiples of 8."""
     lengths = [_round(-(-max_new_tokens // part)) for part in (4, 2, 1)]
-    return [length for length in lengths[:2] if length >= WORTH] + lengths[2:]
+    return [length for length in lengths[:2] if length >= MIN_SAVING] + lengths[2:]
 
 
 def _round(length: int) -> int:

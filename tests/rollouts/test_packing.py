@@ -7,7 +7,7 @@ from tiny import one_device
 
 from data.prompts import Prompt
 from rollouts.episodes import Episode, Group, to_batch
-from rollouts.packing import completions_to, gather, pack, pack_minibatches, plan_shapes, prompts_to, put
+from rollouts.packing import completion_sizes, gather, pack, pack_minibatches, plan_shapes, prompt_sizes, put
 from sharding.mesh import MeshConfig, make_mesh
 
 
@@ -118,8 +118,8 @@ def test_members_whose_prompts_differ_share_none():
 
 
 def test_shapes_are_as_many_as_are_worth_it():
-    assert prompts_to([10, 12, 14]) == [16]
-    assert prompts_to([10] * 9 + [500]) == [16, 504]
-    assert completions_to(32) == [32]
-    assert completions_to(200) == [104, 200]
-    assert completions_to(1024) == [256, 512, 1024]
+    assert prompt_sizes([10, 12, 14]) == [16]
+    assert prompt_sizes([10] * 9 + [500]) == [16, 504]
+    assert completion_sizes(32) == [32]
+    assert completion_sizes(200) == [104, 200]
+    assert completion_sizes(1024) == [256, 512, 1024]

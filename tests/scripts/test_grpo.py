@@ -196,7 +196,7 @@ def test_nothing_is_compiled_after_the_second_step(train, write_rows, monkeypatc
         after.append(len(compilations))
 
     monkeypatch.setattr(samples, "write_samples", counted)
-    monkeypatch.setattr(packing, "WORTH", 8)
+    monkeypatch.setattr(packing, "MIN_SAVING", 8)
     random = np.random.default_rng(0)
     rows = write_rows("ragged.jsonl", [{"prompt": "ab" * 45}, *(
         {"prompt": "".join(map(chr, random.integers(33, 127, random.integers(1, 90))))} for _ in range(30))])
