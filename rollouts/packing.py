@@ -61,6 +61,11 @@ def plan_shapes(prompt_lengths: Sequence[int], max_new_tokens: int, group_size: 
     return sorted(shapes, key=lambda shape: (shape.prompt_length + shape.length, shape.length))
 
 
+def num_parts(shapes: Sequence[Shape], group_size: int, num_groups: int) -> int:
+    """Micro-batches of the longest episodes of `num_groups` groups whose members have one prompt, the most of all."""
+    return max(-(-num_groups * -(-group_size // shape.rows) // shape.slots) for shape in shapes)
+
+
 def prompt_sizes(lengths: Sequence[int]) -> list[int]:
     """The length of the longest prompt, and the one before it that leaves the least padding in all, if that is worth
     being compiled; multiples of 8."""

@@ -88,7 +88,7 @@ def main(config: Config) -> None:
     from rollouts.episodes import to_batch
     from rollouts.metrics import SpreadMonitor, rollout_metrics, time_shares
     from rollouts.online import train_online
-    from rollouts.packing import gather, pack_minibatches, plan_shapes, put, unused
+    from rollouts.packing import gather, num_parts, pack_minibatches, plan_shapes, put, unused
     from rollouts.samples import write_samples
     from sharding.hosts import is_main
     from sharding.mesh import make_mesh
@@ -96,7 +96,7 @@ def main(config: Config) -> None:
     from training.reference import prepare_rollouts
     from training.runs import start
     from training.state import init_state
-    from training.step import make_accumulated_step, make_minibatch_updates
+    from training.step import check_split, make_accumulated_step, make_minibatch_updates
 
     config = with_kl(online.begin(config, check))
     objective, credit = make_objective(config), make_credit(config.algorithm.advantages)
@@ -127,6 +127,7 @@ def main(config: Config) -> None:
     shapes = plan_shapes(prompts.lengths, config.max_new_tokens, config.group_size,
                          config.batch_size // config.num_minibatches, config.microbatch_tokens,
                          ways(RULES["batch"], mesh))
+    check_split(objective, num_parts(shapes, config.group_size, config.batch_size // config.num_minibatches))
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old)
     update = make_minibatch_updates(make_accumulated_step(
         model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)

@@ -33,3 +33,11 @@ def digits(prompts, completions, **columns):
 def of_level(prompts, completions, level, **columns):
     """A reward that needs a column."""
     return [float(each) for each in level]
+
+
+def coupled(scores, batch):
+    """An objective that couples the rows of a batch, and is never asked."""
+    raise AssertionError
+
+
+coupled.couples_rows = True

@@ -7,7 +7,16 @@ from tiny import one_device
 
 from data.prompts import Prompt
 from rollouts.episodes import Episode, Group, to_batch
-from rollouts.packing import completion_sizes, gather, pack, pack_minibatches, plan_shapes, prompt_sizes, put
+from rollouts.packing import (
+    completion_sizes,
+    gather,
+    num_parts,
+    pack,
+    pack_minibatches,
+    plan_shapes,
+    prompt_sizes,
+    put,
+)
 from sharding.mesh import MeshConfig, make_mesh
 
 
@@ -56,6 +65,7 @@ def test_every_row_once_within_the_budget_and_at_most_six_shapes(budget, group_s
     parts = pack(batch, group_size, shapes)
     rows = np.concatenate([part.rows for part in parts])
     assert sorted(rows[rows >= 0].tolist()) == list(range(6 * group_size))
+    assert len(parts) == 1 or num_parts(shapes, group_size, 6) > 1
     for part in parts:
         shape = part.shape
         assert shape in shapes
@@ -72,6 +82,7 @@ def test_what_fits_is_one_micro_batch_without_room_to_spare():
     shapes = plan_shapes([20], 30, 4, 6, 10_000)
     [part] = pack(batch, 4, shapes)
     assert (part.shape.rows, part.shape.slots) == (4, 6)
+    assert num_parts(shapes, 4, 6) == 1
     assert (part.rows >= 0).all()
 
 

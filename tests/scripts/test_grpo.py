@@ -228,6 +228,7 @@ def test_an_objective_of_ones_own(train):
     ({"sampling.stop": ""}, "a stop string is empty"),
     ({"algorithm.kl_in": "reward"}, "--algorithm.kl-in reward needs a --beta above 0"),
     ({"batch_size": 3, "num_minibatches": 2}, "do not divide into --num-minibatches 2"),
+    ({"objective": "chat_model:coupled", "microbatch_tokens": 16, "batch_size": 4}, "cannot be split into 2 parts"),
     ({"microbatch_tokens": 0}, "--microbatch-tokens must be above 0"),
     ({"algorithm.advantages": "median"}, "no advantages are called median"),
     ({"environment.make": "chat_model:absent"}, "names no function"),
