@@ -142,8 +142,8 @@ def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any, prompts: Prompts
     return rewards
 
 
-def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any], prompts: Prompts,
-                 mesh: Any) -> Callable[..., Any]:
+def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any], environments: Any,
+                 prompts: Prompts, mesh: Any) -> Callable[..., Any]:
     """(variables, prompts, key, version, advance, group_size, greedy) -> groups, drawn and graded as the flags say."""
     from rollouts.collecting import Collector
     from rollouts.engine import Engine, capacity_for
@@ -157,7 +157,7 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
     engine = Engine(model, num_slots, capacity, mesh=mesh, sampling=layout)
     print_once(engine.describe())
     collector = Collector(engine, tokenizer, rewards, flags.max_new_tokens, make_ends(tokenizer, flags.sampling.stop),
-                          flags.reward_timeout, open_environments(flags), sorted({*sum(prompts.for_rewards(), [])}))
+                          flags.reward_timeout, environments, sorted({*sum(prompts.for_rewards(), [])}))
     sampled, likeliest = flags.sampling.controls(flags.temperature), make_controls(0.0)
 
     @functools.cache
@@ -177,19 +177,20 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
 
 def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Sequence[Any], key: Any) -> Any:
     """A function from a state to eval metrics: greedy, or means of several samples; None without prompts."""
-    from rollouts.console import log_failures
+    from rollouts.console import FailureLog
     from rollouts.drawing import collect_all
     from rollouts.metrics import rollout_metrics
     from sharding.hosts import is_main
 
     num_samples = flags.rollouts.num_eval_samples
+    failures = FailureLog(Path(flags.output_dir) / "eval_failures.jsonl")
 
     def evaluate(state: Any) -> dict[str, float]:
         step = int(state.step)
         groups, seconds = collect_all(prompts, lambda some, number, advance: collect(
             state.variables(), some, key, step, advance, num_samples, num_samples == 1))
         if is_main():
-            log_failures(Path(flags.output_dir) / "eval_failures.jsonl", step, groups)
+            failures.update(step, groups)
         names = ("reward", "rewards/", "completions/")
         metrics = rollout_metrics(groups, seconds["rollout"])
         return {name: value for name, value in metrics.items() if name.startswith(names)}

@@ -88,7 +88,7 @@ def _function(name: str, spec: str, keywords: dict[str, Any], options: dict[str,
         factory = load_function(REWARDS + FACTORIES[kind])
         return _make(name, factory, _behind_colon(name, factory, rest) | keywords if colon else keywords, options)
     if ":" not in name and "." not in name:
-        raise InputError(f"reward {name!r}: is not known; give {KNOWN}")
+        raise InputError(f"no reward is called {name!r}; give {KNOWN}")
     return load_function(spec)
 
 

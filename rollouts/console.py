@@ -1,6 +1,8 @@
 """What is shown of rollouts, and where failures of rewards are written down."""
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ def log_completions(groups: Sequence[Group], step: int, count: int) -> None:
     from rich.markup import escape
 
     console, group, [rewards] = Console(), groups[0], rewards_of(groups[:1])
+    opening = last_message(group.episodes[0].opening or group.prompt.text)  # an environment's, where there is one
     order = np.argsort(-np.nan_to_num(rewards, nan=-np.inf), kind="stable").tolist()
-    console.print(f"[bold]step {step}[/]  [cyan]{escape(_short(last_message(group.prompt.text)))}[/]")
+    console.print(f"[bold]step {step}[/]  [cyan]{escape(_short(opening))}[/]")
     for member in dict.fromkeys([*order[: count - 1], order[-1]]):
         text = escape(_short(group.episodes[member].text))
-        console.print(f"  [bold]{rewards[member]:6.2f}[/]  {text}", highlight=False)
+        reward = "  none" if np.isnan(rewards[member]) else f"{rewards[member]:6.2f}"
+        console.print(f"  [bold]{reward}[/]  {text}", highlight=False)
 
 
 def last_message(text: Any) -> str:
@@ -32,6 +36,27 @@ def last_message(text: Any) -> str:
 def _short(text: str, limit: int = 200) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[:limit] + " ..."
+
+
+class FailureLog:
+    """Writes down what rewards and environments failed on, and warns of each whenever that has become twice as much."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._counts: Counter[str] = Counter()
+        self._next: dict[str, int] = {}
+
+    def update(self, step: int, groups: Sequence[Group]) -> None:
+        """Takes a step's rollouts into account."""
+        log_failures(self._path, step, groups)
+        failures = {failure.reward: failure for group in groups for failure in group.failures}
+        self._counts.update(failure.reward for group in groups for failure in group.failures)
+        for name, failure in failures.items():
+            if self._counts[name] >= self._next.get(name, 1):
+                self._next[name] = 2 * self._counts[name]
+                print(f"warning: step {step}: {name} failed {self._counts[name]} time(s) so far, the last time with "
+                      f"{' '.join(failure.error.split())}; such completions are not trained on; {self._path} has them",
+                      file=sys.stderr)
 
 
 def log_failures(path: Path, step: int, groups: Sequence[Group]) -> None:

@@ -82,7 +82,7 @@ def main(config: Config) -> None:
     from data.prompts import PromptBatches
     from models.scoring import score, score_by
     from objectives.base import declared
-    from rollouts.console import log_completions, log_failures
+    from rollouts.console import FailureLog, log_completions
     from rollouts.credit import make_credit, with_kl_in_reward
     from rollouts.drawing import Draw, draw_groups
     from rollouts.episodes import to_batch
@@ -109,6 +109,7 @@ def main(config: Config) -> None:
     # prompts and rewards, for a model that is not read yet
     opened, tokenizer = online.open_tokenized(config.model)
     needed = needed_columns(objective, COMPUTED, scorer=score)
+    environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
     rewards = online.open_rewards(config, mesh, tokenizer, prompts)
 
@@ -122,7 +123,7 @@ def main(config: Config) -> None:
     state = init_state(model, params, optimizer, policy_key, mesh)
 
     # the parts of a step
-    collect = online.make_collect(config, model, tokenizer, rewards, prompts, mesh)
+    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, mesh)
     scorer_of = functools.partial(score_by, temperature=config.temperature)
     shapes = plan_shapes(prompts.lengths, config.max_new_tokens, config.group_size,
                          config.batch_size // config.num_minibatches, config.microbatch_tokens,
@@ -131,7 +132,7 @@ def main(config: Config) -> None:
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old)
     update = make_minibatch_updates(make_accumulated_step(
         model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
-    monitor, compiled = SpreadMonitor(), set()
+    monitor, failures, compiled = SpreadMonitor(), FailureLog(run / "failures.jsonl"), set()
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards
@@ -173,7 +174,7 @@ def main(config: Config) -> None:
         if not is_main():
             return
         write_samples(run, number, draw.groups, draw.trained, advantages, policy_logps)
-        log_failures(run / "failures.jsonl", number, draw.groups)
+        failures.update(number, draw.groups)
         monitor.update(draw.groups, number)
         if config.rollouts.log_completions_every and (number - 1) % config.rollouts.log_completions_every == 0:
             log_completions(draw.groups, number, count=3)

@@ -80,7 +80,7 @@ def test_flags(text, expected):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("nothing", "'nothing': is not known; give math, .*gym:TASK.*package.module:function"),
+    ("nothing", "no reward is called 'nothing'; give math, .*gym:TASK.*package.module:function"),
     ("no_such.module:f", "names no function .*No module named 'no_such'"),
     ("my_rewards:absent", "names no function .*no attribute 'absent'"),
     ("my_rewards:number", "names no function"),
@@ -89,7 +89,7 @@ def test_flags(text, expected):
     ("math=high", "the weight 'high' is no finite number"),
     ("math=nan", "the weight 'nan' is no finite number"),
     ("math=", "the weight '' is no finite number"),
-    ("math=1=2", "names no|cannot be read|is not known"),
+    ("math=1=2", "names no|cannot be read|no reward is called"),
     ("", "names none"),
     ("math,,math_format", "names none"),
     ("math(", "brackets do not close"),

@@ -215,7 +215,7 @@ def test_an_objective_of_ones_own(train):
 
 @pytest.mark.parametrize(("replaced", "line"), [
     ({"group_size": 1}, "--group-size 1"),
-    ({"rewards": "nonsense"}, "'nonsense': is not known"),
+    ({"rewards": "nonsense"}, "no reward is called 'nonsense'"),
     ({"rewards": "chat_model:absent"}, "names no function"),
     ({"rewards": "chat_model:digits=x"}, "no finite number"),
     ({"rewards": "chat_model:of_level"}, "missing a required argument: 'level'"),
@@ -232,6 +232,7 @@ def test_an_objective_of_ones_own(train):
     ({"microbatch_tokens": 0}, "--microbatch-tokens must be above 0"),
     ({"algorithm.advantages": "median"}, "no advantages are called median"),
     ({"environment.make": "chat_model:absent"}, "names no function"),
+    ({"environment.make": "host_rewards:Echo"}, "has no chat template, and conversations need one"),
     ({"environment.timeout": 3}, "nothing reads it without --environment.make"),
     ({"group_size": 0}, "--group-size must be above 0"),
     ({"importance_sampling_correction": "nothing"},
@@ -419,6 +420,7 @@ def test_failures_of_held_out_rewards_are_kept(train, write_rows, tmp_path, monk
     held_out = write_rows("held_out.jsonl", [{"prompt": "new"}, {"prompt": "other"}])
     status, _, err, _ = train("--eval-data", held_out, rewards="picky:reward", max_steps=2)
     assert status == 0, err
+    assert "warning: step 0: picky:reward failed 1 time(s) so far, the last time with ValueError: cannot judge" in err
     lines = [json.loads(line) for line in (tmp_path / "run" / "eval_failures.jsonl").read_text().splitlines()]
     assert [(line["step"], line["row"], line["error"]) for line in lines] == [
         (step, 0, "ValueError: cannot judge") for step in (0, 2)]
