@@ -216,7 +216,7 @@ class OnlineFlags(RunFlags):
     group_size: int = 8
     """A prompt is answered this many times."""
     max_new_tokens: int = 256
-    """A completion has this many tokens at the most."""
+    """A completion has this many tokens at the most; with --environment.make, all that comes after the opening."""
     microbatch_tokens: int = 16384
     """A micro-batch has this many positions on each device at the most, to bound memory; one episode at least. The loss
     and gradient stay the same."""
