@@ -1,6 +1,7 @@
 """Progress bars, with the time left: of a training run (step, loss, tokens/s) and of any long work."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_LINES = 20
-"""lines that a run prints in all where the output is no terminal"""
+"""lines that a short run prints in all where the output is no terminal"""
+
+PLAIN_SECONDS = 60.0
+"""and a long one prints a line about so often, beginning with its first step"""
 
 
 def track(items: Sequence[Any], what: str) -> Iterable[Any]:
@@ -36,6 +40,7 @@ class TrainingProgress:
     def __init__(self, first: int, last: int, shown: bool = True):
         self._console = Console(stderr=True, quiet=not shown)
         self._last = last
+        self._printed = -float("inf")  # time.monotonic() of the last line
         self._every = max(1, (last - first) // PLAIN_LINES)
         self._bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[numbers]}"),
@@ -54,7 +59,9 @@ class TrainingProgress:
         reward = f"reward {values['reward']:.3f}  " if "reward" in values else ""
         numbers = f"{reward}loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, numbers=numbers)
-        if not self._console.is_terminal and (step % self._every == 0 or step == self._last):
+        due = time.monotonic() - self._printed >= PLAIN_SECONDS
+        if not self._console.is_terminal and (due or step % self._every == 0 or step == self._last):
+            self._printed = time.monotonic()
             self._console.print(f"step {step}/{self._last}  {numbers}", highlight=False)
 
     def note(self, step: int, values: dict[str, float]) -> None:
