@@ -82,7 +82,6 @@ def open_prompts(flags: OnlineFlags, opened: Any, tokenizer: Any, renamed: Mappi
 
 def _check_environment(flags: OnlineFlags, tokenizer: Any, max_length: int) -> None:
     """Raises InputError where no conversation can be held."""
-    open_environments(flags)
     if not tokenizer.chat_template:
         raise InputError(f"--environment.make: model {flags.model!r} has no chat template, and conversations need one; "
                          f"put chat_template.jinja into its folder, or take a model that has one")
