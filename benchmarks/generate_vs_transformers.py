@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import turns
 from cli.checks import check_positive
-from cli.command import run
+from cli.command import MALLOC, run
 
 DESCRIPTION = """Sampling on the CPU, Temper against transformers, by turns.
 
@@ -81,7 +81,7 @@ def workers(config: Config) -> tuple[tuple[str, list[str], dict[str, str]], ...]
     """Name, command and environment of each side; Temper's has the malloc settings that its scripts give themselves."""
     other = Path(__file__).with_name("transformers_generate_worker.py")
     return (("Temper", [sys.executable, "-m", "benchmarks.temper_generate_worker"],
-             {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": cli.MALLOC}),
+             {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": MALLOC}),
             ("transformers", [config.peer_python, str(other)], {"HF_HUB_OFFLINE": "1"}))
 
 

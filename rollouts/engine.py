@@ -100,7 +100,7 @@ class Engine:
                              f"--max-new-tokens, or split the model further (--sampling.mesh.tensor)") from None
 
     def load(self, variables: dict[str, Any], version: int = 0) -> None:
-        """Decodes with these weights from now on, LoRA apart. What is on its way goes on with its cache as it is;
+        """Decodes with these weights from now on, LoRA merged in. What is on its way goes on with its cache as it is;
         nothing else is gone on from. Raises InputError, and keeps the weights that it has, for those of another model.
         """
         check_weights(self.model, variables)

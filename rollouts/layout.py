@@ -106,8 +106,8 @@ def preparing(model: Transformer, mesh: Mesh) -> Callable[[Any], Weights]:
 
 def _axes_of_prepared(model: Transformer, axes: Any) -> Any:
     """Layers apart."""
-    stacked = {name: collection["layers"] for name, collection in axes.items()}
-    layer = jax.tree.map(lambda names: names[1:], stacked, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    layer = jax.tree.map(lambda names: names[1:], axes["params"]["layers"],
+                         is_leaf=lambda leaf: isinstance(leaf, tuple))
     head = {} if model.config.tie_embeddings else {"lm_head": axes["params"]["lm_head"][::-1]}
     return axes["params"] | head | {"layers": [layer] * model.config.num_layers}
 

@@ -32,7 +32,7 @@ def differences(model, variables):
 
 
 @pytest.mark.parametrize(("dtype", "lora", "mean", "largest"), [
-    ("bfloat16", None, 0.005, 0.2), ("bfloat16", LORA, 0.005, 0.2),
+    ("bfloat16", None, 0.005, 0.2), ("bfloat16", LORA, 0.02, 0.2),
     pytest.param("float32", LORA, 1e-5, 1e-4, marks=pytest.mark.slow)])
 def test_sampler_and_scorer_agree(dtype, lora, mean, largest):
     config = dataclasses.replace(CONFIG, dtype=dtype)
