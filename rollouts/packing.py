@@ -182,8 +182,7 @@ def gather(columns: Sequence[Sequence[jax.Array]], parts: Sequence[Sequence[Part
     """What micro-batches have at their tokens, [B, T] each, as a column [N, T] of the batch."""
     gathered = np.zeros(batch["tokens"].shape, np.float32)
     for column, part in zip(itertools.chain(*columns), itertools.chain(*parts), strict=True):
-        at = _columns(part, batch["prompt_length"])
-        inside = (part.rows >= 0)[:, None] & (at >= 0) & (at < gathered.shape[1])
+        at, inside = _places(part, batch["prompt_length"], gathered.shape[1])
         rows = np.broadcast_to(part.rows[:, None], at.shape)
         gathered[rows[inside], at[inside]] = fetch(column)[inside]
     return gathered
@@ -191,16 +190,17 @@ def gather(columns: Sequence[Sequence[jax.Array]], parts: Sequence[Sequence[Part
 
 def lay(column: np.ndarray, part: Part, prompt_lengths: np.ndarray) -> np.ndarray:
     """A column [N] or [N, T] of the batch as the micro-batch has it, 0 where it has no row or no token."""
-    present = part.rows >= 0
     if column.ndim == 1:
-        return np.where(present, column[part.rows], 0).astype(column.dtype)
-    at = _columns(part, prompt_lengths)
-    inside = present[:, None] & (at >= 0) & (at < column.shape[1])
+        return np.where(part.rows >= 0, column[part.rows], 0).astype(column.dtype)
+    at, inside = _places(part, prompt_lengths, column.shape[1])
     return np.where(inside, column[part.rows[:, None], np.clip(at, 0, column.shape[1] - 1)], 0).astype(column.dtype)
 
 
-def _columns(part: Part, prompt_lengths: np.ndarray) -> np.ndarray:
-    """[B, T], the batch's column that stands at each place of the micro-batch."""
+def _places(part: Part, prompt_lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """[B, T] each: the batch's column, of `length` ones, that stands at each place of the micro-batch, and whether
+    there is one."""
     shape = part.shape
     at = np.tile(np.arange(shape.prompt_length + shape.length), (len(part.rows), 1))
-    return at - (shape.prompt_length - prompt_lengths[part.rows])[:, None] if shape.rows > 1 else at
+    if shape.rows > 1:
+        at -= (shape.prompt_length - prompt_lengths[part.rows])[:, None]
+    return at, (part.rows >= 0)[:, None] & (at >= 0) & (at < length)

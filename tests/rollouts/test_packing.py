@@ -6,6 +6,7 @@ import pytest
 from tiny import one_device
 
 from data.prompts import Prompt
+from rollouts import packing
 from rollouts.episodes import Episode, Group, to_batch
 from rollouts.packing import (
     completion_sizes,
@@ -134,3 +135,14 @@ def test_shapes_are_as_many_as_are_worth_it():
     assert completion_sizes(32) == [32]
     assert completion_sizes(200) == [104, 200]
     assert completion_sizes(1024) == [256, 512, 1024]
+
+
+def test_shapes_that_no_part_has_are_left_to_be_compiled():
+    batch = to_batch(ragged(4, 3, 60, 200))
+    shapes = plan_shapes([8, 160], 200, 3, 4, 700)
+    parts = pack_minibatches(batch, 1, 3, shapes)
+    left = packing.unused(shapes, parts)
+    assert {part.shape for part in left} == {*shapes} - {part.shape for part in parts[0]}
+    assert left
+    for part in left:
+        assert part.rows.tolist() == [-1] * (part.shape.slots * part.shape.rows)
