@@ -145,15 +145,12 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
                  prompts: Prompts, mesh: Any) -> Callable[..., Any]:
     """(variables, prompts, key, version, advance, group_size, greedy) -> groups, drawn and graded as the flags say."""
     from rollouts.collecting import Collector
-    from rollouts.engine import Engine, capacity_for
-    from rollouts.layout import num_shares
+    from rollouts.engine import make_engine
     from rollouts.sampling import make_controls
     from rollouts.stops import make_ends
 
     longest = prompts.max_length + flags.max_new_tokens
-    num_slots, layout = flags.rollouts.num_slots, flags.sampling.mesh
-    capacity = capacity_for(model, num_slots, longest, shares=num_shares(mesh, model, layout))
-    engine = Engine(model, num_slots, capacity, mesh=mesh, sampling=layout)
+    engine = make_engine(model, flags.rollouts.num_slots, longest, mesh, flags.sampling.mesh)
     print_once(engine.describe())
     collector = Collector(engine, tokenizer, rewards, flags.max_new_tokens, make_ends(tokenizer, flags.sampling.stop),
                           flags.reward_timeout, environments, sorted({*sum(prompts.for_rewards(), [])}))

@@ -28,7 +28,7 @@ from models.transformer import Transformer
 from rollouts import decoder
 from rollouts.arguments import copied_pages, decode_rows, page_table, prefill_tokens, seen_tokens
 from rollouts.decoder import CHUNK, Drawn
-from rollouts.layout import DEFAULT, check_weights, preparing, sampling_mesh, weight_shapes
+from rollouts.layout import DEFAULT, check_weights, num_shares, preparing, sampling_mesh, weight_shapes
 from rollouts.memory import PAGE, bytes_of_device, capacity_for
 from rollouts.requests import Mask, Output, Request, checked
 from rollouts.sequences import RequestError, Sequence
@@ -37,7 +37,7 @@ from rollouts.stops import StopFinder
 from sharding.mesh import MeshConfig, SamplingMesh, make_mesh
 from sharding.rules import RULES, ways
 
-__all__ = ["Engine", "Mask", "Output", "Request", "capacity_for"]
+__all__ = ["Engine", "Mask", "Output", "Request", "capacity_for", "make_engine"]
 
 SMALL_TABLE = 8
 """pages of a row, where no row of a call has more; such calls have shapes of their own"""
@@ -347,6 +347,14 @@ class Engine:
         wanted = min(sequence.request.num_likeliest, self.model.config.vocab_size)
         return [dict(zip(drawn.likeliest[row, at, :wanted].tolist(), drawn.likeliest_logps[row, at, :wanted].tolist()))
                 for at in range(count if wanted else 0)]
+
+
+def make_engine(model: Transformer, num_slots: int, longest: int, mesh: jax.sharding.Mesh,
+                sampling: SamplingMesh = DEFAULT) -> Engine:
+    """An engine with a cache for contexts of `longest` tokens in all slots, or what memory holds of it (capacity_for).
+    """
+    capacity = capacity_for(model, num_slots, longest, shares=num_shares(mesh, model, sampling))
+    return Engine(model, num_slots, capacity, mesh=mesh, sampling=sampling)
 
 
 def _part(missing: int) -> int:

@@ -130,7 +130,7 @@ def main(config: Config) -> None:
     failed = 0
     with writer(config, command_now) as (first, write), jax.set_mesh(mesh), counted(total, "generating") as advance:
         advance(first)
-        engine = make_engine(config, work, model, mesh)
+        engine = open_engine(config, work, model, mesh)
         engine.load(variables)
         command.print_once(engine.describe(), sys.stderr)
         for number, completion in enumerate(complete(config, work, engine, first), first):
@@ -145,15 +145,13 @@ def main(config: Config) -> None:
     barrier("generated")
 
 
-def make_engine(config: Config, work: Work, model: Any, mesh: Any) -> Any:
-    """With a cache for the longest of all contexts in each slot, or what memory holds of it."""
-    from rollouts.engine import Engine, capacity_for
-    from rollouts.layout import num_shares
+def open_engine(config: Config, work: Work, model: Any, mesh: Any) -> Any:
+    """With no more slots than there are completions."""
+    from rollouts.engine import make_engine
 
-    num_slots, layout = min(config.num_slots, len(work.prompts) * config.num_samples), config.sampling_layout.mesh
+    num_slots = min(config.num_slots, len(work.prompts) * config.num_samples)
     longest = max(map(len, work.prompts)) + config.max_new_tokens
-    capacity = capacity_for(model, num_slots, longest, shares=num_shares(mesh, model, layout))
-    return Engine(model, num_slots, capacity, mesh=mesh, sampling=layout)
+    return make_engine(model, num_slots, longest, mesh, config.sampling_layout.mesh)
 
 
 def complete(config: Config, work: Work, engine: Any, first: int) -> Iterator[Any]:
