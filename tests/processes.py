@@ -19,6 +19,11 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "fixtures" / "families" / "smollm2"
 WAIT = 240
 """seconds after which a process that should have ended counts as hanging"""
+PYTHON_ALONE = """import os, sys
+sys.stdout = os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+"""
+"""Gloo prints to standard output, in pieces that break a program's own lines: only what Python prints comes out."""
 
 
 @contextlib.contextmanager
@@ -49,9 +54,10 @@ def launched(script: str, *flags, count: int = 1, devices: int = 1,
 def start_program(program: str, *arguments, ids: tuple[int, ...], devices: int = 1) -> list[subprocess.Popen]:
     """Processes of a Python program, which is told where they meet, its number, and `arguments`."""
     address = f"localhost:{_free_port()}"
-    return [subprocess.Popen([sys.executable, "-c", program, address, str(number), *map(str, arguments)], cwd=ROOT,
+    command = [sys.executable, "-c", PYTHON_ALONE + program, address]
+    return [subprocess.Popen([*command, str(number), *map(str, arguments)], cwd=ROOT, text=True,
                              env=os.environ | simulated.environment(devices), stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True) for number in ids]
+                             stderr=subprocess.PIPE) for number in ids]
 
 
 def _hosts(count: int) -> list[list[str]]:
