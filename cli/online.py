@@ -158,7 +158,7 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
 
     @functools.cache
     def warm_up() -> None:
-        engine.warm_up(prompts.max_length, longest)
+        engine.warm_up(longest)
 
     def collect(variables: Any, some: Sequence[Any], key: Any, version: int, advance: Callable[[int], None],
                 group_size: int = flags.group_size, greedy: bool = False) -> Iterator[Any]:

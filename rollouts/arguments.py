@@ -1,6 +1,7 @@
 """The arrays that the compiled calls take (decoder.py), made of sequences. A row without one is None."""
 
 from collections import abc
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,35 @@ KEY_WIDTH = 2
 """numbers of a key, but for those of another generator than JAX's usual one"""
 
 
-def prefill_tokens(rows: abc.Sequence[Sequence | None], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and positions [R, T] of the next part of each context; a position of -1 is none."""
-    tokens, positions = np.zeros((len(rows), length), np.int32), np.full((len(rows), length), -1, np.int32)
-    for row, sequence in enumerate(rows):
-        if sequence:
-            start, count = sequence.cached, min(length, sequence.missing)
-            tokens[row, :count] = sequence.tokens[start : start + count]
-            positions[row, :count] = np.arange(start, start + count)
+SEGMENT = 32
+"""tokens of a context that a row of a prefill has"""
+
+
+class Segment(NamedTuple):
+    """A part of a context to be read; several of one context are rows of one call, and see those before them."""
+
+    sequence: Sequence
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return min(self.start + SEGMENT, len(self.sequence.tokens) - 1)
+
+
+def segments_of(unread: abc.Iterable[Sequence]) -> list[Segment]:
+    """What is missing of contexts, one after the other."""
+    return [Segment(sequence, start) for sequence in unread
+            for start in range(sequence.cached, len(sequence.tokens) - 1, SEGMENT)]
+
+
+def prefill_tokens(rows: abc.Sequence[Segment | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and positions [R, SEGMENT] of parts of contexts; a position of -1 is none."""
+    tokens, positions = np.zeros((len(rows), SEGMENT), np.int32), np.full((len(rows), SEGMENT), -1, np.int32)
+    for row, segment in enumerate(rows):
+        if segment:
+            sequence, start, stop = *segment, segment.stop
+            tokens[row, : stop - start] = sequence.tokens[start:stop]
+            positions[row, : stop - start] = np.arange(start, stop)
     return tokens, positions
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from errors import InputError
 from models.transformer import Transformer
 from rollouts import decoder
-from rollouts.arguments import copied_pages, decode_rows, page_table, prefill_tokens, seen_tokens
+from rollouts.arguments import Segment, copied_pages, decode_rows, page_table, prefill_tokens, seen_tokens, segments_of
 from rollouts.decoder import CHUNK, Drawn
 from rollouts.layout import DEFAULT, check_weights, num_shares, preparing, sampling_mesh, weight_shapes
 from rollouts.memory import PAGE, bytes_of_device, capacity_for
@@ -41,8 +41,8 @@ __all__ = ["Engine", "Mask", "Output", "Request", "capacity_for", "make_engine"]
 
 SMALL_TABLE = 8
 """pages of a row, where no row of a call has more; such calls have shapes of their own"""
-PARTS = (32, 128, 512)
-"""tokens of a context that are prefilled at a time, others being decoded in between"""
+SEGMENTS = (4, 16)
+"""rows of a prefill, of each share of the slots: few and many, others being decoded between two calls"""
 LOOKS = 16
 """tokens that are decoded between two looks for stop strings"""
 REFILL = 16
@@ -113,14 +113,14 @@ class Engine:
         """Keeps no context any more to go on from; what is on its way goes on."""
         self._slots.forget()
 
-    def warm_up(self, longest_prompt: int, longest: int) -> None:
-        """Compiles what contexts of up to `longest` tokens can need, of which up to `longest_prompt` are prefilled;
-        after load(). What penalties, biases and masks need is compiled when the first request has them."""
+    def warm_up(self, longest: int) -> None:
+        """Compiles what contexts of up to `longest` tokens can need; after load(). What penalties, biases and masks
+        need is compiled when the first request has them."""
         nobody = [None] * self.shares
         with jax.set_mesh(self.mesh):
             for width in {self._width_of(1), self._width_of(-(-longest // self.page))}:
-                for length in PARTS[: PARTS.index(_part(longest_prompt)) + 1]:
-                    self._call_prefill(nobody * self._prefill_rows, length, width)
+                for count in SEGMENTS:
+                    self._call_prefill(nobody * count, width)
                 for count in {*self._decode_rows}:
                     self._call_decode(nobody * count, width, patience=1, steps=0)
             self._copy([])
@@ -237,30 +237,20 @@ class Engine:
             unread = [] if some_are_ready else self._slots.unread()
 
     def _prefill_part(self, unread: abc.Sequence[Sequence]) -> None:
-        rows = self._in_rows(unread, self._prefill_rows)
-        read = [sequence for sequence in rows if sequence]
-        length = _part(max(sequence.missing for sequence in read))
-        self._call_prefill(rows, length, self._width(rows))
-        for sequence in read:
-            sequence.cached += min(length, sequence.missing)
+        segments = [segments_of(each for each in unread if self._slots.share_of(each) == share)
+                    for share in range(self.shares)]
+        few, many = SEGMENTS
+        rows = _in_rows(segments, many if max(map(len, segments)) > many // 2 else few)
+        read = [row for row in rows if row]
+        self._call_prefill(rows, self._width([row.sequence for row in read]))
+        for segment in read:
+            segment.sequence.cached = segment.stop
+        for sequence in dict.fromkeys(segment.sequence for segment in read):
             self._slots.remember(sequence)
 
-    def _in_rows(self, sequences: abc.Sequence[Sequence], of_share: int) -> list[Sequence | None]:
-        """Rows of a call: up to `of_share` of every share of the slots, filled up with None."""
-        rows: list[Sequence | None] = []
-        for share in range(self.shares):
-            mine = [each for each in sequences if self._slots.share_of(each) == share][:of_share]
-            rows += [*mine, *[None] * (of_share - len(mine))]
-        return rows
-
-    def _call_prefill(self, rows: abc.Sequence[Sequence | None], length: int, width: int) -> None:
-        self._cache = decoder.prefill(self.model, self._weights, self._cache, *prefill_tokens(rows, length),
-                                      page_table(rows, width))
-
-    @property
-    def _prefill_rows(self) -> int:
-        """Of each share."""
-        return max(1, self._slots.of_share // REFILL)
+    def _call_prefill(self, rows: abc.Sequence[Segment | None], width: int) -> None:
+        table = page_table([row and row.sequence for row in rows], width)
+        self._cache = decoder.prefill(self.model, self._weights, self._cache, *prefill_tokens(rows), table)
 
     def _width(self, rows: abc.Sequence[Sequence | None]) -> int:
         """Pages of a row in a call's table, one of two numbers: few rows have many pages."""
@@ -272,7 +262,8 @@ class Engine:
     # ------------------------------------------------------------------------------------------------- what is drawn
 
     def _decode(self, ready: abc.Sequence[Sequence]) -> None:
-        rows = self._in_rows(ready, self._rows_of_share(ready))
+        by_share = [[each for each in ready if self._slots.share_of(each) == share] for share in range(self.shares)]
+        rows = _in_rows(by_share, self._rows_of_share(by_share))
         patience, steps = self._patience(len(ready)), self._steps(ready)
         drawn = jax.device_get(self._call_decode(rows, self._width(rows), patience, steps))
         for row, sequence in enumerate(rows):
@@ -293,11 +284,10 @@ class Engine:
             return 1
         return min(CHUNK, LOOKS) if any(each.request.ends.strings for each in ready) else CHUNK
 
-    def _rows_of_share(self, ready: abc.Sequence[Sequence]) -> int:
+    def _rows_of_share(self, by_share: abc.Sequence[abc.Sequence[Sequence]]) -> int:
         """Rows of each share of the slots: all, or few, so that two shapes do."""
-        shares = [self._slots.share_of(each) for each in ready]
         small, every = self._decode_rows
-        return small if max(map(shares.count, shares)) <= small else every
+        return small if max(map(len, by_share)) <= small else every
 
     @property
     def _decode_rows(self) -> tuple[int, int]:
@@ -357,6 +347,6 @@ def make_engine(model: Transformer, num_slots: int, longest: int, mesh: jax.shar
     return Engine(model, num_slots, capacity, mesh=mesh, sampling=sampling)
 
 
-def _part(missing: int) -> int:
-    """Tokens that are prefilled at a time of a context that lacks so many."""
-    return next((length for length in PARTS if length >= missing), PARTS[-1])
+def _in_rows(by_share: abc.Sequence[abc.Sequence[Any]], count: int) -> list[Any]:
+    """Rows of a call: up to `count` of every share of the slots, filled up with None."""
+    return [row for mine in by_share for row in [*mine[:count], *[None] * (count - len(mine))]]

@@ -164,7 +164,7 @@ def test_an_engine_that_is_warm_compiles_nothing(params):
     """Contexts of 1 to 250 tokens, alone and together."""
     engine = Engine(MODEL, 12, capacity=4096, page=8)
     engine.load({"params": params})
-    engine.warm_up(200, 250)
+    engine.warm_up(250)
     compiled = decoder.decode._cache_size(), decoder.prefill._cache_size(), decoder.copy_pages._cache_size()
     random = np.random.default_rng(0)
     for count in (1, 5, 16):
