@@ -1,0 +1,1 @@
+"""How a model is judged: tasks, graders, statistics and tables."""
