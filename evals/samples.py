@@ -1,9 +1,10 @@
 """One answer to one question, and the samples_TASK.jsonl that holds a task's, by lm-eval's conventions."""
 
 import dataclasses
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,25 @@ class Sample:
     """the data's row"""
     context_tokens: int = 0
     truncated_context: bool = False
+    answer: str | None = None
+    """what was taken out of the completion to be judged, where that is known; maj@k votes on it"""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has no verdict at all."""
+        return self.finish_reason == "error" or all(value is None for value in self.values.values())
 
 
 OWN = tuple(field.name for field in dataclasses.fields(Sample) if field.name not in ("completion", "doc", "target"))
 """fields that are columns by their own names"""
 
 
-def file_name(task: str) -> str:
-    """samples_TASK.jsonl, with what is no letter, digit or underscore as an underscore, as lm-eval has it."""
-    return f"samples_{re.sub(r'[^0-9A-Za-z_]', '_', task)}.jsonl"
+def file_name(task: str, prefix: str = "samples_", suffix: str = ".jsonl") -> str:
+    """samples_TASK.jsonl, with what is no letter, digit or underscore as an underscore, as lm-eval has it. The name of
+    a task that is no plain word (of a file, say, or with arguments) ends in a digest, so that no two have one file."""
+    plain = re.sub(r"[^0-9A-Za-z_]", "_", task)
+    digest = "" if re.fullmatch(r"[\w-]{1,100}", task) else f"_{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+    return f"{prefix}{plain[:100]}{digest}{suffix}"
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
@@ -74,7 +85,8 @@ def to_rows(samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
         for name, metrics in _by_filter(sample.values).items():
             yield {"doc_id": number, "doc": sample.doc, "target": sample.target,
                    "arguments": {"gen_args_0": {"arg_0": sample.prompt}}, "resps": [[sample.completion]],
-                   "filtered_resps": [sample.completion], "filter": name, "metrics": list(metrics), **metrics, **own}
+                   "filtered_resps": [sample.completion if sample.answer is None else sample.answer],
+                   "filter": name, "metrics": list(metrics), **metrics, **own}
 
 
 def from_rows(rows: Iterable[dict[str, Any]]) -> Iterator[Sample]:
@@ -113,8 +125,3 @@ def _parsed(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     """A document's values that JSON has no types for: numbers and arrays of numpy as Python's, others as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def metric_names(samples: Sequence[Sample]) -> list[str]:
-    """The metrics that some sample has, in their order."""
-    return list(dict.fromkeys(name for sample in samples for name in sample.values))

@@ -47,5 +47,9 @@ def test_other_files_are_refused_with_their_line(tmp_path, line):
         read_samples(tmp_path / "samples.jsonl")
 
 
-def test_names_of_files_are_lm_evals():
-    assert file_name("gym:chain_sum(min_terms=2)") == "samples_gym_chain_sum_min_terms_2_.jsonl"
+def test_names_of_files_are_lm_evals_and_no_two_tasks_have_one():
+    assert file_name("mmlu_pro") == "samples_mmlu_pro.jsonl"
+    names = {file_name(task) for task in ("math:a/b.jsonl", "math:a_b.jsonl", "math:a b.jsonl", "math_a_b_jsonl")}
+    assert len(names) == 4
+    assert all(name.startswith("samples_math_a_b_jsonl") for name in names)
+    assert len(file_name("gym:" + "x" * 500)) < 150
