@@ -91,9 +91,9 @@ def score_plainly(hidden: jax.Array, kernel: jax.Array, tokens: jax.Array) -> To
     """The same scores from all logits at once."""
     logits = jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
     logps = jax.nn.log_softmax(logits)
-    return TokenScores(jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0],
-                       -jnp.sum(jnp.exp(logps) * logps, axis=-1), jax.nn.logsumexp(logits, axis=-1),
-                       jax.nn.logsumexp(2 * logps, axis=-1))
+    chosen = jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0]
+    return TokenScores(chosen, -jnp.sum(jnp.exp(logps) * logps, axis=-1), jax.nn.logsumexp(logits, axis=-1),
+                       jax.nn.logsumexp(2 * logps, axis=-1), (chosen >= logps.max(axis=-1)).astype(jnp.float32))
 
 
 def largest_array(text: str) -> tuple[str, int]:

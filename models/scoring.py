@@ -1,4 +1,4 @@
-"""The one scorer: log-probability, entropy, normaliser and collision of every token, without a [B, T, V] array.
+"""The one scorer: log-probability, entropy and the like of every token, without a [B, T, V] array.
 
 The vocabulary projection runs over chunks of positions under lax.scan, each rematerialised, so that neither pass
 holds more than one chunk's logits.
@@ -32,6 +32,8 @@ class TokenScores(NamedTuple):
     """log of that distribution's normaliser: logsumexp of logits / temperature"""
     log_collision: Float[Array, "B T"]
     """log sum_v p_v^2: that two draws of token t agree"""
+    greedy: Float[Array, "B T"]
+    """1 where no token is likelier than token t, which greedy decoding would take"""
 
 
 def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
@@ -151,7 +153,8 @@ def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], sto
     log_total = jnp.log(total)
     # a comparison instead of a gather: it fuses, and it needs no exchange over a split vocabulary
     chosen = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == tokens[..., None]
-    logps = jnp.sum(jnp.where(chosen, shifted, 0.0), axis=-1) - log_total
+    below_peak = jnp.sum(jnp.where(chosen, shifted, 0.0), axis=-1)
     entropy = log_total - jnp.sum(masses * shifted, axis=-1) / total
     log_collision = jnp.log(jnp.sum(masses * masses, axis=-1)) - 2 * log_total
-    return TokenScores(logps, entropy, log_total + peak[..., 0], log_collision)
+    greedy = (below_peak >= 0).astype(jnp.float32)
+    return TokenScores(below_peak - log_total, entropy, log_total + peak[..., 0], log_collision, greedy)

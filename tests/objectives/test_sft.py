@@ -19,7 +19,7 @@ def batch():
 def scores_like(batch, seed=0):
     random = np.random.default_rng(seed)
     return TokenScores(*(jnp.asarray(sign * random.exponential(size=batch["tokens"].shape), jnp.float32)
-                         for sign in (-1, 1, 1, -1)))
+                         for sign in (-1, 1, 1, -1, 1)))
 
 
 def test_sft_is_the_sum_over_targets(batch):

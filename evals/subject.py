@@ -1,0 +1,251 @@
+"""What is judged: a model with its tokenizer, which says how likely a text is and answers prompts.
+
+    subject = Subject(model, tokenizer, mesh)
+    subject.load(variables)
+    subject.loglikelihoods([(context, continuation), ...])   # token ids -> (log-probability, whether it is greedy)
+    subject.rolling([tokens, ...])                           # -> log-probability of whole texts, however long
+    subject.generate(prompts, 256, make_controls(0.0))       # -> num_samples answers of each
+
+Log-probabilities are the scorer's, answers are the engine's; in a training run both are the run's own. What a subject
+says depends on weights, prompt, controls and seed alone, never on what else is asked: so it may be kept (cache.py).
+"""
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from batch import Batch, Row, bucket_length, buckets, in_order
+from data.encode import check_ends, start_tokens
+from errors import InputError
+from evals.cache import NOTHING_KEPT, Cache
+from models.scoring import score
+from models.transformer import Transformer
+from rollouts.engine import Engine, Request, make_engine
+from rollouts.generate import stream
+from rollouts.layout import DEFAULT
+from rollouts.requests import fold_keys
+from rollouts.sampling import Controls
+from rollouts.stops import make_ends
+from sharding.mesh import SamplingMesh
+from sharding.placement import Placement
+from sharding.rules import RULES, ways
+
+SCORED_AT_A_TIME = 8192
+"""tokens, on each device"""
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""ids of a context and of its continuation"""
+
+
+class Answer(NamedTuple):
+    """What a prompt was answered."""
+
+    text: str
+    """without end token, and up to the first stop string"""
+    tokens: list[int]
+    finish_reason: str
+    """stop, length (cut at max_new_tokens), or error (numbers that are not finite)"""
+
+
+Progress = Callable[[int, str], contextlib.AbstractContextManager[Callable[[int], None]]]
+"""a number of things to do and what they are -> a function that is told how many more are done (training.progress)"""
+
+
+@contextlib.contextmanager
+def nothing_shown(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """The Progress of a subject that is judged beside something else."""
+    yield lambda count: None
+
+
+class Subject:
+    """A model that is judged; see the module.
+
+    `engine`: a training run's own; None: one is made for the longest context that is asked for. `num_slots` and
+    `sampling` are of that one.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Any, mesh: jax.sharding.Mesh, engine: Engine | None = None,
+                 num_slots: int = 16, sampling: SamplingMesh = DEFAULT, cache: Cache = NOTHING_KEPT,
+                 progress: Progress = nothing_shown):
+        check_ends(tokenizer, model.config.vocab_size)
+        self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
+        self.cache, self._progress = cache, progress
+        self.max_length = model.config.max_length
+        self.engine, self._own_engine, self._longest = engine, engine is None, 0
+        self._num_slots, self._sampling = num_slots, sampling
+        self.variables, self.version = None, 0
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())  # every process reads all scores
+        self._score = jax.jit(lambda variables, batch: (lambda scores: (scores.logps, scores.greedy))(
+            score(model, variables, batch)), out_shardings=everywhere)
+
+    def load(self, variables: dict[str, Any], version: int = 0) -> None:
+        """Is judged with these weights from now on."""
+        self.variables, self.version = variables, version
+        self.cache.open(variables, str(self.model.config.dtype))
+        if self.engine is not None:
+            self.engine.load(variables, version)
+
+    @property
+    def prefix(self) -> int:
+        """The token that a text without context is predicted from: BOS, or else the end token."""
+        tokenizer = self.tokenizer
+        return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+
+    def encode(self, text: str) -> list[int]:
+        """With the BOS that the tokenizer begins texts with, unless the text brings it."""
+        start = start_tokens(self.tokenizer)
+        tokens = self.tokenizer.encode(text)
+        return tokens if tokens[: len(start)] == start else start + tokens
+
+    # ----------------------------------------------------------------------------------------------- log-probabilities
+
+    def loglikelihoods(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        """(log p(continuation | context), whether greedy decoding would say it) of each.
+
+        An empty context is the `prefix`. What is longer than the model's context loses tokens at the front of its
+        context (is_cut). Raises InputError for a continuation that alone is longer.
+        """
+        rows = [self._row(*pair) for pair in pairs]
+        scored = self._kept([_scored_key(row) for row in rows], lambda missing: self._score_rows(rows, missing),
+                            "scoring")
+        return [(float(logp), bool(greedy)) for logp, greedy in scored]
+
+    def is_cut(self, pair: Pair) -> bool:
+        """Whether a context loses tokens in loglikelihoods: the model reads all but the last token."""
+        return len(pair[0]) + len(pair[1]) > self.max_length + 1
+
+    def rolling(self, texts: Sequence[Sequence[int]]) -> list[float]:
+        """log p(text) of each, all its tokens predicted once: the first from `prefix`, those beyond the model's context
+        from as many before them as it holds."""
+        windows = [rolling_windows(tokens, self.prefix, self.max_length) for tokens in texts]
+        values = iter(self.loglikelihoods([window for each in windows for window in each]))
+        return [sum(next(values)[0] for _ in each) for each in windows]
+
+    def _row(self, context: Sequence[int], continuation: Sequence[int]) -> Row:
+        """What is scored of a pair: targets are the tokens of the continuation."""
+        if len(continuation) > self.max_length:
+            raise InputError(f"a continuation of {len(continuation)} tokens is longer than the model's context of "
+                             f"{self.max_length}; give shorter ones")
+        tokens = [*(context or [self.prefix]), *continuation][-self.max_length - 1 :]
+        mask = np.zeros(len(tokens), np.float32)
+        mask[len(tokens) - len(continuation) :] = 1
+        return Row(np.asarray(tokens, np.int32), mask)
+
+    def _score_rows(self, rows: Sequence[Row], indices: Sequence[int]) -> Iterator[tuple[int, tuple[float, bool]]]:
+        """(index, value) of these rows, batch by batch of like length."""
+        order = sorted(indices, key=lambda index: -len(rows[index].tokens))
+        sizes = buckets(self.max_length + 1)
+        while order:
+            length = bucket_length(len(rows[order[0]].tokens), sizes)
+            count = max(1, SCORED_AT_A_TIME // length) * ways(RULES["batch"], self.mesh)
+            now, order = order[:count], order[count:]
+            (batch,) = in_order([rows[index] for index in now], batch_size=count, length=self.max_length + 1)
+            for index, logps, greedy in zip(now, *self._score_batch(batch)):
+                targets = rows[index].loss_mask > 0
+                own = slice(0, len(targets))
+                yield index, (float(logps[own][targets].sum(dtype=np.float64)), bool(greedy[own][targets].all()))
+
+    def _score_batch(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """(logps, greedy), [B, T]."""
+        count = len(batch["tokens"])
+        with jax.set_mesh(self.mesh):
+            put = Placement(count, None, self.mesh).put(batch, list(range(count)))
+            return jax.device_get(self._score(self.variables, put))
+
+    # --------------------------------------------------------------------------------------------------------- answers
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], controls: Controls,
+                 stops: Sequence[str] = (), seed: int = 0, num_samples: int = 1) -> list[list[Answer]]:
+        """`num_samples` answers of each prompt. Each is drawn with a key of its own, made of seed, prompt and number.
+
+        Raises InputError as Engine.submit does: prompt and max_new_tokens must fit the model's context (fit).
+        """
+        requests = self._requests(prompts, max_new_tokens, controls, stops, seed, num_samples)
+        drawn = self._kept([_drawn_key(request, controls, stops) for request in requests],
+                           lambda missing: self._draw(requests, missing), "answering")
+        answers = [self._answer(tokens, reason, stops) for tokens, reason in drawn]
+        return [answers[start : start + num_samples] for start in range(0, len(answers), num_samples)]
+
+    def fit(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], int, bool]:
+        """(prompt, max_new_tokens, whether the prompt was cut) so that both fit the model's context.
+
+        A limit that leaves half of the context or more to the prompt stands, and a longer prompt is cut at its front,
+        as lm-eval does. A larger limit, one that must not cut reasoning, gives way to the prompt instead, whose
+        beginning lm-eval would cut away for it.
+        """
+        room = self.max_length - max_new_tokens
+        if len(prompt) <= room:
+            return list(prompt), max_new_tokens, False
+        if max_new_tokens <= self.max_length // 2:
+            return list(prompt[len(prompt) - room :]), max_new_tokens, True
+        kept = list(prompt[-(self.max_length - self.max_length // 2) :])
+        return kept, min(max_new_tokens, self.max_length - len(kept)), len(kept) < len(prompt)
+
+    def _requests(self, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], controls: Controls,
+                  stops: Sequence[str], seed: int, num_samples: int) -> list[Request]:
+        limits = np.broadcast_to(np.asarray(max_new_tokens), (len(prompts),)).tolist()
+        ends, key = make_ends(self.tokenizer, stops), jax.random.key(seed)
+        requests = []
+        for prompt, limit in zip(prompts, limits, strict=True):
+            own = jax.random.fold_in(key, zlib.crc32(np.asarray(prompt, np.int32).tobytes()))
+            requests += [Request(prompt, limit, each, controls, ends) for each in fold_keys(own, range(num_samples))]
+        return requests
+
+    def _draw(self, requests: Sequence[Request], indices: Sequence[int]) -> Iterator[tuple[int, tuple[list[int], str]]]:
+        """(index, (tokens, finish reason)) of these requests, as they finish."""
+        wanted = [requests[index] for index in indices]
+        self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in wanted), len(wanted))
+        with jax.set_mesh(self.mesh):
+            for number, completion in stream(self.engine, wanted):
+                yield indices[number], (completion.tokens, completion.finish_reason)
+
+    def _make_engine(self, longest: int, count: int) -> None:
+        """One whose cache is for contexts of `longest` tokens, unless there is one."""
+        if not self._own_engine or (self.engine is not None and longest <= self._longest):
+            return
+        self._longest, self.engine = longest, None  # what is replaced gives its memory back first
+        self.engine = make_engine(self.model, min(self._num_slots, count), longest, self.mesh, self._sampling)
+        self.engine.load(self.variables, self.version)
+
+    def _answer(self, tokens: Sequence[int], finish_reason: str, stops: Sequence[str]) -> Answer:
+        text = self.tokenizer.decode(tokens)
+        for stop in stops:
+            text = text.split(stop)[0]
+        return Answer(text, list(tokens), finish_reason)
+
+
+    def _kept(self, keys: Sequence[Any], compute: Callable[[list[int]], Iterator[tuple[int, Any]]], what: str,
+              ) -> list[Any]:
+        """What is said to each of the keys: as it was said before, or what `compute` gives for those that lack it."""
+        said = [self.cache.get(key) for key in keys]
+        missing = [index for index, each in enumerate(said) if each is None]
+        with self._progress(len(keys), what) as advance:
+            advance(len(keys) - len(missing))
+            for index, value in compute(missing) if missing else ():
+                said[index] = value
+                self.cache.put(keys[index], value)
+                advance(1)
+        return said
+
+
+def rolling_windows(tokens: Sequence[int], prefix: int, max_length: int) -> list[tuple[list[int], list[int]]]:
+    """(context, continuation) of each window: continuations make up the text, and no pair has more than max_length + 1
+    tokens. The first context is the prefix; the last window has as many tokens as the others, of which it predicts
+    those that are left."""
+    text = [prefix, *tokens]
+    ends = [*range(max_length, len(tokens), max_length), len(tokens)] if tokens else []
+    starts = [0, *ends[:-1]]
+    return [(text[max(0, end - max_length) : start + 1], text[start + 1 : end + 1]) for start, end in zip(starts, ends)]
+
+
+def _scored_key(row: Row) -> list[Any]:
+    return ["loglikelihood", row.tokens.tolist(), int(row.loss_mask.sum())]
+
+
+def _drawn_key(request: Request, controls: Controls, stops: Sequence[str]) -> list[Any]:
+    return ["generate", list(request.tokens), request.max_new_tokens, np.asarray(request.key).tolist(),
+            [float(each) for each in controls], list(stops)]
