@@ -45,6 +45,8 @@ class Graded(NamedTuple):
     name: str
     prompts: list[Prompt]
     rewards: tuple[Weighted, ...]
+    stops: tuple[str, ...] = ()
+    """strings that end an answer, besides the model's end tokens"""
 
 
 def is_graded(name: str) -> bool:
@@ -77,7 +79,7 @@ def run_graded(task: Graded, subject: Any, *, num_samples: int = 1, seed: int = 
     fitted = [subject.fit(prompt.tokens, limit) for prompt in task.prompts]
     temperature = (0.0 if num_samples == 1 else 1.0) if temperature is None else temperature
     answers = subject.generate([tokens for tokens, _, _ in fitted], [room for _, room, _ in fitted],
-                               make_controls(temperature), (), seed, num_samples)
+                               make_controls(temperature), task.stops, seed, num_samples)
     scored = grade(task, answers)
     tell_failures(task.name, [failure for each in scored.values() for failure in each.failures])
     return [_sample(task, number, repeat, answer, scored[number], fitted[number])

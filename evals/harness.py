@@ -6,6 +6,7 @@ requirements-evals.txt.
 """
 
 import collections
+import dataclasses
 import hashlib
 import json
 import numbers
@@ -173,10 +174,11 @@ class HarnessModel(TemplateLM):
                      tuple((name, kwargs[name]) for name in CUTS if name in kwargs), tuple(filter(None, stops)))
 
 
-def judge(task: Any, model: HarnessModel, limit: int | None = None, chat: bool = False) -> list[Sample]:
-    """Runs a task of lm-eval's on its first `limit` documents, or all; a Sample an answer.
+def judge(task: Any, model: HarnessModel, limit: int | None = None, chat: bool = False) -> dict[str, list[Sample]]:
+    """Runs a task of lm-eval's on its first `limit` documents, or all: task -> a Sample an answer.
 
-    `chat`: prompts are conversations, examples of answers turns of them.
+    `chat`: prompts are conversations, examples of answers turns of them. A metric that gives a document several
+    verdicts, as ifeval's of instructions do, makes a task of its own, whose questions are what they are of.
     """
     task.build_all_requests(limit=limit, apply_chat_template=chat, fewshot_as_multiturn=chat,
                             chat_template=model.apply_chat_template if chat else None,
@@ -187,10 +189,17 @@ def judge(task: Any, model: HarnessModel, limit: int | None = None, chat: bool =
         answered = model.respond(requests, model.generation.num_samples)
         responses |= {id(request): each for request, each in zip(requests, answered, strict=True)}
     repeats = [_graded(task, responses, repeat) for repeat in range(model.generation.num_samples)]
-    return [sample for samples in zip(*repeats, strict=True) for sample in samples]
+    graded = [each for group in zip(*repeats, strict=True) for each in group]
+    parts = [part for sample, several in graded for part in _parts(sample, several)]
+    whole = {task.config.task: [sample for sample, _ in graded]}
+    return whole | ({parts[0].task: parts} if parts else {})
 
 
-def _graded(task: Any, responses: Mapping[int, list[Response]], repeat: int) -> list[Sample]:
+Verdicts = dict[str, list[float]]
+"""of metrics that give a document several"""
+
+
+def _graded(task: Any, responses: Mapping[int, list[Response]], repeat: int) -> list[tuple[Sample, Verdicts]]:
     """The samples of every document's answer number `repeat`."""
     documents: dict[int, list[Instance]] = {}
     for request in task.instances:
@@ -202,22 +211,45 @@ def _graded(task: Any, responses: Mapping[int, list[Response]], repeat: int) -> 
             for requests in documents.values()]
 
 
-def _sample(task: Any, requests: Sequence[Instance], responses: Mapping[int, list[Response]], repeat: int) -> Sample:
+def _sample(task: Any, requests: Sequence[Instance], responses: Mapping[int, list[Response]], repeat: int,
+            ) -> tuple[Sample, Verdicts]:
     document, mine = requests[0].doc, [responses[id(each)][repeat] for each in requests]
-    values: dict[str, float | None] = {}
-    for name in requests[0].filtered_resps:
-        graded = task.process_results(document, [each.filtered_resps[name] for each in requests])
-        values |= {f"{metric},{name}": number for metric, value in graded.items()
-                   for number in [_number(value)] if number is not None}
-    prompt = requests[0].args[0]
+    graded = {f"{metric},{name}": value for name in requests[0].filtered_resps
+              for metric, value in _grade(task, requests, name).items()}
+    values = {name: number for name, value in graded.items() for number in [_number(value)] if number is not None}
+    several = {name: [float(each) for each in value] for name, value in graded.items() if _is_several(value)}
+    prompt = _text(requests[0].args[0])
     question = _digest(document, prompt)
-    return Sample(task.config.task, question, _family(document, question), repeat, prompt, _completion(requests, mine),
-                  task.doc_to_target(document), values, mine[0].finish_reason, document, mine[0].context_tokens,
-                  any(each.truncated_context for each in mine))
+    sample = Sample(task.config.task, question, _family(document, question), repeat, prompt,
+                    _completion(requests, mine), task.doc_to_target(document), values, mine[0].finish_reason, document,
+                    mine[0].context_tokens, any(each.truncated_context for each in mine),
+                    _answer(requests[0].filtered_resps))
+    return sample, several
+
+
+def _grade(task: Any, requests: Sequence[Instance], name: str) -> dict[str, Any]:
+    return task.process_results(requests[0].doc, [each.filtered_resps[name] for each in requests])
+
+
+def _parts(sample: Sample, several: Verdicts) -> list[Sample]:
+    """A sample for each verdict of those that a document has several of, all of one family."""
+    count = max(map(len, several.values()), default=0)
+    return [dataclasses.replace(sample, task=f"{sample.task}_parts", question=f"{sample.question}/{place}",
+                                values={name: value[place] for name, value in several.items() if place < len(value)})
+            for place in range(count)]
 
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, numbers.Real) else None
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, numbers.Real) for each in value)
+
+
+def _answer(filtered: Mapping[str, Any]) -> str | None:
+    """What a filter took out of the answer, if one did."""
+    return next((value for name, value in filtered.items() if name != "none" and isinstance(value, str)), None)
 
 
 def _completion(requests: Sequence[Instance], responses: Sequence[Response]) -> str:
@@ -228,6 +260,11 @@ def _completion(requests: Sequence[Instance], responses: Sequence[Response]) -> 
         return ""
     likeliest = max(range(len(requests)), key=lambda index: responses[index].value[0])
     return requests[likeliest].args[1]
+
+
+def _text(context: Any) -> str:
+    """Of a prompt, or of the several that a question with several contexts has."""
+    return context if isinstance(context, str) else "\n".join(map(str, context))
 
 
 def _without_thought(value: Any) -> Any:

@@ -1,46 +1,216 @@
-"""Which tasks there are and how each is run: lm-eval's by its harness, others by graders of our own."""
+"""Which tasks there are, and running them: benchmarks by name, lm-eval's tasks, and any prompts with any rewards.
 
+    ready = open_tasks(["gsm8k", "gym:chain_sum"], tokenizer, how)      # before weights are read: bad input is told
+    for task in ready: samples = task.run(subject)
+"""
+
+import dataclasses
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from data.chat import encode_prompt
+from data.encode import check_ids, missing_start
+from data.prompts import Prompt
+from data.sources import open_source, parse_source
+from data.specs import split_outside
 from errors import InputError
+from evals.graded import Graded, is_graded, open_graded, run_graded
+from evals.named import ALIASES, NAMED, UNTIL_NEXT, Named
 from evals.samples import Sample
 from evals.subject import Subject
-
-INSTALL = "pip install -r requirements-evals.txt"
-
-
-def evaluate(subject: Subject, names: Sequence[str], *, limit: int | None = None, num_samples: int = 1, seed: int = 0,
-             temperature: float | None = None, max_new_tokens: int | None = None, chat: bool | None = None,
-             include_path: Sequence[str] = (), task_data: Mapping[str, str] | None = None,
-             done: Callable[[str, list[Sample]], None] = lambda task, samples: None) -> dict[str, list[Sample]]:
-    """The samples of every task; `done` is told of each as soon as it has been run."""
-    from evals.harness import Generation, HarnessModel, judge
-
-    tasks = load_tasks(names, include_path, task_data or {})
-    model = HarnessModel(subject, Generation(max_new_tokens, temperature, seed, num_samples))
-    found = {}
-    for task in tasks:
-        found[task.config.task] = judge(task, model, limit, bool(subject.tokenizer.chat_template))
-        done(task.config.task, found[task.config.task])
-    return found
+from rewards.registry import load_rewards
 
 
-def load_tasks(names: Sequence[str], include_path: Sequence[str], task_data: Mapping[str, str]) -> list[Any]:
-    from lm_eval.tasks import TaskManager
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How tasks are run; None leaves it to them."""
 
-    manager = TaskManager(include_path=list(include_path) or None)
-    return list(manager.load([_spec(manager, name, task_data.get(name)) for name in names])["tasks"].values())
+    limit: int | None = None
+    """questions of each task, the first so many"""
+    num_samples: int = 1
+    """answers to each question"""
+    seed: int = 0
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+    num_fewshot: int | None = None
+    """examples in a prompt"""
+    chat: Literal["auto", "always", "never"] = "auto"
+    """prompts are chats: where answers are written and the model has a chat template, always, or never"""
+    template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    task_data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """NAME or NAME:SPLIT -> file"""
+    include_path: Sequence[str] = ()
+    """folders with task files of lm-eval's form"""
+    unsafe: bool = False
+    """code runs where nothing isolates it"""
 
 
-def _spec(manager: Any, name: str, data: str | None) -> Any:
-    if data is None:
-        return name
-    if not Path(data).exists():
-        raise InputError(f"--task-data {name}={data}: no such file")
-    config = manager.task_index[name].cfg
-    splits = {config[key] for key in ("test_split", "validation_split") if config.get(key)}
-    local = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {
-        "data_files": dict.fromkeys(splits, str(Path(data).resolve()))}}
-    return {"group": f"{name} from {data}", "task": [{"task": name, **local}]}
+AS_TASKS_SAY = How()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task that is ready to be run."""
+
+    name: str
+    run: Callable[[Subject], dict[str, list[Sample]]]
+    """-> samples, by the names of the tasks that it is made of"""
+
+
+def evaluate(subject: Subject, names: Sequence[str], **how: Any) -> dict[str, list[Sample]]:
+    """The samples of every task, by name; `how` as How has it. Raises InputError as open_tasks does."""
+    ready = open_tasks(names, subject.tokenizer, How(**how), subject.model.config.vocab_size, subject.mesh)
+    return {name: samples for task in ready for name, samples in task.run(subject).items()}
+
+
+def split_names(text: str) -> list[str]:
+    """The tasks of --tasks. Raises InputError where there is none, or one twice."""
+    names = [name.strip() for name in split_outside(text, ",")]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or not all(names):
+        raise InputError(f"--tasks {text!r}: {f'{twice} is there twice' if twice else 'a name is empty'}; give each "
+                         f"once, as NAME[,...]")
+    return names
+
+
+def open_tasks(names: Sequence[str], tokenizer: Any, how: How, vocab_size: int, mesh: Any = None) -> list[Task]:
+    """The tasks, their data read. Raises InputError for an unknown name, for data that cannot be had, and where the
+    model lacks what one needs."""
+    names = [ALIASES.get(name, name) for name in names]
+    unread = [each for each in how.task_data if each.partition(":")[0] not in names]
+    if unread:
+        raise InputError(f"--task-data {unread[0]}={how.task_data[unread[0]]}: no such task among --tasks "
+                         f"{','.join(names)}; mend the name")
+    managers: list[Any] = []
+    return [_open(name, tokenizer, how, vocab_size, mesh, managers) for name in names]
+
+
+def _open(name: str, tokenizer: Any, how: How, vocab_size: int, mesh: Any, managers: list[Any]) -> Task:
+    if is_graded(name):
+        task = open_graded(name, tokenizer, vocab_size, limit=how.limit, mesh=mesh, unsafe=how.unsafe)
+        return _graded(task, how)
+    named = NAMED.get(name)
+    _check_chat(name, named, tokenizer, how)
+    if named and not named.task:
+        return _graded(_own(name, named, tokenizer, how, vocab_size, mesh), how, named.max_new_tokens)
+    return _harness(name, named, tokenizer, how, managers)
+
+
+def _check_chat(name: str, named: Named | None, tokenizer: Any, how: How) -> None:
+    wanted = how.chat == "always" or (how.chat == "auto" and named is not None and named.needs_chat)
+    if wanted and not tokenizer.chat_template:
+        raise InputError(f"task {name} is a conversation, and the model has no chat template; put chat_template.jinja "
+                         f"into its folder, take a model that has one, or give --chat never")
+
+
+# ------------------------------------------------------------------------------------------------ our own graders
+
+
+def _graded(task: Graded, how: How, max_new_tokens: int | None = None) -> Task:
+    def run(subject: Subject) -> dict[str, list[Sample]]:
+        return {task.name: run_graded(task, subject, num_samples=how.num_samples, seed=how.seed,
+                                      temperature=how.temperature, max_new_tokens=how.max_new_tokens or max_new_tokens)}
+
+    return Task(task.name, run)
+
+
+def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, mesh: Any) -> Graded:
+    """A benchmark that is asked in words of our own."""
+    chat = bool(tokenizer.chat_template) and how.chat != "never"
+    source = _source(name, named, how.task_data.get(name))
+    rows = [_row(name, named, source[index], chat, source.place(index)) for index in range(len(source))]
+    kept = [row for row in rows if row is not None]
+    if len(kept) < len(rows):
+        print(f"note: {name}: {len(rows) - len(kept)} of {len(rows)} rows are not of its test split, and are left out")
+    prompts = [_prompt(row, tokenizer, chat, how.template_kwargs, vocab_size) for row in kept[: how.limit]]
+    if not prompts:
+        raise InputError(f"task {name}: no question is left of {len(rows)} rows; give other data")
+    rewards = load_rewards(named.rewards, mesh=mesh, unsafe=how.unsafe, chat=chat)
+    return Graded(name, prompts, rewards, () if chat else named.stops)
+
+
+def _source(name: str, named: Named, file: str | None) -> Any:
+    """The rows of a file, of the distribution that carries them, or of the Hub."""
+    carried = _carried(named.package) if named.package else None
+    try:
+        return open_source(parse_source(file or carried or f"hf:{named.data}"))
+    except InputError as error:
+        raise InputError(f"task {name}: its data cannot be had: {error}"
+                         + ("" if file else f"; or give --task-data {name}=FILE")) from None
+
+
+def _carried(package: str) -> str | None:
+    module, _, path = package.partition(":")
+    spec = importlib.util.find_spec(module)
+    file = Path(spec.submodule_search_locations[0], path) if spec and spec.submodule_search_locations else None
+    return str(file) if file and file.exists() else None
+
+
+def _row(name: str, named: Named, row: Mapping[str, Any], chat: bool, place: str) -> dict[str, Any] | None:
+    try:
+        return named.row(row, chat)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{place}: no row of {name} ({type(error).__name__}: {error}); it has {', '.join(row)}, and "
+                         f"{named.data} on the Hub has what is expected") from None
+
+
+def _prompt(row: dict[str, Any], tokenizer: Any, chat: bool, template_kwargs: Mapping[str, Any],
+            vocab_size: int) -> Prompt:
+    text = row.pop("text")
+    tokens = encode_prompt(tokenizer, [{"role": "user", "content": text}],
+                           chat_template_kwargs=dict(template_kwargs)).tokens if chat else [
+        *missing_start(text, tokenizer), *tokenizer.encode(text)]
+    check_ids(tokens, tokenizer, vocab_size)
+    return Prompt(tokens, text, row)
+
+
+# -------------------------------------------------------------------------------------------------------- lm-eval
+
+
+def _harness(name: str, named: Named | None, tokenizer: Any, how: How, managers: list[Any]) -> Task:
+    from evals.lm_eval_tasks import load_tasks, open_manager
+
+    managers += [] if managers else [open_manager(name, how.include_path)]
+    task = named.task if named else name
+    _check_known(task, managers[0])
+    data = {split.partition(":")[2]: file for split, file in how.task_data.items() if split.partition(":")[0] == name}
+    loaded = list(load_tasks(managers[0], task, data, _settings(named, tokenizer, how)))
+
+    def run(subject: Subject) -> dict[str, list[Sample]]:
+        from evals.harness import Generation, HarnessModel, judge
+
+        model = HarnessModel(subject, Generation(how.max_new_tokens, how.temperature, how.seed, how.num_samples),
+                             how.template_kwargs)
+        return {name: samples for each in loaded
+                for name, samples in judge(each, model, how.limit, _in_chat(each, tokenizer, how)).items()}
+
+    return Task(name, run)
+
+
+def _settings(named: Named | None, tokenizer: Any, how: How) -> dict[str, Any]:
+    """What a task has other than lm-eval's YAML says."""
+    shots = {} if how.num_fewshot is None else {"num_fewshot": how.num_fewshot}
+    if named is None:
+        return shots
+    chat = bool(tokenizer.chat_template) and how.chat != "never"
+    return shots | {"generation_kwargs": {"until": [] if chat else list(UNTIL_NEXT), "do_sample": False,
+                                          "max_gen_toks": named.max_new_tokens}}
+
+
+def _in_chat(task: Any, tokenizer: Any, how: How) -> bool:
+    """Whether prompts are chats: log-likelihoods are of plain text, unless --chat says otherwise."""
+    written = task.OUTPUT_TYPE == "generate_until"
+    return how.chat == "always" or (how.chat == "auto" and written and bool(tokenizer.chat_template))
+
+
+def _check_known(name: str, manager: Any) -> None:
+    from evals.lm_eval_tasks import known_names, nearest
+
+    names = [*NAMED, *known_names(manager)]
+    if name not in names:
+        close = nearest(name, names)
+        meant = f"did you mean {' or '.join(close)}" if close else "--list shows those that have a name here"
+        raise InputError(f"no task {name!r}; {meant}? lm-eval's tasks go by its names, others by math:FILE, code:FILE, "
+                         f"gym:TASK and REWARDS:FILE")

@@ -1,34 +1,77 @@
-"""A model judged by benchmarks: figures with intervals, and every answer on file."""
+"""A model judged by benchmarks, and by any prompts with any rewards: figures with intervals, and every answer on file.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cli import command
-from cli.checks import resolve_dtype
+from cli.checks import check_positive, check_seed, resolve_dtype
+from cli.flags import SamplingMeshFlags, seed_field
+from errors import InputError
 from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 
-DESCRIPTION = """Judge a model by benchmarks.
+DESCRIPTION = """Judge a model.
 
-  python -m scripts.evaluate --model smollm2-135m-instruct --tasks ifeval,gsm8k --output-dir evals/smollm2"""
+  python -m scripts.evaluate --model smollm2-135m-instruct --tasks ifeval,humaneval --output-dir evals/smollm2
+  python -m scripts.evaluate --model runs/mine --tasks "gym:chain_sum,math:questions.jsonl" --output-dir evals/mine \\
+      --baseline evals/smollm2
+  python -m scripts.evaluate --list
+
+Tasks are benchmarks by name (--list), lm-evaluation-harness's by its names (pip install -r requirements-evals.txt),
+and your own: math:FILE, code:FILE, gym:TASK(...) and REWARDS:FILE (docs/evaluation.md).
+
+Ended, by whatever, it goes on where it was when the same command is given again."""
+
+AFTER_LIST = """Minutes are those of SmolLM2-135M-Instruct on two cores, estimated where no measurement is named (docs/evaluation.md).
+Data come from the Hub, or from a file: --task-data NAME=FILE. All other tasks of lm-eval go by its names (lm-eval ls
+tasks), yours in its form by --include-path FOLDER, and any prompts by math:FILE, code:FILE, gym:TASK, REWARDS:FILE."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    model: str
+    model: str | None = None
     """This model is judged: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run
     directory (RUN@best and RUN@STEP are one of its checkpoints)."""
-    tasks: str
-    """By these tasks, NAME[,...]."""
-    output_dir: str
-    """What is found is written here: results.json, samples_TASK.jsonl."""
-    task_data: tuple[str, ...] = ()
-    """NAME=FILE takes a task's questions from this file, not from the Hub."""
+    tasks: str | None = None
+    """It is judged by these tasks, NAME[,...]."""
+    output_dir: str | None = None
+    """What is found is written here: results.json, samples_TASK.jsonl, and responses.jsonl, with which the same command
+    goes on."""
+    list: bool = False
+    """The benchmarks that go by name are listed: what each measures, where its data come from, what it needs."""
+    baseline: str | None = None
+    """This folder has an evaluation of another model on the same questions, which is compared in pairs."""
     limit: int | None = None
-    """Each task is its first so many questions; by default all."""
-    seed: int = 0
+    """Each task has its first so many questions; by default all."""
+    num_samples: int = 1
+    """Each question is answered this many times, for avg@k, pass@k and the like."""
+    temperature: float | None = None
+    """Answers are drawn at this temperature; by default as each task says, mostly at 0."""
+    max_new_tokens: int | None = None
+    """An answer has this many tokens at the most; by default as many as each task says."""
+    num_fewshot: int | None = None
+    """Prompts of lm-eval's tasks show this many examples; by default as many as each task says."""
+    chat: Literal["auto", "always", "never"] = "auto"
+    """Prompts are chats where answers are written and the model has a chat template (auto), always, or never."""
+    chat_template_kwargs: str | None = None
+    """The chat template gets these besides, such as "{enable_thinking: false}"."""
+    task_data: tuple[str, ...] = ()
+    """NAME=FILE takes a task's questions from a file (.jsonl, .csv, .parquet) instead of the Hub, NAME:SPLIT=FILE its
+    examples."""
+    include_path: tuple[str, ...] = ()
+    """These folders have further tasks in lm-eval's form (.yaml)."""
+    seed: int = seed_field()
+    """What is drawn follows from the seed; the questions and their examples do not."""
+    num_slots: int = 16
+    """This many answers are decoded at a time."""
+    unsafe_code_without_sandbox: bool = False
+    """The answers' code runs where this machine cannot isolate it: it may do whatever you may do."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Matmuls are computed in this type; auto is what is fastest here."""
+    sampling: SamplingMeshFlags = SamplingMeshFlags()
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
 
@@ -36,30 +79,103 @@ class Config:
 def main(config: Config) -> None:
     from cli.online import open_tokenized
     from evals.cache import Cache
-    from evals.samples import Sample, file_name, write_samples
+    from evals.results import read_evaluation
     from evals.subject import Subject
-    from evals.tasks import evaluate
-    from sharding.hosts import connect
+    from evals.tables import print_figures
+    from evals.tasks import open_tasks, split_names
+    from sharding.hosts import connect, is_main
     from sharding.mesh import make_mesh
     from training.progress import counted
 
+    if config.list:
+        print_list()
+        return
+    check(config)
     connect(config.hosts)
-    mesh, folder = make_mesh(config.mesh), Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    mesh, folder, dtype = make_mesh(config.mesh), Path(config.output_dir), resolve_dtype(config.dtype)
+    baseline = read_evaluation(Path(config.baseline)) if config.baseline else {}
     opened, tokenizer = open_tokenized(config.model)
-    dtype = resolve_dtype(config.dtype)
+    tasks = open_tasks(split_names(config.tasks), tokenizer, make_how(config), opened.config.vocab_size, mesh)
+
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
-    subject = Subject(model, tokenizer, mesh, cache=Cache(folder / "responses.jsonl"), progress=counted)
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = Subject(model, tokenizer, mesh, None, config.num_slots, config.sampling.mesh,
+                      Cache(folder / "responses.jsonl"), counted)
     subject.load(variables)
+    evaluated: dict[str, Any] = {}
+    for task in tasks:
+        found = task.run(subject)
+        evaluated |= found
+        if is_main():
+            print_figures(found)
+            write(config, evaluated)
+    if baseline and is_main():
+        compare_with(config, baseline, evaluated)
+    command.print_once(f"evaluated: {folder}")
 
-    def done(task: str, samples: list[Sample]) -> None:
-        write_samples(folder / file_name(task), samples)
-        for name in samples[0].values:
-            values = [sample.values[name] for sample in samples]
-            print(task, name, sum(values) / len(values), len(values))
 
-    evaluate(subject, config.tasks.split(","), limit=config.limit, seed=config.seed,
-             task_data=dict(each.split("=", 1) for each in config.task_data), done=done)
+def make_how(config: Config) -> Any:
+    """What the flags say of running tasks. Raises InputError for --task-data of another form."""
+    from data.messages import parse_template_kwargs
+    from evals.tasks import How
+
+    pairs = [each.partition("=") for each in config.task_data]
+    wrong = next((name for name, _, file in pairs if not name or not Path(file).is_file()), None)
+    if wrong is not None:
+        raise InputError(f"--task-data {wrong}: no such file is named; give NAME=FILE or NAME:SPLIT=FILE")
+    return How(config.limit, config.num_samples, config.seed, config.temperature, config.max_new_tokens,
+               config.num_fewshot, config.chat, parse_template_kwargs(config.chat_template_kwargs),
+               {name: file for name, _, file in pairs}, config.include_path, config.unsafe_code_without_sandbox)
+
+
+def write(config: Config, evaluated: dict[str, Any], compared: Sequence[Any] = ()) -> None:
+    """All that has been found so far."""
+    from evals.named import BENCHMARKS
+    from evals.results import write_evaluation
+    from training.runs import absolute_reference
+
+    flags = dataclasses.asdict(config) | {"model": absolute_reference(config.model)}
+    write_evaluation(Path(config.output_dir), evaluated, {name: flags[name] for name in flags if name != "hosts"},
+                     compared, BENCHMARKS)
+
+
+def compare_with(config: Config, baseline: dict[str, Any], evaluated: dict[str, Any]) -> None:
+    """Prints and writes the comparison with --baseline. Raises InputError where its questions are others."""
+    from evals.comparison import compare
+    from evals.tables import print_comparison
+
+    compared = compare(baseline, evaluated, (f"--baseline {config.baseline}", "this evaluation"))
+    print_comparison(compared, names=("baseline", "this"))
+    write(config, evaluated, compared)
+
+
+def print_list() -> None:
+    """A row for each benchmark that goes by name."""
+    from rich import box
+    from rich.table import Table
+
+    from evals.named import NAMED
+    from evals.tables import open_console
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("task", "measures", "n", "asked and judged by", "data", "licence", "needs", "minutes"):
+        table.add_column(name, justify="right" if name in ("n", "minutes") else "left", overflow="fold")
+    for name, each in NAMED.items():
+        by = f"lm-eval, {each.task}" if each.task else f"our own, {each.rewards}"
+        table.add_row(name, each.measures, f"{each.questions:,}", by, f"hf:{each.data}", each.licence, each.needs,
+                      each.minutes)
+    open_console().print(table)
+    print(AFTER_LIST)
+
+
+def check(config: Config) -> None:
+    """Raises InputError for flags that are missing or make no sense."""
+    for name in ("model", "tasks", "output_dir"):
+        if getattr(config, name) is None:
+            raise InputError(f"--{name.replace('_', '-')} is missing; --help explains the flags")
+    check_positive(config, "num_samples", "num_slots", *(
+        name for name in ("limit", "max_new_tokens") if getattr(config, name) is not None))
+    check_seed(config.seed)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""lm-evaluation-harness's tasks by name: found, given local data or other settings, and loaded with what they need.
+
+Nothing else imports lm-eval but harness.py; both are imported where a task of it is asked for.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import logging
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import InputError
+
+INSTALL = "pip install -r requirements-evals.txt"
+SEEDS = (0, 1234)
+"""lm-eval's, of Python's random numbers and numpy's, which some tasks order their choices by, and of its examples: the
+same whatever --seed, so that two evaluations ask the same"""
+FORMATS = {".jsonl": "json", ".json": "json", ".gz": "json", ".csv": "csv", ".parquet": "parquet"}
+SPLITS = ("test_split", "validation_split")
+EXAMPLES = ("fewshot_split", "training_split")
+
+
+def open_manager(name: str, include_path: Sequence[str] = ()) -> Any:
+    """lm-eval's TaskManager. Raises InputError where it is not installed, which task `name` needs, and where an
+    `include_path` is no folder."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the building of prompts
+    try:
+        import datasets
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise InputError(f"task {name} is of lm-eval, which cannot be imported ({error}); {INSTALL}") from None
+    datasets.disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for path in include_path:
+        if not Path(path).is_dir():
+            raise InputError(f"--include-path {path}: no such folder; give one with task files (.yaml)")
+    return TaskManager(include_path=list(include_path) or None)
+
+
+def known_names(manager: Any) -> list[str]:
+    return list(manager.all_tasks)
+
+
+def load_tasks(manager: Any, name: str, data: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[Any]:
+    """The tasks behind a name, of a group all of its members, with other `settings` than their YAML has. `data`: split
+    ("" for the one that is judged) -> file. Raises InputError where the data cannot be had, or anything is missing that
+    the task needs."""
+    prepare_nltk(name)
+    for leaf in leaves(manager, name):
+        config = manager.task_index[leaf].cfg or {}
+        _check_kind(leaf, config)
+        overrides = dict(settings) | (local_data(leaf, config, data, settings) if data else {})
+        yield from _loaded(manager, name, leaf, config, overrides)
+
+
+def leaves(manager: Any, name: str) -> list[str]:
+    """The tasks that a name stands for, each once."""
+    entry = manager.task_index[name]
+    if entry.tags and entry.kind.name == "TAG":
+        return [leaf for each in sorted(entry.tags) for leaf in leaves(manager, each)]
+    if entry.kind.name != "GROUP":
+        return [name]
+    members = [each if isinstance(each, str) else each.get("task", each.get("group")) for each in entry.cfg["task"]]
+    return list(dict.fromkeys(leaf for each in members for leaf in leaves(manager, each)))
+
+
+def _check_kind(name: str, config: Mapping[str, Any]) -> None:
+    if config.get("unsafe_code"):
+        raise InputError(f"task {name} runs what the model wrote beside the evaluation; humaneval, humaneval+, mbpp "
+                         f"and mbpp+, by these names, are run in the sandbox, and so is code:FILE")
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        raise InputError(f"task {name} shows pictures or plays sounds, and models are of text here; leave it out")
+
+
+def _loaded(manager: Any, name: str, leaf: str, config: Mapping[str, Any], overrides: Mapping[str, Any],
+            ) -> Iterator[Any]:
+    random.seed(SEEDS[0])
+    np.random.seed(SEEDS[1])  # noqa: NPY002 - what tasks draw from
+    where = f"{config.get('dataset_path')} on the Hub" if "dataset_path" not in overrides else "the file"
+    try:
+        loaded = manager.load([{"group": f"of {leaf}", "task": [{"task": leaf, **overrides}]}])["tasks"]
+    except (ImportError, AssertionError) as error:
+        raise InputError(f"task {leaf} needs what is not installed ({_line(error)}); {INSTALL}, or what its README in "
+                         f"lm_eval/tasks names") from None
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"task {leaf}: its data ({where}) cannot be had ({_line(error)}); fetch it where the Hub can "
+                         f"be reached, or give --task-data {name}=FILE") from None
+    for task in loaded.values():
+        if task.config.num_fewshot is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=SEEDS[1])
+        yield task
+
+
+def local_data(name: str, config: Mapping[str, Any], data: Mapping[str, str], settings: Mapping[str, Any],
+               ) -> dict[str, Any]:
+    """What a task's YAML has in place of its data set: files by split. Raises InputError for files of no known kind,
+    and where its examples lack one."""
+    judged = next((config[split] for split in SPLITS if config.get(split)), "test")
+    files = {split or judged: str(Path(path).resolve()) for split, path in data.items()}
+    kinds = {FORMATS.get(Path(path).suffix) for path in files.values()}
+    if len(kinds) > 1 or None in kinds:
+        raise InputError(f"--task-data {name}: {', '.join(data.values())} must be files of one kind: .jsonl, .json, "
+                         f".jsonl.gz, .csv or .parquet")
+    examples = next((config[split] for split in EXAMPLES if config.get(split)), None)
+    shots = settings.get("num_fewshot", config.get("num_fewshot")) or 0
+    samples = (config.get("fewshot_config") or {}).get("samples")
+    if shots and examples and examples not in files and not samples:
+        raise InputError(f"task {name} shows {shots} examples from its split {examples}; give --task-data "
+                         f"{name}:{examples}=FILE, too, or --num-fewshot 0")
+    missing = {split: None for split in (*SPLITS, *EXAMPLES) if config.get(split) not in (None, *files)}
+    return {"dataset_path": kinds.pop(), "dataset_name": None, "dataset_kwargs": {"data_files": files}} | missing
+
+
+def prepare_nltk(name: str) -> None:
+    """Lets ifeval find nltk's punkt_tab where a distribution carries it. Raises InputError where none does, and it
+    cannot be fetched either."""
+    if not name.startswith("ifeval") or not importlib.util.find_spec("nltk"):
+        return
+    import nltk
+
+    carried = importlib.util.find_spec("llama_index")
+    for folder in carried.submodule_search_locations or () if carried else ():
+        nltk.data.path.append(str(Path(folder, "core", "_static", "nltk_cache")))
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        with contextlib.redirect_stderr(io.StringIO()):
+            fetched = nltk.download("punkt_tab", quiet=True)
+        if not fetched:
+            raise InputError(f"task {name} needs nltk's punkt_tab, which is not here and cannot be fetched; pip "
+                             f"install --no-deps llama-index-core, which carries it, or set NLTK_DATA") from None
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """Names that may have been meant."""
+    return difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
