@@ -193,6 +193,7 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
                   placement: Any, state: Any, step: Any, evaluate: Any, command: str = GENERATE) -> None:
     """Starts the run directory with its `config`, or goes on with it, and steps to the end; `command` might be typed
     next."""
+    from cli.evaluation import make_benchmarks
     from data.batches import TrainingBatches
     from training.loop import train
     from training.runs import start
@@ -200,9 +201,10 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
 
     run, records = Path(flags.output_dir), placement.local_rows()
     loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
+    benchmarks = make_benchmarks(flags, model, tokenizer, placement.mesh)
     start(run, config, model.config, tokenizer)
     train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
-          loop, evaluate)
+          loop, evaluate, benchmarks)
     print_done(run, command)
 
 

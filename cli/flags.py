@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from cli.checks import check_not_negative, check_positive, check_seed, check_temperature
+from cli.evaluation import EvaluateFlags, check_evaluation
 from data.sources import DataSource
 from models.lora import LoRAConfig
 from sharding.hosts import HostsConfig
@@ -58,6 +59,7 @@ class RunFlags:
     """The backward pass recomputes nothing, all but matmuls (dots), or whole layers (full), to save memory."""
     attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"
     """Attention is computed by this kernel; auto picks one by platform."""
+    evaluate: EvaluateFlags = EvaluateFlags()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
@@ -243,6 +245,7 @@ def check_flags(flags: RunFlags) -> None:
     check_positive(flags, "batch_size")
     check_not_negative(flags, "learning_rate", "eval_every", "save_every")
     check_seed(flags.seed)
+    check_evaluation(flags.evaluate)
     if isinstance(flags, TrainingFlags):
         check_positive(flags, "learning_rate", "num_microbatches")
         check_not_negative(flags, "workers")

@@ -168,6 +168,7 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
         timed = dataclasses.replace(collector, reward_timeout=flags.reward_timeout * steps)
         return timed.collect(some, key, group_size, likeliest if greedy else sampled, advance)
 
+    collect.engine = engine  # others decode with it, too: cli.evaluation
     return collect
 
 

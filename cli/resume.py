@@ -10,7 +10,7 @@ MAY_DIFFER = frozenset({
     "output_dir", "mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
     "bad_rows", "reward_timeout", "unsafe_code_without_sandbox", "rollouts.log_completions_every", "sampling.mesh.data",
     "sampling.mesh.tensor", "num_microbatches", "microbatch_tokens", "environment.timeout", "remat", "attention",
-    "max_steps", "max_tokens"})
+    "max_steps", "max_tokens", "evaluate"})
 """what a resumed run may change; steps as check_steps says"""
 
 TOLD = ("num_microbatches", "microbatch_tokens", "remat", "attention")

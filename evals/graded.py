@@ -54,6 +54,11 @@ def is_graded(name: str) -> bool:
     return ":" in name
 
 
+def check_graded(name: str) -> None:
+    """Raises InputError for a name of no known form, and for a source that there is not; no row is read."""
+    open_source(parse_source(_split(name)[1]))
+
+
 def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None = None, mesh: Any = None,
                 unsafe: bool = False) -> Graded:
     """The task of a name, on its first `limit` rows. Raises InputError for a name of no known form, for rows without a

@@ -89,6 +89,12 @@ class Subject:
         if self.engine is not None:
             self.engine.load(variables, version)
 
+    def release(self) -> None:
+        """Holds no weights any more, and no memory for sampling but an engine's that is not its own; until load()."""
+        self.variables = None
+        if self._own_engine:
+            self.engine, self._longest = None, 0
+
     @property
     def prefix(self) -> int:
         """The token that a text without context is predicted from: BOS, or else the end token."""

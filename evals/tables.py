@@ -34,7 +34,7 @@ def print_comparison(compared: Sequence[Compared], title: str = "", names: tuple
     console = console or open_console()
     console.print(comparison_table(compared, title, names))
     for each in compared:
-        console.print(sentence(each), highlight=False, markup=False)
+        console.print(sentence(each), highlight=False, markup=False, soft_wrap=True)
 
 
 def open_console(record: bool = False) -> Any:

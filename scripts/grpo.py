@@ -78,6 +78,7 @@ def main(config: Config) -> None:
 
     from cli import online
     from cli.columns import needed_columns
+    from cli.evaluation import make_benchmarks
     from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
     from models.scoring import score, score_by
@@ -185,7 +186,8 @@ def main(config: Config) -> None:
 
     evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
     start(run, prompts.config, model.config, tokenizer)
-    train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate)
+    benchmarks = make_benchmarks(config, model, tokenizer, mesh, collect.engine)
+    train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate, benchmarks)
     print_done(run)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -18,6 +18,17 @@ from training.state import TrainState
 from training.trackers import StepProfiler
 
 Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+@runtime_checkable
+class Benchmarks(Protocol):
+    """What judges the model by tasks, which may take long; it keeps what it found itself."""
+
+    def owes(self, step: int) -> bool:
+        """Whether the model after so many steps is to be judged, and has not been."""
+
+    def __call__(self, state: TrainState, step: int) -> dict[str, float]:
+        """Metrics of that model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +48,8 @@ class LoopConfig:
 
 @contextlib.contextmanager
 def kept(run: Path, state: TrainState, mesh: jax.sharding.Mesh, config: LoopConfig, evaluate: Evaluate | None,
-         gather: Callable[[Any], Any] = lambda position: position) -> Iterator[tuple["Keeper", TrainState, Any]]:
+         gather: Callable[[Any], Any] = lambda position: position,
+         benchmarks: Benchmarks | None = None) -> Iterator[tuple["Keeper", TrainState, Any]]:
     """(a Keeper, the state and the position in the data of the run's newest checkpoint, or `state` and None), for the
     loop in the block; at its end the last checkpoint is written.
 
@@ -46,7 +58,7 @@ def kept(run: Path, state: TrainState, mesh: jax.sharding.Mesh, config: LoopConf
     with Preemption() as stop, checkpoints.opened(run, keep_best=config.keep_best) as manager, jax.set_mesh(mesh):
         restored = checkpoints.restore_newest(manager, state)
         state, position = restored if restored else (state, None)
-        keeper = Keeper(run, config, manager, stop, evaluate, gather, int(state.step))
+        keeper = Keeper(run, config, manager, stop, evaluate, gather, int(state.step), benchmarks)
         try:
             with lost_peers(lambda: keeper.saved), keeper.log:
                 yield keeper, state, position
@@ -60,10 +72,11 @@ class Keeper:
     """What a loop of either kind asks at each of its steps."""
 
     def __init__(self, run: Path, config: LoopConfig, manager: Any, stop: Preemption, evaluate: Evaluate | None,
-                 gather: Callable[[Any], Any], first: int):
+                 gather: Callable[[Any], Any], first: int, benchmarks: Benchmarks | None = None):
         self._config, self._manager, self._stop, self._evaluate = config, manager, stop, evaluate
         self._gather, self._first, self.saved = gather, first, first
         self._position = self._eval_metrics = None
+        self._benchmarks = benchmarks
         self.log = Log(run, first, config.max_steps, config.trackers, config.flops_per_token)
         self.profiler = StepProfiler(run, config.profile)
 
@@ -71,6 +84,7 @@ class Keeper:
         """The numbers of the steps that are left; an evaluation that is due before them comes first."""
         if self._evaluate is not None and (self._first == 0 or self._owes_evaluation()):
             self.log.evaluated(self._first, self._evaluate(state))
+        self._judge(state, self._first)
         yield from range(self._first + 1, self._config.max_steps + 1)
 
     @contextlib.contextmanager
@@ -106,6 +120,16 @@ class Keeper:
             self._wait_for_save()
             raise Stopped(f"stopped by SIGTERM after step {step} of {self._config.max_steps}, which is saved; the same "
                           f"command goes on from there")
+        self._judge(state, step)
+
+    def _judge(self, state: TrainState, step: int) -> None:
+        """By benchmarks, where that is due; what a step has made is saved before, or where they fail."""
+        if self._benchmarks is None or not self._benchmarks.owes(step):
+            return
+        self.log.flush()
+        with self.saving_on_error(state, step + 1):
+            metrics = self._benchmarks(state, step)
+        self.log.evaluated(step, metrics)
 
     def _owes_evaluation(self) -> bool:
         """Whether the step that was saved last was to be evaluated, and that failed."""

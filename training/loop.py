@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from batch import Batch, widen
 from sharding.exchange import gather
 from sharding.placement import Placement
-from training.keeping import Evaluate, LoopConfig, kept
+from training.keeping import Benchmarks, Evaluate, LoopConfig, kept
 from training.state import TrainState
 
 
@@ -35,15 +35,17 @@ class Batches(Protocol):
 
 
 def train(state: TrainState, train_step: Callable[..., Any], open_batches: Callable[[Any], Batches], run: Path,
-          placement: Placement, config: LoopConfig, evaluate: Evaluate | None = None) -> TrainState:
+          placement: Placement, config: LoopConfig, evaluate: Evaluate | None = None,
+          benchmarks: Benchmarks | None = None) -> TrainState:
     """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
 
     `open_batches` takes the position in the data, None for its beginning. `evaluate` gives eval metrics: before the
-    first step, every eval_every steps and after the last. Raises InputError for bad rows (after saving what is done),
-    and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved, after SIGTERM.
+    first step, every eval_every steps and after the last; `benchmarks` judge when they say. Raises InputError for bad
+    rows (after saving what is done), and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved,
+    after SIGTERM.
     """
     gather_all = functools.partial(gather_position, batch_size=placement.batch_size)
-    with (kept(run, state, placement.mesh, config, evaluate, gather_all) as (keeper, state, position),
+    with (kept(run, state, placement.mesh, config, evaluate, gather_all, benchmarks) as (keeper, state, position),
           contextlib.closing(open_batches(position)) as batches):
         for step in keeper.steps(state):
             start = time.perf_counter()

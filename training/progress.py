@@ -67,4 +67,4 @@ class TrainingProgress:
     def note(self, step: int, values: dict[str, float]) -> None:
         """A line of eval figures above the bar."""
         figures = "  ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items())
-        self._console.print(f"step {step}: eval {figures}", highlight=False)
+        self._console.print(f"step {step}: eval {figures}", highlight=False, markup=False)

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
+from answered import answered
 
 from errors import InputError
 from evals.comparison import compare
 from evals.tables import open_console, print_comparison, print_figures, sentence
-from tests.evals.answered import answered
 
 FEW, MANY = [1.0] * 2 + [0.0] * 58, [1.0] * 30 + [0.0] * 30
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
+from answered import answered
 
 from evals.figures import figures_of
-from tests.evals.answered import answered
 
 
 def test_what_failed_is_left_out_of_the_mean_and_counted():

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import yaml
+from answered import answered
 
 from errors import InputError
 from evals.comparison import compare
 from evals.results import Benchmark, read_evaluation, write_evaluation
-from tests.evals.answered import answered
 
 GSM8K = Benchmark("openai/gsm8k", "gsm8k", "exact_match,strict", "8-shot")
 

@@ -1,17 +1,23 @@
 """Both loops, of rows and of prompts, are stopped, fail and go on alike: as if nothing had happened, bit for bit."""
 
+import contextlib
 import functools
+import operator
 import os
+import shutil
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from answered import answered
 from same_run import assert_same_run, timeless
 from tiny import one_device
 
 from errors import InputError, Stopped
+from evals.during import Benchmarks, parse_when
+from evals.results import read_evaluation, write_evaluation
 from rollouts.online import train_online
 from sharding.placement import Placement
 from training.checkpoints import finished_steps
@@ -65,16 +71,16 @@ def beginning(mesh):
                                      jax.random.key(0)), everywhere)
 
 
-def of_rows(run, config, evaluate, at, at_step):
+def of_rows(run, config, evaluate, at, at_step, benchmarks=None):
     def step(state, batch):
         at_step(int(jax.device_get(state.step)) + 1)
         return update(state, batch["tokens"])
 
     return train(beginning(one_device()), step, lambda position: OneStream(position, at), run,
-                 Placement(1, 1, one_device()), config, evaluate)
+                 Placement(1, 1, one_device()), config, evaluate, benchmarks)
 
 
-def of_prompts(run, config, evaluate, at, at_step, keep=lambda number: None):
+def of_prompts(run, config, evaluate, at, at_step, benchmarks=None, keep=lambda number: None):
     """A step draws one batch, two or three."""
     def step(state, prompts, number):
         drawn = sum(next(prompts)["tokens"] for _ in range(1 + number % 3))
@@ -82,7 +88,7 @@ def of_prompts(run, config, evaluate, at, at_step, keep=lambda number: None):
         return *update(state, jnp.asarray(drawn)), lambda: keep(number)
 
     return train_online(beginning(one_device()), step, lambda position: Numbers(position, at), run, one_device(),
-                        config, evaluate)
+                        config, evaluate, benchmarks)
 
 
 @pytest.fixture(params=[of_rows, of_prompts])
@@ -94,9 +100,9 @@ def nothing(number):
     """Befalls."""
 
 
-def go(loop, run, save_every=0, evaluate=None, at=nothing, at_step=nothing, steps=STEPS):
+def go(loop, run, save_every=0, evaluate=None, at=nothing, at_step=nothing, steps=STEPS, benchmarks=None):
     run.mkdir(exist_ok=True)
-    return loop(run, LoopConfig(steps, save_every, eval_every=2), evaluate, at, at_step)
+    return loop(run, LoopConfig(steps, save_every, eval_every=2), evaluate, at, at_step, benchmarks)
 
 
 def raising(bad):
@@ -211,3 +217,77 @@ def test_every_step_that_is_saved_was_kept(tmp_path):
     assert saved(tmp_path / "run") == [3]
     go(functools.partial(of_prompts, keep=keep), tmp_path / "run", save_every=3)
     assert kept == set(range(1, STEPS + 1))
+
+
+class Judge:
+    """Notes down which weights it is given, and answers ever better; fails at a step, if told to."""
+
+    def __init__(self, run, at="before,after,every 3", bad=None):
+        self.seen, self._bad = {}, bad
+        self.benchmarks = Benchmarks(run, parse_when(at), STEPS, self.judge, {"model": "m"})
+
+    def judge(self, variables, step):
+        if step == self._bad:
+            raise InputError("no judge")
+        self.seen[step] = variables["params"]["w"].tolist()
+        return {"sums": answered(values=[1.0] * (step + 1) + [0.0] * (20 - step))}
+
+
+def judged(loop, run, **how):
+    """What a judge sees of a run up to where it is stopped, fails or ends."""
+    judge = Judge(run, **{name: how.pop(name) for name in ("at", "bad") & how.keys()})
+    with contextlib.suppress(Stopped, InputError):
+        go(loop, run, benchmarks=judge.benchmarks, **how)
+    return judge.seen
+
+
+def test_benchmarks_have_the_weights_of_their_step_the_first_of_no_update(loop, tmp_path, capsys):
+    states = {}
+    seen = judged(loop, tmp_path / "run", at="before,after,every 2", evaluate=lambda state: states.update(
+        {int(state.step): state.params["w"].tolist()}) or {"loss": 0.0})
+    assert seen == states
+    assert seen[0] == beginning(one_device()).params["w"].tolist() != seen[2]
+    figures = {line["step"]: line["eval/sums/correct"] for line in timeless(tmp_path / "run")
+               if "eval/sums/correct" in line}
+    assert figures == {step: pytest.approx((step + 1) / 21) for step in (0, 2, 4, 6, 7)}
+    assert "sums correct: higher by 33.3 points (7 up, 0 down, p 0.016)" in capsys.readouterr().out
+    assert "sums correct: within noise (2 up" in (tmp_path / "run/evals/step-000002/tables.txt").read_text()
+
+
+def test_benchmarks_are_asked_once_whatever_becomes_of_the_run(loop, tmp_path):
+    stop = functools.partial(lambda step, at: step == at and os.kill(os.getpid(), signal.SIGTERM))
+    whole = judged(loop, tmp_path / "whole")
+    run = tmp_path / "run"
+    seen = [judged(loop, run, at_step=raising(1)),  # nothing is saved yet
+            judged(loop, run, at_step=functools.partial(stop, at=2)),
+            judged(loop, run, at_step=functools.partial(stop, at=3)),  # stops before it is judged
+            judged(loop, run, bad=3), judged(loop, run, bad=7), judged(loop, run), judged(loop, run)]
+    assert [sorted(each) for each in seen] == [[0], [], [], [], [3, 6], [7], []]
+    assert functools.reduce(operator.or_, seen) == whole
+
+
+def test_a_run_that_has_begun_is_never_judged_as_if_it_had_not(loop, tmp_path):
+    go(loop, tmp_path / "run", steps=2)
+    assert sorted(judged(loop, tmp_path / "run", at="before,after")) == [7]
+    assert judged(loop, tmp_path / "other", at="after").keys() == {7}
+
+
+def test_other_questions_than_before_end_no_run(loop, tmp_path, capsys):
+    judged(loop, tmp_path / "run", steps=2)
+    shutil.copytree(tmp_path / "run/evals/step-000000", tmp_path / "kept")
+    samples = read_evaluation(tmp_path / "kept")
+    write_evaluation(tmp_path / "run/evals/step-000000", {"sums": samples["sums"][:5]}, {})
+    assert sorted(judged(loop, tmp_path / "run")) == [3, 6, 7]
+    assert "note: sums: the evaluation before the first step has 5 questions, this one 21" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "due"), [("before,after", [0, 7]), ("after", [7]), ("every 3", [3, 6]),
+                                           ("every 7", [7]), ("before, every=2", [0, 2, 4, 6])])
+def test_when_a_run_is_judged(text, due):
+    assert [step for step in range(8) if parse_when(text).due(step, 7)] == due
+
+
+@pytest.mark.parametrize("text", ["", "during", "before,before", "every", "every 0", "every 2,every 3", "before x"])
+def test_when_no_run_can_be_judged(text):
+    with pytest.raises(InputError, match="give before, after and every N"):
+        parse_when(text)
