@@ -1,6 +1,7 @@
 """--evaluate.*: a training run's model judged by benchmarks, before, while and after it trains."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,36 +62,37 @@ def check_evaluation(flags: EvaluateFlags) -> None:
         check_graded(name)
 
 
-def make_benchmarks(flags: Any, model: Any, tokenizer: Any, mesh: Any, engine: Any = None,
-                    unsafe: bool = False) -> Any:
-    """What training.keeping asks of an evaluation, by a run's flags: None without --evaluate.tasks. Tasks are opened
-    now, so that nothing is wrong with them once there is something to judge. `engine`: the run's own, if it has one.
-    """
+def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, mesh: Any) -> list[Any]:
+    """The tasks, their questions read, before weights are; none without --evaluate.tasks. Raises InputError for those
+    that cannot be had, and for a model that answers nothing."""
     own = flags.evaluate
     if not own.tasks:
+        return []
+    from evals.tasks import How, open_tasks
+
+    if tokenizer is None:
+        raise InputError("--evaluate.tasks: the model has no tokenizer, so it answers nothing that could be judged; "
+                         "put tokenizer.json into its folder")
+    how = How(own.limit, own.num_samples, flags.seed, None, own.max_new_tokens, task_data=own.data,
+              unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
+    return open_tasks(own.names, tokenizer, how, vocab_size, mesh)
+
+
+def make_benchmarks(flags: Any, tasks: Sequence[Any], model: Any, tokenizer: Any, mesh: Any, engine: Any = None) -> Any:
+    """What training.keeping asks, by a run's flags: None without tasks. `engine`: the run's own, if it has one."""
+    if not tasks:
         return None
     from evals.during import Benchmarks, parse_when
-    from evals.graded import is_graded, open_graded, run_graded
     from evals.subject import Subject
 
-    if tokenizer is None or model.config.reward_head:
-        raise InputError("--evaluate.tasks: a reward model, or one without a tokenizer, gives no answers that could be "
-                         "judged; leave it out")
-    opened = [open_graded(name, tokenizer, model.config.vocab_size, limit=own.limit, mesh=mesh, unsafe=unsafe)
-              for name in own.names if is_graded(name)]
-    of_harness = [name for name in own.names if not is_graded(name)]
-    how = {"num_samples": own.num_samples, "seed": flags.seed, "max_new_tokens": own.max_new_tokens}
-    subject = Subject(model, tokenizer, mesh, engine=engine)
+    subject = Subject(model, tokenizer, mesh, engine)
 
     def judge(variables: Any, step: int) -> dict[str, Any]:
         subject.load(variables, step)
-        found = {task.name: run_graded(task, subject, **how) for task in opened}
-        if of_harness:
-            from evals.tasks import evaluate
-
-            found |= evaluate(subject, of_harness, limit=own.limit, task_data=own.data, **how)
+        found = {name: samples for task in tasks for name, samples in task.run(subject).items()}
         subject.release()
         return found
 
-    config = {"model": getattr(flags, "model", None), "output_dir": flags.output_dir} | dataclasses.asdict(own)
-    return Benchmarks(Path(flags.output_dir), parse_when(" ".join(own.at)), flags.max_steps, judge, config)
+    config = {"model": getattr(flags, "model", None), "output_dir": flags.output_dir} | dataclasses.asdict(
+        flags.evaluate)
+    return Benchmarks(Path(flags.output_dir), parse_when(" ".join(flags.evaluate.at)), flags.max_steps, judge, config)

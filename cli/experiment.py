@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -190,9 +190,10 @@ def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
 
 
 def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], model: Any, tokenizer: Any,
-                  placement: Any, state: Any, step: Any, evaluate: Any, command: str = GENERATE) -> None:
+                  placement: Any, state: Any, step: Any, evaluate: Any, tasks: Sequence[Any] = (),
+                  command: str = GENERATE) -> None:
     """Starts the run directory with its `config`, or goes on with it, and steps to the end; `command` might be typed
-    next."""
+    next. `tasks` judge the model as --evaluate says."""
     from cli.evaluation import make_benchmarks
     from data.batches import TrainingBatches
     from training.loop import train
@@ -201,7 +202,7 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
 
     run, records = Path(flags.output_dir), placement.local_rows()
     loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
-    benchmarks = make_benchmarks(flags, model, tokenizer, placement.mesh)
+    benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.mesh)
     start(run, config, model.config, tokenizer)
     train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
           loop, evaluate, benchmarks)

@@ -23,6 +23,7 @@ from data.sources import Source, open_source, parse_source
 from data.specs import parse_spec, split_outside
 from errors import InputError
 from evals.samples import Sample
+from evals.subject import Answer, Subject
 from rewards.answers import clean_reference, find_answer
 from rewards.registry import Weighted, load_rewards
 from rewards.scoring import Failure, Scored, check_columns
@@ -73,7 +74,7 @@ def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None
     return Graded(name, prompts, rewards)
 
 
-def run_graded(task: Graded, subject: Any, *, num_samples: int = 1, seed: int = 0, temperature: float | None = None,
+def run_graded(task: Graded, subject: Subject, *, num_samples: int = 1, seed: int = 0, temperature: float | None = None,
                max_new_tokens: int | None = None) -> list[Sample]:
     """A Sample for every answer: greedy for one a prompt, at temperature 1 for several, unless `temperature` says.
 
@@ -91,14 +92,7 @@ def run_graded(task: Graded, subject: Any, *, num_samples: int = 1, seed: int = 
             for number, group in enumerate(answers) for repeat, answer in enumerate(group)]
 
 
-def run(name: str, subject: Any, *, limit: int | None = None, unsafe: bool = False, **how: Any) -> list[Sample]:
-    """open_graded and run_graded."""
-    vocab_size = subject.model.config.vocab_size
-    return run_graded(open_graded(name, subject.tokenizer, vocab_size, limit=limit, mesh=subject.mesh, unsafe=unsafe),
-                      subject, **how)
-
-
-def grade(task: Graded, answers: Sequence[Sequence[Any]]) -> dict[int, Scored]:
+def grade(task: Graded, answers: Sequence[Sequence[Answer]]) -> dict[int, Scored]:
     """What the answers to each prompt are worth, by its number. Raises InputError as the rewards do."""
     columns = dict.fromkeys(column for prompt in task.prompts for column in prompt.columns)
     timeout = TIMEOUT * max(1.0, sum(map(len, answers)) / ROWS_IN_TIME)
@@ -121,7 +115,7 @@ def tell_failures(name: str, failures: Sequence[Failure]) -> None:
               f"{first.error}", file=sys.stderr)
 
 
-def _sample(task: Graded, number: int, repeat: int, answer: Any, scored: Scored,
+def _sample(task: Graded, number: int, repeat: int, answer: Answer, scored: Scored,
             fitted: tuple[list[int], int, bool]) -> Sample:
     prompt = task.prompts[number]
     question = question_of(prompt)

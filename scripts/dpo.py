@@ -61,6 +61,7 @@ def main(config: Config) -> None:
     import jax
 
     from cli.columns import needed_columns
+    from cli.evaluation import open_benchmarks
     from cli.experiment import (
         begin,
         choose_reference,
@@ -93,6 +94,8 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, ("chosen_length",), or_computed=("ref_logps",), scorer=score)
     rows = open_rows(config, opened, form="pair", needed=needed)
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
+    tokenizer = open_tokenizer(opened.tokenizer)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
 
     # the weights, straight to their shards; the reference is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
@@ -111,8 +114,8 @@ def main(config: Config) -> None:
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state,
                            after_update=make_sync(config.sync))
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)
-    train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
-                  lambda state, batch: step(state, prepare(state, batch)), evaluate)
+    train_on_rows(config, rows.streams, rows.config, model, tokenizer, placement, state,
+                  lambda state, batch: step(state, prepare(state, batch)), evaluate, tasks)
 
 
 def check(config: Config) -> None:

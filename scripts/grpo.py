@@ -78,7 +78,7 @@ def main(config: Config) -> None:
 
     from cli import online
     from cli.columns import needed_columns
-    from cli.evaluation import make_benchmarks
+    from cli.evaluation import make_benchmarks, open_benchmarks
     from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
     from models.scoring import score, score_by
@@ -113,6 +113,7 @@ def main(config: Config) -> None:
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
     rewards = online.open_rewards(config, mesh, tokenizer, prompts)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
@@ -186,7 +187,7 @@ def main(config: Config) -> None:
 
     evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
     start(run, prompts.config, model.config, tokenizer)
-    benchmarks = make_benchmarks(config, model, tokenizer, mesh, collect.engine)
+    benchmarks = make_benchmarks(config, tasks, model, tokenizer, mesh, collect.engine)
     train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate, benchmarks)
     print_done(run)
 

@@ -33,6 +33,7 @@ def main(config: Config) -> None:
     import jax
 
     from cli.columns import needed_columns
+    from cli.evaluation import open_benchmarks
     from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
@@ -56,6 +57,8 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, ("ref_logps", "kto_z"), scorer=score)
     rows = open_rows(config, opened, form="labelled", needed=needed)
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
+    tokenizer = open_tokenizer(opened.tokenizer)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
 
     # the weights, straight to their shards; the reference is the model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
@@ -66,8 +69,8 @@ def main(config: Config) -> None:
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     prepare = prepare_labelled(model, reference, frozen, mesh)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)
-    train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
-                  lambda state, batch: step(state, prepare(state, batch)), evaluate)
+    train_on_rows(config, rows.streams, rows.config, model, tokenizer, placement, state,
+                  lambda state, batch: step(state, prepare(state, batch)), evaluate, tasks)
 
 
 def check(config: Config) -> None:

@@ -48,6 +48,7 @@ def main(config: Config) -> None:
     import jax
 
     from cli.columns import needed_columns
+    from cli.evaluation import open_benchmarks
     from cli.experiment import (
         begin,
         check_output_dir,
@@ -97,6 +98,7 @@ def main(config: Config) -> None:
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
     num_bytes = scored_bytes(eval_sources, eval_encoder)
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
+    tasks = open_benchmarks(config, tokenizer, model_config.vocab_size, mesh)
 
     # the weights, made or read straight onto their shards
     compute = {"dtype": config.dtype, "remat": config.remat, "attention": config.attention}
@@ -116,7 +118,7 @@ def main(config: Config) -> None:
     command.print_once(f"{size:.1f} M parameters, {config.max_steps} steps of {tokens:,} tokens")
     evaluation = make_evaluation(model, next_token, eval_rows, placement)
     evaluate = evaluation and (lambda state: language_model_metrics(evaluation(state), eval_rows, num_bytes))
-    train_on_rows(config, streams, run_config, model, tokenizer, placement, state, step, evaluate,
+    train_on_rows(config, streams, run_config, model, tokenizer, placement, state, step, evaluate, tasks,
                   command="scripts.generate --model {run} --prompt 'def ' --output out.jsonl")
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from cli import command
 from cli.checks import check_not_negative
 from cli.flags import ModelFlags
+from errors import InputError
 
 DESCRIPTION = """Train a reward model from pairs of a better and a worse answer (chosen, rejected).
 
@@ -75,6 +76,9 @@ def main(config: Config) -> None:
 def check(config: Config) -> None:
     """Raises InputError for numbers that make no sense."""
     check_not_negative(config, "centering")
+    if config.evaluate.tasks:
+        raise InputError("--evaluate.tasks: a reward model answers nothing that could be judged; leave it out, and "
+                         "give pairs as --eval-data")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ def main(config: Config) -> None:
     import jax
 
     from cli.columns import needed_columns
+    from cli.evaluation import open_benchmarks
     from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
@@ -47,6 +48,8 @@ def main(config: Config) -> None:
     opened = open_policy(config.model)
     rows = open_rows(config, opened, config.packing, needed=needed_columns(objective, scorer=score))
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
+    tokenizer = open_tokenizer(opened.tokenizer)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
 
     # the weights, straight to their shards
     model, params = load_model(config, opened, mesh)
@@ -55,8 +58,7 @@ def main(config: Config) -> None:
     state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement)
-    train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
-                  step, evaluate)
+    train_on_rows(config, rows.streams, rows.config, model, tokenizer, placement, state, step, evaluate, tasks)
 
 
 if __name__ == "__main__":
