@@ -9,11 +9,13 @@ import collections
 import dataclasses
 import hashlib
 import json
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean, nanmean
 from lm_eval.api.model import TemplateLM
 
 from data.chat import render
@@ -21,6 +23,7 @@ from errors import InputError, shown
 from evals.samples import Sample
 from evals.subject import Subject
 from rollouts.sampling import make_controls
+from sharding.hosts import warn
 
 LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """what tasks call the limit of an answer: the first that is there counts"""
@@ -40,7 +43,7 @@ class Generation(NamedTuple):
     max_new_tokens: int | None = None
     temperature: float | None = None
     seed: int = 0
-    num_samples: int = 1
+    num_samples: int | None = None
 
 
 AS_TASKS_SAY = Generation()
@@ -73,6 +76,7 @@ class HarnessModel(TemplateLM):
         super().__init__()
         self.subject, self.tokenizer, self.generation = subject, subject.tokenizer, generation
         self._template_kwargs = dict(template_kwargs or {})
+        self._conversations: dict[str, Any] = {}  # as the chat template wrote them -> as they were
 
     @property
     def eot_token_id(self) -> int:
@@ -99,7 +103,13 @@ class HarnessModel(TemplateLM):
         the answer."""
         messages, beginning = (chat_history, "") if add_generation_prompt else (
             chat_history[:-1], chat_history[-1]["content"])
-        return render(self.tokenizer, messages, True, chat_template_kwargs=self._template_kwargs) + beginning
+        text = render(self.tokenizer, messages, True, chat_template_kwargs=self._template_kwargs) + beginning
+        self._conversations[text] = [dict(message) for message in chat_history]
+        return text
+
+    def before_template(self, prompt: str) -> Any:
+        """The conversation behind a prompt: the same for models with other templates."""
+        return self._conversations.get(prompt, prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         return self.tokenizer.encode(string) if add_special_tokens is False else self.subject.encode(string)
@@ -160,91 +170,163 @@ class HarnessModel(TemplateLM):
     def _asked(self, request: Instance) -> Asked:
         """Raises InputError for what a task asks of generation that the engine has not."""
         kwargs = {name: value for name, value in request.args[1].items() if value is not None}
-        beyond = {name: value for name, value in kwargs.items() if name not in READ_ELSEWHERE}
-        if beyond.pop("num_beams", 1) != 1 or beyond:
-            raise InputError(f"task {request.task_name} asks for generation_kwargs {shown(beyond) or 'num_beams'}, "
-                             f"which the engine has not; give a task without (--include-path)")
+        beyond = [name for name, value in kwargs.items()
+                  if name not in READ_ELSEWHERE and (name, value) != ("num_beams", 1)]
+        if beyond:
+            raise InputError(f"task {request.task_name} asks for generation_kwargs {shown(beyond)}, which the engine "
+                             f"has not; give a task without (--include-path)")
         limit = next((kwargs[name] for name in LIMIT_NAMES if name in kwargs), DEFAULT_LIMIT)
         until = kwargs.get("until", ())
         stops = [until] if isinstance(until, str) else until
         temperature = float(kwargs.get("temperature", 1.0 if kwargs.get("do_sample") else 0.0))
         temperature = temperature if kwargs.get("do_sample", True) else 0.0
-        temperature = temperature if self.generation.temperature is None else self.generation.temperature
+        if self.generation.temperature is not None:
+            temperature = self.generation.temperature
+        elif (self.generation.num_samples or 1) > 1 and not temperature:
+            temperature = 1.0  # several greedy answers would be one
         return Asked(int(self.generation.max_new_tokens or limit), temperature,
                      tuple((name, kwargs[name]) for name in CUTS if name in kwargs), tuple(filter(None, stops)))
 
 
-def judge(task: Any, model: HarnessModel, limit: int | None = None, chat: bool = False) -> dict[str, list[Sample]]:
-    """Runs a task of lm-eval's on its first `limit` documents, or all: task -> a Sample an answer.
+class Judged(NamedTuple):
+    """What came of a task."""
 
-    `chat`: prompts are conversations, examples of answers turns of them. A metric that gives a document several
-    verdicts, as ifeval's of instructions do, makes a task of its own, whose questions are what they are of.
+    samples: dict[str, list[Sample]]
+    """of the task, and of TASK_parts where a metric gives a document several verdicts, as ifeval's of instructions do:
+    each is a question there"""
+    corpus: dict[str, float]
+    """metrics that are of all documents together and no mean of theirs, as lm-eval computes them"""
+
+
+def judge(task: Any, model: HarnessModel, limit: int | None = None, chat: bool = False) -> Judged:
+    """Runs a task of lm-eval's on its first `limit` documents, or all; a Sample an answer.
+
+    A question is answered as often as `model.generation` says, or the task itself. `chat`: prompts are conversations,
+    examples of answers turns of them.
     """
     task.build_all_requests(limit=limit, apply_chat_template=chat, fewshot_as_multiturn=chat,
                             chat_template=model.apply_chat_template if chat else None,
                             tokenizer_name=model.tokenizer_name if chat else "")
+    num_samples = model.generation.num_samples or task.config.repeats or 1
     responses: dict[int, list[Response]] = {}
     for kind in {each.request_type: None for each in task.instances}:
         requests = [each for each in task.instances if each.request_type == kind]
-        answered = model.respond(requests, model.generation.num_samples)
+        answered = model.respond(requests, num_samples)
         responses |= {id(request): each for request, each in zip(requests, answered, strict=True)}
-    repeats = [_graded(task, responses, repeat) for repeat in range(model.generation.num_samples)]
+    repeats = [_grade_all(task, model, responses, repeat) for repeat in range(num_samples)]
     graded = [each for group in zip(*repeats, strict=True) for each in group]
-    parts = [part for sample, several in graded for part in _parts(sample, several)]
-    whole = {task.config.task: [sample for sample, _ in graded]}
-    return whole | ({parts[0].task: parts} if parts else {})
+    parts = [part for each in graded for part in _parts(*each)]
+    samples = {task.config.task: [sample for sample, _ in graded]}
+    return Judged(samples | ({parts[0].task: parts} if parts else {}), _corpus(task, [each for _, each in repeats[0]]))
 
 
-Verdicts = dict[str, list[float]]
-"""of metrics that give a document several"""
+Graded = dict[str, Any]
+"""what a task says of a document, by "metric,filter": a number, or several, or what its aggregation takes"""
 
 
-def _graded(task: Any, responses: Mapping[int, list[Response]], repeat: int) -> list[tuple[Sample, Verdicts]]:
-    """The samples of every document's answer number `repeat`."""
+def _grade_all(task: Any, model: HarnessModel, responses: Mapping[int, list[Response]], repeat: int,
+               ) -> list[tuple[Sample, Graded]]:
+    """(sample, what the task says) of every document's answer number `repeat`."""
     documents: dict[int, list[Instance]] = {}
     for request in task.instances:
-        value = responses[id(request)][repeat].value
-        request.resps = [_without_thought(value)]
+        request.resps = [_without_thought(responses[id(request)][repeat].value)]
         documents.setdefault(request.doc_id, []).append(request)
     task.apply_filters()
-    return [_sample(task, sorted(requests, key=lambda each: each.idx), responses, repeat)
-            for requests in documents.values()]
+    ordered = [sorted(requests, key=lambda each: each.idx) for requests in documents.values()]
+    graded, failure = _grade(task, ordered)
+    if failure:
+        warn(f"{task.config.task}: {sum(each is None for each in graded)} of {len(graded)} answers could not be graded "
+             f"({failure}), and count as failed")
+    names = list(dict.fromkeys(name for each in graded for name in each or _metrics(task, ordered[0])))
+    found = [(_sample(task, model, requests, responses, repeat), dict.fromkeys(names) if each is None else each)
+             for requests, each in zip(ordered, graded, strict=True)]
+    for sample, each in found:
+        sample.values = _values(task, each)
+    _tell_apart([sample for sample, _ in found])
+    return found
 
 
-def _sample(task: Any, requests: Sequence[Instance], responses: Mapping[int, list[Response]], repeat: int,
-            ) -> tuple[Sample, Verdicts]:
+def _grade(task: Any, documents: Sequence[Sequence[Instance]]) -> tuple[list[Graded | None], str]:
+    """What the task says of each document, None where it fails on the answer, and how it failed first."""
+    graded: list[Graded | None] = []
+    failure = ""
+    for requests in documents:
+        try:
+            graded.append({f"{metric},{name}": value for name in requests[0].filtered_resps for metric, value in
+                           task.process_results(requests[0].doc, [each.filtered_resps[name] for each in requests]
+                                                ).items()})
+        except Exception as error:  # noqa: BLE001 - a task's own code, on what a model wrote
+            graded.append(None)
+            failure = failure or f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    return graded, failure
+
+
+def _metrics(task: Any, requests: Sequence[Instance]) -> list[str]:
+    return [f"{metric},{name}" for name in requests[0].filtered_resps for metric in task.aggregation()]
+
+
+def _sample(task: Any, model: HarnessModel, requests: Sequence[Instance], responses: Mapping[int, list[Response]],
+            repeat: int) -> Sample:
     document, mine = requests[0].doc, [responses[id(each)][repeat] for each in requests]
-    graded = {f"{metric},{name}": value for name in requests[0].filtered_resps
-              for metric, value in _grade(task, requests, name).items()}
-    values = {name: number for name, value in graded.items() for number in [_number(value)] if number is not None}
-    several = {name: [float(each) for each in value] for name, value in graded.items() if _is_several(value)}
     prompt = _text(requests[0].args[0])
-    question = _digest(document, prompt)
-    sample = Sample(task.config.task, question, _family(document, question), repeat, prompt,
-                    _completion(requests, mine), task.doc_to_target(document), values, mine[0].finish_reason, document,
-                    mine[0].context_tokens, any(each.truncated_context for each in mine),
-                    _answer(requests[0].filtered_resps))
-    return sample, several
+    question = _digest(task.config.task, document, model.before_template(prompt))
+    return Sample(task.config.task, question, _family(document, question), repeat, prompt,
+                  _completion(requests, mine), task.doc_to_target(document), {}, mine[0].finish_reason, document,
+                  mine[0].context_tokens, any(each.truncated_context for each in mine),
+                  _answer(requests[0].filtered_resps))
 
 
-def _grade(task: Any, requests: Sequence[Instance], name: str) -> dict[str, Any]:
-    return task.process_results(requests[0].doc, [each.filtered_resps[name] for each in requests])
+def _values(task: Any, graded: Graded) -> dict[str, float | None]:
+    """The numbers that a document has of its own: those whose mean is the task's figure; log-likelihoods, which tasks
+    make perplexities of, by what they are."""
+    values: dict[str, float | None] = {}
+    for name, value in graded.items():
+        metric, _, of = name.partition(",")
+        if value is None or (_is_mean(task, metric) and isinstance(value, numbers.Real)):
+            values[name] = None if value is None else float(value)
+        elif metric == "perplexity":
+            values[f"log_likelihood,{of}"] = float(value)
+        elif metric in PER_UNIT and value[1]:
+            values[f"{PER_UNIT[metric]},{of}"] = -value[0] / value[1] / math.log(2)
+    return values
 
 
-def _parts(sample: Sample, several: Verdicts) -> list[Sample]:
-    """A sample for each verdict of those that a document has several of, all of one family."""
-    count = max(map(len, several.values()), default=0)
+PER_UNIT = {"word_perplexity": "text_bits_per_word", "byte_perplexity": "text_bits_per_byte",
+            "bits_per_byte": "text_bits_per_byte"}
+"""metrics of (log-likelihood, number of units) -> what a text has of its own"""
+
+
+def _is_mean(task: Any, metric: str) -> bool:
+    return task.aggregation().get(metric, mean) in (mean, nanmean)
+
+
+def _corpus(task: Any, graded: Sequence[Graded]) -> dict[str, float]:
+    """Of the first answers. Several verdicts of a document are parts of their own."""
+    found = {}
+    for name in dict.fromkeys(name for each in graded for name in each):
+        items = [each[name] for each in graded if each.get(name) is not None]
+        if items and not _is_mean(task, name.partition(",")[0]) and not isinstance(items[0], list):
+            found[name] = float(task.aggregation()[name.partition(",")[0]](items))
+    return found
+
+
+def _tell_apart(samples: Sequence[Sample]) -> None:
+    """Documents that are there twice are two questions, as lm-eval counts them."""
+    seen: collections.Counter[str] = collections.Counter()
+    for sample in samples:
+        seen[sample.question] += 1
+        if seen[sample.question] > 1:
+            sample.question += f"#{seen[sample.question]}"
+
+
+def _parts(sample: Sample, graded: Graded) -> list[Sample]:
+    """A sample for each verdict of metrics that give a document several, all of one family."""
+    several = {name: value for name, value in graded.items() if isinstance(value, list) and value
+               and all(isinstance(each, numbers.Real) for each in value)}
     return [dataclasses.replace(sample, task=f"{sample.task}_parts", question=f"{sample.question}/{place}",
-                                values={name: value[place] for name, value in several.items() if place < len(value)})
-            for place in range(count)]
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, numbers.Real) else None
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, numbers.Real) for each in value)
+                                values={name: float(value[place]) for name, value in several.items()
+                                        if place < len(value)})
+            for place in range(max(map(len, several.values()), default=0))]
 
 
 def _answer(filtered: Mapping[str, Any]) -> str | None:

@@ -71,6 +71,14 @@ def leaves(manager: Any, name: str) -> list[str]:
     return list(dict.fromkeys(leaf for each in members for leaf in leaves(manager, each)))
 
 
+def is_mean_of_questions(manager: Any, name: str) -> bool:
+    """Whether a name is a group whose figure is that of all its questions together."""
+    entry = manager.task_index[name]
+    metrics = (entry.cfg or {}).get("aggregate_metric_list") if entry.kind.name == "GROUP" else None
+    metrics = [metrics] if isinstance(metrics, dict) else metrics
+    return bool(metrics) and all(each.get("weight_by_size", True) for each in metrics)
+
+
 def _check_kind(name: str, config: Mapping[str, Any]) -> None:
     if config.get("unsafe_code"):
         raise InputError(f"task {name} runs what the model wrote beside the evaluation; humaneval, humaneval+, mbpp "

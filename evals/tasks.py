@@ -21,6 +21,7 @@ from evals.named import ALIASES, NAMED, UNTIL_NEXT, Named
 from evals.samples import Sample
 from evals.subject import Subject
 from rewards.registry import load_rewards
+from sharding.hosts import is_main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,8 @@ class How:
 
     limit: int | None = None
     """questions of each task, the first so many"""
-    num_samples: int = 1
-    """answers to each question"""
+    num_samples: int | None = None
+    """answers to each question; None: one, or as many as a task of lm-eval's says"""
     seed: int = 0
     temperature: float | None = None
     max_new_tokens: int | None = None
@@ -57,6 +58,8 @@ class Task:
     name: str
     run: Callable[[Subject], dict[str, list[Sample]]]
     """-> samples, by the names of the tasks that it is made of"""
+    graded: Graded | None = None
+    """what it runs, where that is one of our own"""
 
 
 def evaluate(subject: Subject, names: Sequence[str], **how: Any) -> dict[str, list[Sample]]:
@@ -110,10 +113,10 @@ def _check_chat(name: str, named: Named | None, tokenizer: Any, how: How) -> Non
 
 def _graded(task: Graded, how: How, max_new_tokens: int | None = None) -> Task:
     def run(subject: Subject) -> dict[str, list[Sample]]:
-        return {task.name: run_graded(task, subject, num_samples=how.num_samples, seed=how.seed,
+        return {task.name: run_graded(task, subject, num_samples=how.num_samples or 1, seed=how.seed,
                                       temperature=how.temperature, max_new_tokens=how.max_new_tokens or max_new_tokens)}
 
-    return Task(task.name, run)
+    return Task(task.name, run, task)
 
 
 def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, mesh: Any) -> Graded:
@@ -170,23 +173,35 @@ def _prompt(row: dict[str, Any], tokenizer: Any, chat: bool, template_kwargs: Ma
 
 
 def _harness(name: str, named: Named | None, tokenizer: Any, how: How, managers: list[Any]) -> Task:
-    from evals.lm_eval_tasks import load_tasks, open_manager
+    from evals.lm_eval_tasks import is_mean_of_questions, load_tasks, open_manager
 
     managers += [] if managers else [open_manager(name, how.include_path)]
     task = named.task if named else name
     _check_known(task, managers[0])
     data = {split.partition(":")[2]: file for split, file in how.task_data.items() if split.partition(":")[0] == name}
     loaded = list(load_tasks(managers[0], task, data, _settings(named, tokenizer, how)))
+    whole = is_mean_of_questions(managers[0], task)
 
     def run(subject: Subject) -> dict[str, list[Sample]]:
         from evals.harness import Generation, HarnessModel, judge
 
         model = HarnessModel(subject, Generation(how.max_new_tokens, how.temperature, how.seed, how.num_samples),
                              how.template_kwargs)
-        return {name: samples for each in loaded
-                for name, samples in judge(each, model, how.limit, _in_chat(each, tokenizer, how)).items()}
+        found: dict[str, list[Sample]] = {}
+        for each in loaded:
+            judged = judge(each, model, how.limit, _in_chat(each, tokenizer, how))
+            found |= judged.samples
+            if judged.corpus and is_main():
+                figures = ", ".join(f"{metric} {value:.4f}" for metric, value in judged.corpus.items())
+                print(f"note: {each.config.task}, of all documents together: {figures}")
+        return found | ({name: _joined(name, found)} if whole else {})
 
     return Task(name, run)
+
+
+def _joined(name: str, members: Mapping[str, list[Sample]]) -> list[Sample]:
+    """A group's questions as one task's."""
+    return [dataclasses.replace(sample, task=name) for samples in members.values() for sample in samples]
 
 
 def _settings(named: Named | None, tokenizer: Any, how: How) -> dict[str, Any]:

@@ -25,9 +25,11 @@ and your own: math:FILE, code:FILE, gym:TASK(...) and REWARDS:FILE (docs/evaluat
 
 Ended, by whatever, it goes on where it was when the same command is given again."""
 
-AFTER_LIST = """Minutes are those of SmolLM2-135M-Instruct on two cores, estimated where no measurement is named (docs/evaluation.md).
-Data come from the Hub, or from a file: --task-data NAME=FILE. All other tasks of lm-eval go by its names (lm-eval ls
-tasks), yours in its form by --include-path FOLDER, and any prompts by math:FILE, code:FILE, gym:TASK, REWARDS:FILE."""
+AFTER_LIST = """
+Minutes are SmolLM2-135M-Instruct's on two cores (docs/evaluation.md says which were measured). lm-eval, and what its
+tasks need: pip install -r requirements-evals.txt. Data come from the Hub, or from a file by --task-data NAME=FILE. All
+other tasks of lm-eval go by its names (lm-eval ls tasks), yours in its form by --include-path FOLDER, and any prompts
+with any rewards by math:FILE, code:FILE, gym:TASK(...) and REWARDS:FILE."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,12 @@ class Config:
     """This folder has an evaluation of another model on the same questions, which is compared in pairs."""
     limit: int | None = None
     """Each task has its first so many questions; by default all."""
-    num_samples: int = 1
-    """Each question is answered this many times, for avg@k, pass@k and the like."""
+    num_samples: int | None = None
+    """Each question is answered this many times, for avg@k, pass@k and the like; by default once, or as often as a task
+    of lm-eval's says."""
     temperature: float | None = None
-    """Answers are drawn at this temperature; by default as each task says, mostly at 0."""
+    """Answers are drawn at this temperature; by default as each task says, mostly at 0, or at 1 for --num-samples above
+    1."""
     max_new_tokens: int | None = None
     """An answer has this many tokens at the most; by default as many as each task says."""
     num_fewshot: int | None = None
@@ -150,21 +154,13 @@ def compare_with(config: Config, baseline: dict[str, Any], evaluated: dict[str, 
 
 
 def print_list() -> None:
-    """A row for each benchmark that goes by name."""
-    from rich import box
-    from rich.table import Table
-
+    """Two lines for each benchmark that goes by name."""
     from evals.named import NAMED
-    from evals.tables import open_console
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("task", "measures", "n", "asked and judged by", "data", "licence", "needs", "minutes"):
-        table.add_column(name, justify="right" if name in ("n", "minutes") else "left", overflow="fold")
     for name, each in NAMED.items():
-        by = f"lm-eval, {each.task}" if each.task else f"our own, {each.rewards}"
-        table.add_row(name, each.measures, f"{each.questions:,}", by, f"hf:{each.data}", each.licence, each.needs,
-                      each.minutes)
-    open_console().print(table)
+        by = f"lm-eval's {each.task}" if each.task else f"our own words and {each.rewards}"
+        print(f"{name:<11} {each.measures}; {each.questions:,} questions, {each.minutes} minutes\n"
+              f"{'':<11} by {by}; data hf:{each.data} ({each.licence}); needs {each.needs}")
     print(AFTER_LIST)
 
 
@@ -173,9 +169,12 @@ def check(config: Config) -> None:
     for name in ("model", "tasks", "output_dir"):
         if getattr(config, name) is None:
             raise InputError(f"--{name.replace('_', '-')} is missing; --help explains the flags")
-    check_positive(config, "num_samples", "num_slots", *(
-        name for name in ("limit", "max_new_tokens") if getattr(config, name) is not None))
+    given = ("limit", "num_samples", "max_new_tokens")
+    check_positive(config, "num_slots", *(name for name in given if getattr(config, name) is not None))
     check_seed(config.seed)
+    if (config.num_samples or 1) > 1 and config.temperature is not None and not config.temperature > 0:
+        raise InputError(f"--num-samples {config.num_samples} at --temperature {config.temperature:g} would be the same"
+                         f" answer each time; give a temperature above 0")
 
 
 if __name__ == "__main__":

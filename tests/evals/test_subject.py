@@ -3,43 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from chat_model import CHARACTERS
-from tiny import boxed_variables, one_device, random_variables
+from characters import CONFIG, MODEL, Characters, subject_of, weights
+from tiny import one_device
 
 from errors import InputError
 from evals.cache import Cache
 from evals.subject import Subject, rolling_windows
-from models.config import ModelConfig
-from models.transformer import Transformer, output_kernel
+from models.transformer import output_kernel
 from rollouts.sampling import make_controls
-from sharding.rules import tree_shardings
 
-CONFIG = ModelConfig(vocab_size=97, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-                     max_length=24, tie_embeddings=True)
-MODEL = Transformer(CONFIG)
 GREEDY = make_controls(0.0)
-
-
-class Characters:
-    """A token a character; the end token is 0, BOS 1, which the tokenizer may begin texts with when it is asked to."""
-
-    vocab_size, bos_id, eos_id, eos_ids, bos_token, eos_token, chat_template = 97, 1, 0, (0,), "<b>", "<end>", None
-
-    def __init__(self, adds_bos=False):
-        self.adds_bos = adds_bos
-
-    def encode(self, text, add_special_tokens=False):
-        start = [1] if (add_special_tokens and self.adds_bos) else []
-        bos, text = ([1], text[3:]) if text.startswith("<b>") else ([], text)
-        return start + bos + [CHARACTERS.index(each) + 2 for each in text]
-
-    def decode(self, ids, skip_special_tokens=True):
-        return "".join(CHARACTERS[each - 2] if each > 1 else "" for each in ids)
-
-
-def weights(seed=0):
-    shardings = tree_shardings(boxed_variables(config=CONFIG), one_device())
-    return jax.device_put(random_variables(seed=seed, config=CONFIG), shardings)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +21,8 @@ def variables():
 
 
 @pytest.fixture(scope="module")
-def subject(variables):
-    made = Subject(MODEL, Characters(), one_device(), num_slots=4)
-    made.load(variables)
-    return made
+def subject():
+    return subject_of()
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +131,7 @@ def test_prompt_and_limit_fit_the_context(subject, length, limit, kept, fitted, 
     assert (prompt, new, was_cut) == (list(range(length))[length - kept :], fitted, cut)
 
 
-def test_a_text_has_one_bos_at_most(variables):
+def test_a_text_has_one_bos_at_most():
     assert Subject(MODEL, Characters(), one_device()).encode("ab") == Characters().encode("ab")
     subject = Subject(MODEL, Characters(adds_bos=True), one_device())
     assert subject.encode("ab") == subject.encode("<b>ab") == [1, *Characters().encode("ab")]
