@@ -58,8 +58,8 @@ class Task:
     name: str
     run: Callable[[Subject], dict[str, list[Sample]]]
     """-> samples, by the names of the tasks that it is made of"""
-    graded: Graded | None = None
-    """what it runs, where that is one of our own"""
+    prompts: Sequence[Prompt] = ()
+    """what is asked, where that is known beforehand: not of lm-eval's tasks"""
 
 
 def evaluate(subject: Subject, names: Sequence[str], **how: Any) -> dict[str, list[Sample]]:
@@ -116,7 +116,7 @@ def _graded(task: Graded, how: How, max_new_tokens: int | None = None) -> Task:
         return {task.name: run_graded(task, subject, num_samples=how.num_samples or 1, seed=how.seed,
                                       temperature=how.temperature, max_new_tokens=how.max_new_tokens or max_new_tokens)}
 
-    return Task(task.name, run, task)
+    return Task(task.name, run, task.prompts)
 
 
 def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, mesh: Any) -> Graded:

@@ -22,35 +22,33 @@ def opened(tmp_path, name, rows, tokenizer=CHAT, **how):
     file = tmp_path / "rows.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     (task,) = open_tasks([name], tokenizer, How(task_data={name: str(file)}, unsafe=True, **how), 97)
-    return task.graded
+    return task.prompts
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_questions_are_asked_as_a_chat_or_gone_on_with(tmp_path, name):
-    chat, plain = (opened(tmp_path, name, [ROWS[name]], tokenizer) for tokenizer in (CHAT, PLAIN))
-    (first,), (second,) = chat.prompts, plain.prompts
+    (first,), (second,) = (opened(tmp_path, name, [ROWS[name]], tokenizer) for tokenizer in (CHAT, PLAIN))
     assert first.tokens == CHAT.encode(f"u:{first.text};a:")
     assert second.tokens == PLAIN.encode(second.text)
-    assert not chat.stops
-    assert plain.stops
-    assert opened(tmp_path, name, [ROWS[name]], CHAT, chat="never").prompts == plain.prompts
+    assert NAMED[name].stops
+    assert opened(tmp_path, name, [ROWS[name]], CHAT, chat="never") == [second]
 
 
 def test_code_goes_on_from_its_stub(tmp_path):
-    (prompt,) = opened(tmp_path, "humaneval", [HUMANEVAL], PLAIN).prompts
+    (prompt,) = opened(tmp_path, "humaneval", [HUMANEVAL], PLAIN)
     assert prompt.text == HUMANEVAL["prompt"] == prompt.columns["prompt"]
 
 
 def test_mbpp_is_its_test_split(tmp_path, capsys):
-    assert [prompt.columns["task_id"] for prompt in opened(tmp_path, "mbpp", MBPP).prompts] == [11]
+    assert [prompt.columns["task_id"] for prompt in opened(tmp_path, "mbpp", MBPP)] == [11]
     assert "1 of 2 rows are not of its test split" in capsys.readouterr().out
-    hidden = opened(tmp_path, "mbpp+", [ROWS["mbpp+"]]).prompts[0].columns
+    hidden = opened(tmp_path, "mbpp+", [ROWS["mbpp+"]])[0].columns
     assert hidden["tests"] == "assert add"
     assert "test_list" not in hidden  # which are shown, and would be looked at first
 
 
 def test_a_limit_is_of_questions(tmp_path):
-    assert len(opened(tmp_path, "math500", [ROWS["math500"]] * 3, limit=2).prompts) == 2
+    assert len(opened(tmp_path, "math500", [ROWS["math500"]] * 3, limit=2)) == 2
 
 
 @pytest.mark.parametrize(("names", "how", "message"), [
