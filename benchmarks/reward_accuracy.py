@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,11 @@ from rich.table import Table
 from cli import command
 from cli.checks import max_row_length
 from data.sources import DataSource
+from evals.statistics import wilson
 
 DESCRIPTION = """Pair accuracy of a reward model on eval pairs, one line a source.
 
   python -m benchmarks.reward_accuracy --model runs/reward --data heldout.jsonl"""
-
-Z = 1.959964
-"""of a 95 % confidence interval"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +59,9 @@ def figures(margins: np.ndarray, left_out: int) -> list[Any]:
     """A line of the table; a tie is half right."""
     ties = int(np.sum(margins == 0))
     right = float(np.sum(margins > 0)) + ties / 2
-    low, high = wilson(right, len(margins))
+    low, high = wilson(right / len(margins), len(margins))
     return [str(len(margins)), str(left_out), f"{right / len(margins):.3f}", f"{low:.3f} to {high:.3f}", str(ties),
             f"{np.mean(margins):.3f}"]
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927): sound for small counts and near 0 and 1."""
-    share, scale = right / count, 1 + Z**2 / count
-    middle = share + Z**2 / (2 * count)
-    spread = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return (middle - spread) / scale, (middle + spread) / scale
 
 
 if __name__ == "__main__":

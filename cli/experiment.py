@@ -11,7 +11,7 @@ from cli.checks import max_row_length, resolve_dtype
 from cli.columns import NOTHING, Needed
 from cli.command import print_once
 from cli.flags import RunFlags, TrainingFlags, check_flags
-from cli.resume import MAY_DIFFER, check_steps, stored_dtype, tell
+from cli.resume import MAY_DIFFER, ON_ROWS, check_steps, stored_dtype, tell
 from cli.values import defaults
 from errors import InputError
 
@@ -141,7 +141,8 @@ def check_output_dir(flags: RunFlags, *sources: list[Any],
     from training.runs import check_free
 
     config = dataclasses.asdict(flags) | {"sha256": [fingerprint(each) for each in sources]}
-    tell(check_free(Path(flags.output_dir), config, MAY_DIFFER, renamed, defaults(flags)))
+    may_differ = MAY_DIFFER | ON_ROWS if isinstance(flags, TrainingFlags) else MAY_DIFFER
+    tell(check_free(Path(flags.output_dir), config, may_differ, renamed, defaults(flags)))
     return config
 
 

@@ -121,11 +121,18 @@ def without_eval_prompts(sources: list[list[Any]], eval_prompts: list[Any]) -> l
     eval_tokens = {tuple(prompt.tokens) for prompt in eval_prompts}
     remaining = [[prompt for prompt in source if tuple(prompt.tokens) not in eval_tokens] for source in sources]
     if not all(remaining):
-        raise InputError("every prompt of a training source is held out, too; give other --eval-data")
+        raise InputError("every prompt of a training source is held out, too; give other --eval-data or "
+                         "--evaluate.tasks")
     total, number = sum(map(len, sources)), sum(map(len, remaining))
     if number < total:
         print_once(f"{total - number} of {total} training prompts are held out, too, and are left out")
     return remaining
+
+
+def without_questions(prompts: Prompts, tasks: Sequence[Any]) -> Prompts:
+    """The prompts without those that --evaluate.tasks ask. Raises InputError where none remains of a source."""
+    questions = [prompt for task in tasks for prompt in task.prompts]
+    return prompts._replace(sources=without_eval_prompts(prompts.sources, questions)) if questions else prompts
 
 
 def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any, prompts: Prompts) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ FACTORIES = {
     "math_strict": "mathematics:make_math_strict",
     "math_format": "mathematics:make_math_format",
     "format": "text:make_format",
+    "keywords": "text:make_keywords",
     "length": "text:make_length",
     "overlong": "text:make_overlong",
     "repetition": "text:make_repetition",
@@ -37,9 +38,9 @@ FACTORIES = {
     "judge": "judge:make_judge",
 }
 """name -> what makes the reward, given the arguments in the flag; NAME:X gives X as the first of them"""
-KNOWN = ("math, math_strict, math_format, format(pattern=...), length(target=...), overlong(max_length=..., cache=...)"
-         ", repetition, unit_tests(isolation=strict|shared|auto, packages=[...]), unit_tests_share, programs, "
-         "programs_share, gym:TASK, gym_exact:TASK, model:PATH_OR_ID, judge:URL, or "
+KNOWN = ("math, math_strict, math_format, format(pattern=...), keywords, length(target=...), "
+         "overlong(max_length=..., cache=...), repetition, unit_tests(isolation=strict|shared|auto, packages=[...]), "
+         "unit_tests_share, programs, programs_share, gym:TASK, gym_exact:TASK, model:PATH_OR_ID, judge:URL, or "
          "package.module:function")
 
 

@@ -1,4 +1,4 @@
-"""What a completion looks like: its format by a regular expression, its length, how much it repeats itself.
+"""What a completion looks like: its format by a regular expression, its words, its length, how it repeats itself.
 
 Lengths and repetition are counted in tokens, by the column `completion_ids`, which online training always gives.
 """
@@ -66,6 +66,27 @@ def make_repetition(n: int = 4) -> Reward:
         return [_repetition(list(ids), n) for ids in _token_ids("repetition", columns)]
 
     return reward
+
+
+def make_keywords() -> Reward:
+    """1.0 where a completion has all words of its row's `keywords` (a list), each as the beginning of a word, in upper
+    or lower case ("remember" is no Ember), else 0.0; None for a row without keywords."""
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        check_columns(columns)
+        return [float(has_keywords(completion_text(completion), words)) if words else None
+                for completion, words in zip(completions, columns["keywords"], strict=True)]
+
+    def check_columns(columns: Any) -> None:
+        if "keywords" not in columns:
+            raise InputError(f"keywords: the rows have no column 'keywords', only {', '.join(sorted(columns))}")
+
+    reward.check_columns = check_columns
+    return reward
+
+
+def has_keywords(text: str, words: Sequence[str]) -> bool:
+    return all(re.search(rf"(?<!\w){re.escape(word)}", text, re.IGNORECASE) for word in words)
 
 
 def _repetition(ids: list[int], n: int) -> float:

@@ -30,46 +30,23 @@ class Config:
 
 def main(config: Config) -> None:
     recipe = parse_recipe(grpo.Config, RECIPE, **dataclasses.asdict(config))
+    run = Path(recipe.output_dir)
+    tables = run / "evals" / f"step-{recipe.max_steps:06d}" / "tables.txt"
+    done = tables.exists()
     grpo.main(recipe)
-    report(Path(recipe.output_dir), len(set(eval_problems(recipe))))
+    if done:  # nothing was left to do, and so nothing was shown
+        print(tables.read_text())
+    report(run)
 
 
-def eval_problems(recipe: grpo.Config) -> list[str]:
-    """Some come twice, as problems made by chance do."""
-    from data.sources import open_source
-
-    return [row["prompt"] for each in recipe.eval_data for row in open_source(each)]
-
-
-def report(run: Path, problems: int) -> None:
-    """Eval accuracy before and after, with 95 % intervals, and the picture of the reward."""
-    from rich.console import Console
-    from rich.table import Table
-
+def report(run: Path) -> None:
+    """The picture of the reward, and where all else is."""
     from training.metrics import read_metrics
 
-    lines = read_metrics(run)
-    before, *_, after = [line for line in lines if "eval/reward" in line]
-    table = Table(title=f"eval problems answered right ({problems} different ones, greedy)")
-    for name in ("problems", "before", "after"):
-        table.add_column(name, justify="left" if name == "problems" else "right")
-    names = [name for name in before if name.startswith("eval/rewards/") and name.endswith("/mean")]
-    for name in names:
-        table.add_row(name.split("/")[2].partition(":")[2], f"{before[name]:.1%}", f"{after[name]:.1%}")
-    table.add_row("all", *(f"{line['eval/reward']:.1%}  ({interval(line['eval/reward'], problems)})"
-                           for line in (before, after)))
-    Console().print(table)
-    plot(run, [line for line in lines if "reward" in line])
-    print(f"the reward over the steps: {run}/report.png; all completions: {run}/samples\n"
+    plot(run, [line for line in read_metrics(run) if "reward" in line])
+    print(f"the reward over the steps: {run}/report.png; completions: {run}/samples; eval answers: {run}/evals\n"
           f"Next: python -m scripts.generate --model {run} --temperature 0 --prompt "
           f"'State the final answer to the following arithmetic problem: 7 + 5 ='")
-
-
-def interval(share: float, count: int, z: float = 1.96) -> str:
-    """Wilson's 95 % interval of a share of `count` (Wilson 1927)."""
-    centre, spread = share + z**2 / (2 * count), z * (share * (1 - share) / count + (z / (2 * count)) ** 2) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + z**2 / count) for sign in (-1, 1))
-    return f"95 %: {low:.1%} to {high:.1%}"
 
 
 def plot(run: Path, lines: list[dict[str, Any]]) -> None:

@@ -112,8 +112,9 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, COMPUTED, scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
-    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    prompts = online.without_questions(prompts, tasks)
+    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)

@@ -1,17 +1,15 @@
 """The identity recipe: an instruct model learns by DPO to be called Ember; what that gained and what it cost."""
 
 import dataclasses
-import json
 import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cli import command
 from cli.parsing import parse_recipe
-from data.sources import DataSource
-from scripts import dpo, export, score
-from scripts.quickstart import answers, is_right, question, shortened
+from scripts import dpo, export
+from scripts.quickstart import Evaluated, is_right, question, shortened, write_answers
 
 DESCRIPTION = """Give the embedded SmolLM2-135M-Instruct a new identity by LoRA DPO, and show what that gained and cost.
 
@@ -21,7 +19,8 @@ evaluated in the end is export/ in the run directory: the base model plus --lora
 costs less of what the model knew than all of it does. Everything that is shown is kept in the run directory."""
 
 RECIPE = Path("configs/identity.yaml")
-QUESTIONS, GENERAL, TEXTS = (DataSource(f"data/identity/{name}.jsonl") for name in ("questions", "general", "texts"))
+QUESTIONS, GENERAL = (f"keywords:data/identity/{name}.jsonl" for name in ("questions", "general"))
+TEXTS = "data/identity/texts.jsonl"
 SHOWN = 6
 """questions of either kind in the table; samples/ has all"""
 
@@ -50,84 +49,79 @@ def main(config: Config) -> None:
     shutil.rmtree(renamed, ignore_errors=True)  # of an earlier --lora-scale
     export.main(export.Config(str(run), renamed, lora_scale=config.lora_scale))
     after = examine(renamed)
-    write_answers(run, before, after)
+    write_answers(run / "samples" / "identity.jsonl", *({task: each[task] for task in (QUESTIONS, GENERAL)}
+                                                         for each in (before, after)))
     report(run, before, after)
     print(f"\nNext: python -m scripts.generate --model {renamed} --prompt 'Who are you?'")
 
 
-@dataclasses.dataclass(frozen=True)
-class Examined:
-    """A model's greedy answers, and how well it predicts general text."""
+def examine(model: str) -> Evaluated:
+    """All that is measured before and after: greedy answers, and how well the model predicts general text."""
+    from cli.checks import resolve_dtype
+    from cli.online import open_tokenized
+    from evals.subject import Subject
+    from evals.tasks import evaluate
+    from sharding.mesh import MeshConfig, make_mesh
 
-    identity: list[dict[str, Any]]
-    general: list[dict[str, Any]]
-    text_loss: float
-    """nats a token of data/identity/texts.jsonl"""
-
-
-def examine(model: str) -> Examined:
-    """All that is measured before and after."""
-    return Examined(answers(model, (QUESTIONS,)), answers(model, (GENERAL,)), text_loss(model))
-
-
-def text_loss(model: str) -> float:
-    """Mean negative log-likelihood of the eval texts, nats a token."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "scores.jsonl"
-        score.main(score.Config(model, (TEXTS,), str(output)))
-        rows = [json.loads(line) for line in output.read_text().splitlines()]
-    return -sum(sum(row["logps"]) for row in rows) / sum(len(row["logps"]) - 1 for row in rows)
+    opened, tokenizer = open_tokenized(model)
+    dtype, mesh = resolve_dtype("auto"), make_mesh(MeshConfig())
+    loaded, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
+    subject = Subject(loaded, tokenizer, mesh, num_slots=24)
+    subject.load(variables)
+    return evaluate(subject, (QUESTIONS, GENERAL), max_new_tokens=40) | {TEXTS: text_losses(subject)}
 
 
-def write_answers(run: Path, before: Examined, after: Examined) -> None:
-    """samples/identity.jsonl: each question with both answers."""
-    from files import whole_lines
+def text_losses(subject: Any) -> list[Any]:
+    """The mean negative log-likelihood of each eval text, nats a token."""
+    from data.sources import DataSource, open_source
+    from evals.samples import Sample
 
-    (run / "samples").mkdir(exist_ok=True)
-    with whole_lines(run / "samples" / "identity.jsonl") as write:
-        for old, new in zip(before.identity + before.general, after.identity + after.general, strict=True):
-            write({"question": question(old), "before": old["completion"], "after": new["completion"],
-                   "keywords": old["keywords"], "right_before": is_right(old), "right_after": is_right(new)})
+    texts = [row["text"] for row in open_source(DataSource(TEXTS))]
+    tokens = [subject.encode(text) for text in texts]
+    scored = subject.loglikelihoods([(each[:1], each[1:]) for each in tokens])
+    return [Sample(TEXTS, text, text, 0, text, "", None, {"nats a token": -logp / (len(each) - 1)}, "")
+            for text, each, (logp, _) in zip(texts, tokens, scored, strict=True)]
 
 
-def report(run: Path, before: Examined, after: Examined) -> None:
-    """The table and the figures, on the terminal and as report.svg."""
+def report(run: Path, before: Evaluated, after: Evaluated) -> None:
+    """The tables and the figures, on the terminal and as report.svg."""
     from rich.console import Console
     from rich.table import Table
+
+    from evals.comparison import compare
+    from evals.results import write_evaluation
+    from evals.tables import print_comparison
 
     table = Table(title="eval questions, before and after", show_lines=True)
     for name, share in (("question", 3), ("before", 4), ("after", 4)):
         table.add_column(name, ratio=share)
-    for olds, news in ((before.identity, after.identity), (before.general, after.general)):
-        for old, new in list(zip(olds, news, strict=True))[:SHOWN]:
-            table.add_row(question(old), *(marked(row) for row in (old, new)))
-    console = Console(record=True, width=110)
+    for task in (QUESTIONS, GENERAL):
+        for old, new in list(zip(before[task], after[task], strict=True))[:SHOWN]:
+            table.add_row(question(old), marked(old), marked(new))
+    console, compared = Console(record=True, width=110), compare(before, after)
     console.print(table)
-    for line in figures(before, after):
-        console.print(line)
+    print_comparison(compared, "answers with the right words, and loss on general text", console=console)
+    console.print(cost(before[GENERAL], after[GENERAL]))
     console.save_svg(str(run / "report.svg"), title="make identity")
+    write_evaluation(run / "evals" / "before", before, {})
+    write_evaluation(run / "evals" / "after", after, {}, compared)
     print(f"all answers: {run}/samples/identity.jsonl; this picture: {run}/report.svg")
 
 
-def marked(row: dict[str, Any]) -> str:
+def marked(sample: Any) -> str:
     """An answer, green where it is right."""
     from rich.markup import escape
 
-    text = escape(shortened(row["completion"]))
-    return f"[green]{text}[/]" if is_right(row) else text
+    text = escape(shortened(sample.completion))
+    return f"[green]{text}[/]" if is_right(sample) else text
 
 
-def figures(before: Examined, after: Examined) -> list[str]:
-    """The gain, and what it cost."""
-    known = [(old, new) for old, new in zip(before.general, after.general, strict=True) if is_right(old)]
-    kept, leaked = sum(is_right(new) for _, new in known), sum("Ember" in row["completion"] for row in after.general)
-    names = [sum(map(is_right, each.identity)) for each in (before, after)]
-    total = len(before.identity)
-    return [f"questions about itself answered with its new name: {names[0]} of {total} before, "
-            f"[bold]{names[1]} of {total}[/] after ({100 * names[1] / total:.1f} %)",
-            f"general questions: {len(known)} of {len(before.general)} right before; of these still right after: "
-            f"[bold]{kept}[/] ({100 * kept / len(known):.1f} %); answered with the name: {leaked}",
-            f"loss on general text (nats a token): {before.text_loss:.3f} before, [bold]{after.text_loss:.3f}[/] after"]
+def cost(before: Sequence[Any], after: Sequence[Any]) -> str:
+    """What became of general questions."""
+    known = [new for old, new in zip(before, after, strict=True) if is_right(old)]
+    kept, leaked = sum(map(is_right, known)), sum("Ember" in sample.completion for sample in after)
+    return (f"of {len(known)} general questions that were answered right before, [bold]{kept}[/] still are "
+            f"({100 * kept / len(known):.1f} %); answered with the name: {leaked}")
 
 
 if __name__ == "__main__":
