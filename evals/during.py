@@ -15,7 +15,7 @@ from evals.comparison import compare
 from evals.figures import figures_of
 from evals.results import read_evaluation, write_evaluation
 from evals.samples import Sample
-from evals.tables import label, open_console, print_comparison, print_figures
+from evals.tables import label, open_console, print_comparison, print_figures, print_series
 from files import write_text
 from sharding.exchange import decided
 from sharding.hosts import barrier, is_main
@@ -80,6 +80,8 @@ class Benchmarks:
         compared = self._compared(evaluated) if step else []
         if compared:
             print_comparison(compared, f"before the first step and after step {step}", console=console)
+        if step == self.last:
+            self._print_series(evaluated, console)
         write_evaluation(self._folder(step), evaluated, dict(self.config) | {"step": step}, compared)
         write_text(self._folder(step) / "tables.txt", console.export_text())
 
@@ -93,6 +95,18 @@ class Benchmarks:
         except InputError as error:
             print(f"note: {error}")
             return []
+
+    def _print_series(self, evaluated: Mapping[str, Sequence[Sample]], console: Any) -> None:
+        """All steps that were judged, where there are more than two of the same questions."""
+        found = (int(file.parent.name.removeprefix("step-")) for file in self.run.glob("evals/step-*/results.json"))
+        steps = sorted(step for step in found if step < self.last)
+        if len(steps) < 2:
+            return
+        try:
+            earlier = {f"step {step}": read_evaluation(self._folder(step)) for step in steps}
+            print_series(earlier | {f"step {self.last}": evaluated}, "all steps", console)
+        except InputError as error:
+            print(f"note: {error}")
 
     def _folder(self, step: int) -> Path:
         return self.run / "evals" / f"step-{step:06d}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from evals.comparison import Compared
+from evals.comparison import Compared, compare
 from evals.figures import Figure, figures_of
 from evals.samples import Sample
 from evals.statistics import Estimate
@@ -32,9 +32,17 @@ def print_comparison(compared: Sequence[Compared], title: str = "", names: tuple
                      console: Any = None) -> None:
     """Three lines for each metric of each task, and below them what each difference may be taken for."""
     console = console or open_console()
-    console.print(comparison_table(compared, title, names))
+    console.print(comparison_table(names[0], {names[1]: compared}, title))
     for each in compared:
         console.print(sentence(each), highlight=False, markup=False, soft_wrap=True)
+
+
+def print_series(evaluations: Mapping[str, Mapping[str, Sequence[Sample]]], title: str = "",
+                 console: Any = None) -> None:
+    """Several models, by name, each compared with the first of them. Raises InputError as compare does."""
+    (first, before), *rest = evaluations.items()
+    later = {name: compare(before, evaluated, (first, name)) for name, evaluated in rest}
+    (console or open_console()).print(comparison_table(first, later, title))
 
 
 def open_console(record: bool = False) -> Any:
@@ -54,20 +62,25 @@ def figure_table(figures: Sequence[Figure], title: str = "") -> Any:
     return table
 
 
-def comparison_table(compared: Sequence[Compared], title: str = "",
-                     names: tuple[str, str] = ("before", "after")) -> Any:
-    """`names` are the two models'; differences of shares are in points of a percent."""
+def comparison_table(first: str, later: Mapping[str, Sequence[Compared]], title: str = "") -> Any:
+    """A model and one or several `later` ones, by their names, in pairs with it; differences of shares are in points of
+    a percent, those beyond noise marked."""
     table = _table(title, "metric", "")
-    for task in dict.fromkeys(each.after.task for each in compared):
+    table.caption = "*: beyond noise"
+    rows = [(name, each) for name, compared in later.items() for each in compared]
+    for task in dict.fromkeys(each.after.task for _, each in rows):
         table.add_row(f"[bold]{escape(task)}[/]")
-        for each in compared:
-            if each.after.task == task:
-                percent = in_percent(each.before.estimate, each.after.estimate)
-                table.add_row("  " + escape(label(each.after)), names[0], *_cells(each.before, percent))
-                table.add_row("", names[1], *_cells(each.after, percent))
+        for metric in dict.fromkeys(each.after.metric for _, each in rows if each.after.task == task):
+            alike = [(name, each) for name, each in rows if (each.after.task, each.after.metric) == (task, metric)]
+            percent = in_percent(*(figure.estimate for _, each in alike for figure in each[:2]))
+            before = alike[0][1].before
+            table.add_row("  " + escape(label(before)), first, *_cells(before, percent))
+            for name, each in alike:
                 of = each.difference
-                table.add_row("", "difference", f"{of.n}", number(of.mean, percent, sign=True),
-                              interval(of.low, of.high, percent, sign=True), end_section=True)
+                table.add_row("", name, *_cells(each.after, percent))
+                table.add_row("", "difference" if of.noise else "[bold]difference *[/]", f"{of.n}",
+                              number(of.mean, percent, sign=True), interval(of.low, of.high, percent, sign=True))
+            table.add_section()
     return table
 
 
@@ -121,7 +134,7 @@ def _table(title: str, *texts: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for name in texts:
         table.add_column(name, overflow="fold")
     for name in ("n", "mean", "95 % interval", "truncated %", "empty %", "failed %"):

@@ -23,7 +23,7 @@ from models.transformer import Transformer, init_variables
 from models.weights import abstract_params, on_host
 from sharding import hosts
 from sharding.rules import tree_shardings
-from training.checkpoints import restore_trainable
+from training.checkpoints import finished_steps, restore_trainable
 
 
 class SavableTokenizer(Protocol):
@@ -192,6 +192,19 @@ def open_policy(reference: str) -> Pretrained | TrainedRun:
     if opened.config.reward_head:
         raise InputError(f"model {reference!r} is a reward model, which writes nothing; give a language model")
     return opened
+
+
+def every_checkpoint(reference: str) -> dict[str, str]:
+    """{"step-000100": "RUN@100", ...} of "RUN@all", in order; {"": reference} of anything else. Raises InputError for a
+    run that has saved none."""
+    path, _, checkpoint = reference.rpartition("@")
+    run = Path(path).expanduser()
+    if checkpoint != "all" or not is_run(run):
+        return {"": reference}
+    steps = finished_steps(run / "checkpoints")
+    if not steps:
+        raise InputError(f"model {reference!r}: the run has saved no checkpoint; wait for its first (--save-every)")
+    return {f"step-{step:06d}": f"{path}@{step}" for step in steps}
 
 
 def split_checkpoint(reference: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from answered import answered
 
 from errors import InputError
 from evals.comparison import compare
-from evals.tables import open_console, print_comparison, print_figures, sentence
+from evals.tables import open_console, print_comparison, print_figures, print_series, sentence
 
 FEW, MANY = [1.0] * 2 + [0.0] * 58, [1.0] * 30 + [0.0] * 30
 
@@ -61,7 +61,7 @@ def test_tables_have_all_that_a_figure_needs(capsys):
     out = printed(compare({"sums": before}, {"sums": after}), capsys=capsys)
     for row in (["correct", "before", "60", "3.3", "0.9", "to", "11.4", "100.0", "0.0", "0.0"],
                 ["after", "60", "50.0", "37.7", "to", "62.3", "0.0", "100.0", "0.0"],
-                ["difference", "60", "+46.7", "+32.0", "to", "+58.3"]):
+                ["difference", "*", "60", "+46.7", "+32.0", "to", "+58.3"]):
         assert any(line.split() == row for line in out.splitlines()), row
     assert "sums correct: higher by 46.7 points" in out
 
@@ -78,3 +78,13 @@ def test_names_are_no_markup_and_numbers_no_shares(capsys):
 def test_prompts_that_lost_their_beginning_are_told(capsys):
     print_figures({"sums": [*answered(truncated_context=True), *answered()]})
     assert "sums: 2 of 4 prompts were longer than the model's context" in capsys.readouterr().out
+
+
+def test_several_models_are_compared_with_the_first(capsys):
+    evaluations = {name: {"sums": answered(values=values)} for name, values in (
+        ("step 0", FEW), ("step 10", [1.0] * 3 + [0.0] * 57), ("step 20", MANY))}
+    print_series(evaluations)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines if line and line[0] == "step"] == [["step", "10"], ["step", "20"]]
+    assert [line[:3] for line in lines if line and line[0] == "difference"] == [
+        ["difference", "60", "+1.7"], ["difference", "*", "60"]]

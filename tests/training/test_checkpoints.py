@@ -13,6 +13,7 @@ from errors import InputError
 from models.transformer import Transformer
 from sharding.mesh import MeshConfig, make_mesh
 from training import checkpoints
+from training.runs import every_checkpoint
 from training.state import init_state
 
 POSITION = [{"next": 3}, {"next": [1, 2]}]
@@ -258,3 +259,17 @@ def test_restored_onto_other_meshes(tmp_path):
             assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(state.opt_state))
             checkpoints.save(manager, at(state, step), position, None)
     assert_same(state, make_state(meshes[0], tiny.LORA, seed=5))
+
+
+def test_all_checkpoints_of_a_run_by_name(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("model: m\n")
+    with pytest.raises(InputError, match="has saved no checkpoint"):
+        every_checkpoint(f"{run}@all")
+    for step in ("100", "20", "20.partial"):
+        (run / "checkpoints" / step).mkdir()
+    assert every_checkpoint(f"{run}@all") == {"step-000020": f"{run}@20", "step-000100": f"{run}@100"}
+    assert list(every_checkpoint(f"{run}@all")) == ["step-000020", "step-000100"]
+    for other in (str(run), f"{run}@20", "name@all"):
+        assert every_checkpoint(other) == {"": other}
