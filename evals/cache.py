@@ -17,26 +17,27 @@ from training.checkpoints import checksums
 
 
 class Cache:
-    """What has been said, by its key; in a file, which one process writes, or nowhere."""
+    """What has been said, by its key; in a file, which one process writes, or nowhere. `weights` is a digest of those
+    that are open."""
 
     def __init__(self, path: Path | None = None):
-        self._path, self._weights = path, ""
+        self._path, self.weights = path, ""
         self._known: dict[str, Any] = decided(lambda: _read(path)) if path else {}
 
     def open(self, variables: Any, *rest: Any) -> None:
         """From now on all is said with these weights; `rest` is what else decides what they say."""
         if self._path:
-            self._weights = _digest([checksums(variables), *rest])
+            self.weights = _digest([checksums(variables), *rest])
 
     def get(self, key: Any) -> Any:
         """What was said; None where nothing was."""
-        return self._known.get(_digest([self._weights, key])) if self._path else None
+        return self._known.get(_digest([self.weights, key])) if self._path else None
 
     def put(self, key: Any, value: Any) -> None:
         """Keeps it. Raises InputError where the file cannot be written."""
         if not self._path:
             return
-        digest = _digest([self._weights, key])
+        digest = _digest([self.weights, key])
         self._known[digest] = value
         if is_main():
             with writing(self._path), self._path.open("a", encoding="utf-8") as file:

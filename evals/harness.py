@@ -33,6 +33,8 @@ CUTS = ("top_k", "top_p", "min_p", "repetition_penalty")
 READ_ELSEWHERE = {"do_sample", "temperature", "until", *CUTS, *LIMIT_NAMES}
 PASSAGES = ("passage", "context", "article", "story", "paragraph")
 """columns of documents: questions about one text are a family"""
+NOTHING_FOUND = "[invalid]"
+"""what filters of lm-eval's give then"""
 THOUGHT_END = "</think>"
 """an answer that is graded begins after it"""
 
@@ -330,8 +332,9 @@ def _parts(sample: Sample, graded: Graded) -> list[Sample]:
 
 
 def _answer(filtered: Mapping[str, Any]) -> str | None:
-    """What a filter took out of the answer, if one did."""
-    return next((value for name, value in filtered.items() if name != "none" and isinstance(value, str)), None)
+    """What a filter took out of the answer, if one did and found any."""
+    found = next((value for name, value in filtered.items() if name != "none" and isinstance(value, str)), None)
+    return None if found == NOTHING_FOUND else found
 
 
 def _completion(requests: Sequence[Instance], responses: Sequence[Response]) -> str:

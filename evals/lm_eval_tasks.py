@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from errors import InputError
+from evals.named import NAMED
 
 INSTALL = "pip install -r requirements-evals.txt"
 SEEDS = (0, 1234)
@@ -35,7 +36,10 @@ def open_manager(name: str, include_path: Sequence[str] = ()) -> Any:
         import datasets
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise InputError(f"task {name} is of lm-eval, which cannot be imported ({error}); {INSTALL}") from None
+        close = [] if name in NAMED else nearest(name, list(NAMED))
+        meant = f"no task {name!r} here; did you mean {' or '.join(close)}? lm-eval" if close else (
+            f"task {name} is of lm-eval, which")
+        raise InputError(f"{meant} cannot be imported ({error}); {INSTALL}") from None
     datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     for path in include_path:
@@ -91,15 +95,18 @@ def _loaded(manager: Any, name: str, leaf: str, config: Mapping[str, Any], overr
             ) -> Iterator[Any]:
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])  # noqa: NPY002 - what tasks draw from
-    where = f"{config.get('dataset_path')} on the Hub" if "dataset_path" not in overrides else "the file"
+    hub, local = config.get("dataset_path"), overrides.get("dataset_kwargs", {}).get("data_files")
     try:
         loaded = manager.load([{"group": f"of {leaf}", "task": [{"task": leaf, **overrides}]}])["tasks"]
     except (ImportError, AssertionError) as error:
         raise InputError(f"task {leaf} needs what is not installed ({_line(error)}); {INSTALL}, or what its README in "
                          f"lm_eval/tasks names") from None
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"task {leaf}: its data ({where}) cannot be had ({_line(error)}); fetch it where the Hub can "
-                         f"be reached, or give --task-data {name}=FILE") from None
+    except Exception as error:  # noqa: BLE001 - whatever a task's own code raises on data that are not what it expects
+        reason = f"{type(error).__name__}: {_line(error)}"
+        raise InputError(f"task {leaf}: {', '.join(local.values())} does not fit it ({reason}); rows must have the "
+                         f"columns of {hub} on the Hub" if local else
+                         f"task {leaf}: its data ({hub} on the Hub) cannot be had ({reason}); fetch it where the Hub "
+                         f"can be reached, or give --task-data {name}=FILE") from None
     for task in loaded.values():
         if task.config.num_fewshot is None:
             task.set_config(key="num_fewshot", value=0)

@@ -223,7 +223,7 @@ def _in_chat(task: Any, tokenizer: Any, how: How) -> bool:
 def _check_known(name: str, manager: Any) -> None:
     from evals.lm_eval_tasks import known_names, nearest
 
-    names = [*NAMED, *known_names(manager)]
+    names = list(dict.fromkeys([*NAMED, *known_names(manager)]))
     if name not in names:
         close = nearest(name, names)
         meant = f"did you mean {' or '.join(close)}" if close else "--list shows those that have a name here"

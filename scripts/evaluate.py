@@ -2,6 +2,7 @@
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from cli import command
 from cli.checks import check_positive, check_seed, resolve_dtype
 from cli.flags import SamplingMeshFlags, seed_field
-from errors import InputError
+from errors import InputError, shown
 from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 
@@ -30,6 +31,11 @@ Minutes are SmolLM2-135M-Instruct's on two cores (docs/evaluation.md says which 
 tasks need: pip install -r requirements-evals.txt. Data come from the Hub, or from a file by --task-data NAME=FILE. All
 other tasks of lm-eval go by its names (lm-eval ls tasks), yours in its form by --include-path FOLDER, and any prompts
 with any rewards by math:FILE, code:FILE, gym:TASK(...) and REWARDS:FILE."""
+
+
+MAY_DIFFER = ("tasks", "baseline", "task_data", "include_path", "num_slots", "sampling", "mesh",
+              "unsafe_code_without_sandbox")
+"""flags of an evaluation that others of the same folder need not have"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,25 +102,27 @@ def main(config: Config) -> None:
         return
     check(config)
     connect(config.hosts)
-    mesh, folder, dtype = make_mesh(config.mesh), Path(config.output_dir), resolve_dtype(config.dtype)
+    config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
+    mesh, folder = make_mesh(config.mesh), Path(config.output_dir)
     baseline = read_evaluation(Path(config.baseline)) if config.baseline else {}
     opened, tokenizer = open_tokenized(config.model)
     tasks = open_tasks(split_names(config.tasks), tokenizer, make_how(config), opened.config.vocab_size, mesh)
 
-    model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
+    model, variables = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype)
     folder.mkdir(parents=True, exist_ok=True)
     subject = Subject(model, tokenizer, mesh, None, config.num_slots, config.sampling.mesh,
                       Cache(folder / "responses.jsonl"), counted)
     subject.load(variables)
-    evaluated: dict[str, Any] = {}
+    described = describe(config, subject.cache.weights)
+    evaluated = read_earlier(folder, described)
     for task in tasks:
         found = task.run(subject)
         evaluated |= found
         if is_main():
             print_figures(found)
-            write(config, evaluated)
+            write(folder, evaluated, described)
     if baseline and is_main():
-        compare_with(config, baseline, evaluated)
+        compare_with(config.baseline, baseline, folder, evaluated, described)
     command.print_once(f"evaluated: {folder}")
 
 
@@ -132,25 +140,46 @@ def make_how(config: Config) -> Any:
                {name: file for name, _, file in pairs}, config.include_path, config.unsafe_code_without_sandbox)
 
 
-def write(config: Config, evaluated: dict[str, Any], compared: Sequence[Any] = ()) -> None:
-    """All that has been found so far."""
-    from evals.named import BENCHMARKS
-    from evals.results import write_evaluation
+def describe(config: Config, weights: str) -> dict[str, Any]:
+    """What was evaluated and how: all flags but where it ran, and a digest of the weights."""
     from training.runs import absolute_reference
 
-    flags = dataclasses.asdict(config) | {"model": absolute_reference(config.model)}
-    write_evaluation(Path(config.output_dir), evaluated, {name: flags[name] for name in flags if name != "hosts"},
-                     compared, BENCHMARKS)
+    flags = dataclasses.asdict(config) | {"model": absolute_reference(config.model), "weights": weights}
+    return {name: value for name, value in flags.items() if name not in ("list", "hosts", "output_dir")}
 
 
-def compare_with(config: Config, baseline: dict[str, Any], evaluated: dict[str, Any]) -> None:
+def read_earlier(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """Samples of tasks that the folder has already, run in the same way. Raises InputError for those of another."""
+    from evals.results import read_evaluation
+
+    if not (folder / "results.json").exists():
+        return {}
+    there = json.loads((folder / "results.json").read_text())["config"]
+    now = json.loads(json.dumps(described))
+    differing = next((name for name in now if name not in MAY_DIFFER and there.get(name) != now[name]), None)
+    if differing:
+        raise InputError(f"--output-dir {folder} holds another evaluation ({differing}: {shown(there.get(differing))} "
+                         f"there, {shown(now[differing])} now); choose another")
+    return read_evaluation(folder)
+
+
+def write(folder: Path, evaluated: dict[str, Any], described: dict[str, Any], compared: Sequence[Any] = ()) -> None:
+    """All that has been found so far; a figure of all questions in the form of the Hub's leaderboards, too."""
+    from evals.named import BENCHMARKS
+    from evals.results import write_evaluation
+
+    write_evaluation(folder, evaluated, described, compared, None if described["limit"] else BENCHMARKS)
+
+
+def compare_with(name: str, baseline: dict[str, Any], folder: Path, evaluated: dict[str, Any],
+                 described: dict[str, Any]) -> None:
     """Prints and writes the comparison with --baseline. Raises InputError where its questions are others."""
     from evals.comparison import compare
     from evals.tables import print_comparison
 
-    compared = compare(baseline, evaluated, (f"--baseline {config.baseline}", "this evaluation"))
+    compared = compare(baseline, evaluated, (f"--baseline {name}", "this evaluation"))
     print_comparison(compared, names=("baseline", "this"))
-    write(config, evaluated, compared)
+    write(folder, evaluated, described, compared)
 
 
 def print_list() -> None:
