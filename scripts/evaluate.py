@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,7 @@ MAY_DIFFER = ("tasks", "baseline", "task_data", "include_path", "num_slots", "sa
 class Config:
     model: str | None = None
     """This model is judged: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run
-    directory (RUN@best and RUN@STEP are one of its checkpoints)."""
+    directory (RUN@best and RUN@STEP are one of its checkpoints, RUN@all all of them, each in a folder of its own)."""
     tasks: str | None = None
     """It is judged by these tasks, NAME[,...]."""
     output_dir: str | None = None
@@ -88,14 +89,12 @@ class Config:
 
 def main(config: Config) -> None:
     from cli.online import open_tokenized
-    from evals.cache import Cache
     from evals.results import read_evaluation
-    from evals.subject import Subject
-    from evals.tables import print_figures
+    from evals.tables import print_series
     from evals.tasks import open_tasks, split_names
     from sharding.hosts import connect, is_main
     from sharding.mesh import make_mesh
-    from training.progress import counted
+    from training.runs import every_checkpoint
 
     if config.list:
         print_list()
@@ -103,27 +102,47 @@ def main(config: Config) -> None:
     check(config)
     connect(config.hosts)
     config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
-    mesh, folder = make_mesh(config.mesh), Path(config.output_dir)
+    mesh, folder, models = make_mesh(config.mesh), Path(config.output_dir), every_checkpoint(config.model)
     baseline = read_evaluation(Path(config.baseline)) if config.baseline else {}
-    opened, tokenizer = open_tokenized(config.model)
+    opened, tokenizer = open_tokenized(next(iter(models.values())))
     tasks = open_tasks(split_names(config.tasks), tokenizer, make_how(config), opened.config.vocab_size, mesh)
 
-    model, variables = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype)
+    evaluations = {}
+    for name, model in models.items():
+        own = dataclasses.replace(config, model=model, output_dir=str(folder / name))
+        evaluations[name] = judge(own, tasks, tokenizer, mesh, baseline)
+    if len(models) > 1 and is_main():
+        print_series(evaluations, f"all checkpoints of {config.model.removesuffix('@all')}")
+    command.print_once(f"evaluated: {folder}")
+
+
+def judge(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, baseline: dict[str, Any]) -> dict[str, Any]:
+    """The samples of every task; figures are printed, and written, as soon as a task is over."""
+    from evals.cache import Cache
+    from evals.subject import Subject
+    from evals.tables import print_figures
+    from sharding.hosts import is_main
+    from training.progress import counted
+    from training.runs import open_policy
+
+    folder = Path(config.output_dir)
+    model, variables = open_policy(config.model).load(mesh, dtype=config.dtype, param_dtype=config.dtype)
     folder.mkdir(parents=True, exist_ok=True)
     subject = Subject(model, tokenizer, mesh, None, config.num_slots, config.sampling.mesh,
                       Cache(folder / "responses.jsonl"), counted)
     subject.load(variables)
     described = describe(config, subject.cache.weights)
-    evaluated = read_earlier(folder, described)
+    evaluated, now = read_earlier(folder, described), {}
     for task in tasks:
+        start = time.monotonic()
         found = task.run(subject)
-        evaluated |= found
+        evaluated, now = evaluated | found, now | found
         if is_main():
-            print_figures(found)
+            print_figures(found, f"{config.model}, {(time.monotonic() - start) / 60:.1f} minutes")
             write(folder, evaluated, described)
     if baseline and is_main():
         compare_with(config.baseline, baseline, folder, evaluated, described)
-    command.print_once(f"evaluated: {folder}")
+    return now
 
 
 def make_how(config: Config) -> Any:
