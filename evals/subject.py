@@ -69,7 +69,7 @@ class Subject:
     """
 
     def __init__(self, model: Transformer, tokenizer: Any, mesh: jax.sharding.Mesh, engine: Engine | None = None,
-                 num_slots: int = 16, sampling: SamplingMesh = DEFAULT, cache: Cache = NOTHING_KEPT,
+                 num_slots: int = 64, sampling: SamplingMesh = DEFAULT, cache: Cache = NOTHING_KEPT,
                  progress: Progress = nothing_shown):
         check_ends(tokenizer, model.config.vocab_size)
         self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
@@ -204,17 +204,18 @@ class Subject:
     def _draw(self, requests: Sequence[Request], indices: Sequence[int]) -> Iterator[tuple[int, tuple[list[int], str]]]:
         """(index, (tokens, finish reason)) of these requests, as they finish."""
         wanted = [requests[index] for index in indices]
-        self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in wanted), len(wanted))
+        self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in wanted))
         with jax.set_mesh(self.mesh):
             for number, completion in stream(self.engine, wanted):
                 yield indices[number], (completion.tokens, completion.finish_reason)
 
-    def _make_engine(self, longest: int, count: int) -> None:
-        """One whose cache is for contexts of `longest` tokens, unless there is one."""
+    def _make_engine(self, longest: int) -> None:
+        """One whose cache is for contexts of `longest` tokens, or of a few lengths above, unless there is one."""
         if not self._own_engine or (self.engine is not None and longest <= self._longest):
             return
-        self._longest, self.engine = longest, None  # what is replaced gives its memory back first
-        self.engine = make_engine(self.model, min(self._num_slots, count), longest, self.mesh, self._sampling)
+        self.engine = None  # what is replaced gives its memory back first
+        self._longest = min(self.max_length, bucket_length(longest, buckets(self.max_length)))
+        self.engine = make_engine(self.model, self._num_slots, self._longest, self.mesh, self._sampling)
         self.engine.load(self.variables, self.version)
 
     def _answer(self, tokens: Sequence[int], finish_reason: str, stops: Sequence[str]) -> Answer:
