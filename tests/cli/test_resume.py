@@ -1,11 +1,14 @@
 """What a resumed run may change: what leaves its mathematics as it was; and the line that says so."""
 
+import contextlib
 import dataclasses
+import json
 
 import pytest
 import yaml
 
 from cli import resume
+from cli.experiment import check_output_dir
 from cli.resume import MAY_DIFFER, check_steps, stored_dtype, tell
 from errors import InputError
 from scripts import grpo, pretrain, sft
@@ -105,3 +108,19 @@ def test_auto_is_what_the_run_began_with(tmp_path, capsys, given, stored, chosen
 
 def test_what_is_told_may_differ():
     assert set(resume.TOLD) <= MAY_DIFFER
+
+
+@pytest.mark.parametrize(("changed", "refused"), [({"tasks": ("gsm8k",)}, (grpo,)), ({"limit": 5}, (grpo,)),
+                                                  ({"at": ("after",)}, ()), ({"max_new_tokens": 9}, ())])
+def test_what_a_run_is_judged_by_may_change_where_it_does_not_decide_what_is_drawn(tmp_path, changed, refused):
+    """An online run draws no prompts that --evaluate.tasks ask."""
+    for script in (sft, grpo):
+        run = tmp_path / script.__name__
+        flags = script.Config(model="m", data=(), output_dir=str(run), max_steps=3,
+                              **({"rewards": "length"} if script is grpo else {}))
+        stored = check_output_dir(flags)
+        run.mkdir()
+        (run / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(stored))))
+        flags = dataclasses.replace(flags, evaluate=dataclasses.replace(flags.evaluate, **changed))
+        with pytest.raises(InputError, match="another experiment") if script in refused else contextlib.nullcontext():
+            check_output_dir(flags)

@@ -21,7 +21,9 @@ BASE = {
     "grpo": ["--model", "m", *RUN, "--max-steps", "9", "--rewards", "length"],
     "pretrain": ["--model", "m", *RUN, "--max-steps", "9"], "generate": ["--model", "m", "--prompt", "p"],
     "score": ["--model", "m", "--data", "d", "--output", "o"], "export": ["--model", "m", "--output", "o"],
-    "train_tokenizer": ["--data", "d", "--output", "o"], "quickstart": [], "identity": [], "arithmetic": []}
+    "train_tokenizer": ["--data", "d", "--output", "o"],
+    "evaluate": ["--model", "m", "--tasks", "t", "--output-dir", "o"], "quickstart": [], "identity": [],
+    "arithmetic": []}
 EVAL = ["--eval-data", "e.jsonl"]
 OBJECTIVE = ["--objective", "m:f"]
 
@@ -64,6 +66,7 @@ UNREAD = [
      ["--algorithm.kl-in", "reward", "--beta", "0.1"]),
     ("grpo", "--beta 0.1 --objective m:f", "beside --objective", ["--algorithm.kl-in", "reward"]),
     ("grpo", "--rollouts.num-eval-samples 4", "without --eval-data", EVAL),
+    ("sft", "--evaluate.limit 5", "without --evaluate.tasks", ["--evaluate.tasks", "gsm8k"]),
     ("generate", "--top-k 5 --temperature 0", "at --temperature 0", ["--temperature", "1e-29"]),
     ("generate", "--min-p 0.1 --temperature 1e-40", "at --temperature 0", ["--temperature", "1"]),
     ("generate", "--too-long drop", "without --data", ["--data", "d.jsonl"]),
