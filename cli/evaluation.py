@@ -19,9 +19,9 @@ class EvaluateFlags:
     """It is judged before the first step, after the last, and every N steps: before,after,every 100."""
     limit: int | None = None
     """Each task is its first so many questions; by default all of them."""
-    num_samples: int = 1
-    """A question is answered this many times: 1 is the likeliest answer, more are drawn, as the task says or else at
-    temperature 1."""
+    num_samples: int | None = None
+    """A question is answered this many times, drawn as the task says or else at temperature 1; by default as often as
+    the task says, mostly once and greedily."""
     max_new_tokens: int | None = None
     """An answer has this many tokens at the most; by default as many as the task says."""
     task_data: tuple[str, ...] = ()
@@ -73,8 +73,8 @@ def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, mesh: Any) -> l
     if tokenizer is None:
         raise InputError("--evaluate.tasks: the model has no tokenizer, so it answers nothing that could be judged; "
                          "put tokenizer.json into its folder")
-    how = How(own.limit, own.num_samples, flags.seed, None, own.max_new_tokens, task_data=own.data,
-              unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
+    how = How(limit=own.limit, num_samples=own.num_samples, seed=flags.seed, max_new_tokens=own.max_new_tokens,
+              task_data=own.data, unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
     return open_tasks(own.names, tokenizer, how, vocab_size, mesh)
 
 

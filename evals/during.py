@@ -72,7 +72,7 @@ class Benchmarks:
             self._record(evaluated, step)
         barrier("evaluation")
         return {f"{task}/{label(figure)}": figure.estimate.mean
-                for task, samples in evaluated.items() for figure in figures_of(samples)}
+                for task, samples in evaluated.items() for figure in figures_of(samples) if figure.of_all}
 
     def _record(self, evaluated: Mapping[str, Sequence[Sample]], step: int) -> None:
         console = open_console(record=True)

@@ -26,6 +26,11 @@ class Figure(NamedTuple):
     of_k: str = ""
     """"pass@8", "pass^8" or "maj@8" instead of the mean of all answers"""
 
+    @property
+    def of_all(self) -> bool:
+        """Whether it is of all answers to a question, and not of fewer of them."""
+        return not self.of_k or self.of_k.endswith(tuple(f"{mark}{self.num_samples}" for mark in "@^"))
+
 
 def figures_of(samples: Sequence[Sample]) -> list[Figure]:
     """The figures of one task's samples: the mean of every metric (over several answers: avg@k), and for verdicts on
@@ -55,16 +60,17 @@ def _figure(metric: str, samples: Sequence[Sample]) -> Figure:
 
 
 def at_k(metric: str, samples: Sequence[Sample]) -> dict[str, Estimate]:
-    """"pass@k", "pass^k" and "maj@k" of k answers, as many as every question has that has no failed one; {} for one
-    answer, or values other than 0 and 1."""
+    """"pass@k" and "pass^k" of K answers, as many as every question has that has no failed one, for k = K, 2, 4, 8,
+    ..., and "maj@K"; {} for one answer, or values other than 0 and 1."""
     questions = _answered_in_full(metric, samples)
     k = max(map(len, questions), default=1)
     values = {sample.values[metric] for each in questions for sample in each}
     if k == 1 or not values <= {0.0, 1.0}:
         return {}
-    rights = [sum(sample.values[metric] for sample in each) for each in questions]
-    found = {f"pass@{k}": [pass_at_k(k, int(right), k) for right in rights],
-             f"pass^{k}": [pass_hat_k(k, int(right), k) for right in rights]}
+    rights = [int(sum(sample.values[metric] for sample in each)) for each in questions]
+    fewer = [2**power for power in range(1, k.bit_length()) if 2**power < k]
+    found = {f"{name}{few}": [of(k, right, few) for right in rights]
+             for few in (k, *fewer) for name, of in (("pass@", pass_at_k), ("pass^", pass_hat_k))}
     if any(sample.answer is not None for each in questions for sample in each):
         found[f"maj@{k}"] = [maj_at_k([sample.answer for sample in each], [sample.values[metric] for sample in each], k)
                              for each in questions]

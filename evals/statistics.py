@@ -223,12 +223,16 @@ def pass_hat_k(n: int, correct: int, k: int) -> float:
 
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[Any], k: int) -> float:
     """maj@k: the chance that the commonest answer among k of the n samples is right, over all ways to take k. Those
-    that are equally common are equally likely to be taken; None, no answer, has no vote."""
+    that are equally common are equally likely to be taken; None, no answer, has no vote. Where k is less than n this
+    counts choices, which takes seconds for a hundred answers of a few kinds."""
     votes = Counter(answers)
     silent = votes.pop(None, 0)
     right: Counter[Hashable] = Counter()
     for answer, verdict in zip(answers, correct, strict=True):
         right[answer] += float(verdict)
+    if k == len(answers):  # one choice
+        first = [answer for answer in votes if votes[answer] == max(votes.values())]
+        return sum(right[answer] / votes[answer] for answer in first) / max(1, len(first))
     total = sum(right[answer] / count * _ways_to_win(count, [votes[other] for other in votes if other != answer],
                                                      silent, k)
                 for answer, count in votes.items() if right[answer])

@@ -17,9 +17,9 @@ WIDTH = 120
 
 
 def print_figures(evaluated: Mapping[str, Sequence[Sample]], title: str = "", console: Any = None) -> None:
-    """A line for each metric of each task, and one more for what was cut in front."""
+    """A line for each metric of each task, pass@k for all answers alone, and one more for what was cut in front."""
     console = console or open_console()
-    figures = [figure for samples in evaluated.values() for figure in figures_of(samples)]
+    figures = [figure for samples in evaluated.values() for figure in figures_of(samples) if figure.of_all]
     console.print(figure_table(figures, title))
     for task, samples in evaluated.items():
         cut = sum(sample.truncated_context for sample in samples)

@@ -35,7 +35,9 @@ def test_several_answers_have_figures_of_all_of_them():
         sample.answer = answer
     found = {figure.of_k: figure for figure in figures_of(samples)}
     assert {name: figure.estimate.mean for name, figure in found.items()} == {
-        "": 0.5, "pass@4": 1.0, "pass^4": 0.0, "maj@4": pytest.approx((1 + 2 / 3) / 2)}
+        "": 0.5, "pass@4": 1.0, "pass^4": 0.0, "pass@2": pytest.approx(5 / 6), "pass^2": pytest.approx(1 / 6),
+        "maj@4": pytest.approx((1 + 2 / 3) / 2)}
+    assert [name for name, figure in found.items() if not figure.of_all] == ["pass@2", "pass^2"]
     assert found[""].num_samples == 4
     assert found["pass@4"].estimate.n == 2
 
