@@ -48,7 +48,13 @@ class How:
     """code runs where nothing isolates it"""
 
 
-AS_TASKS_SAY = How()
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A model behind a server with OpenAI's interface, in place of a tokenizer and of a Subject: it answers lm-eval's
+    tasks."""
+
+    url: str
+    chat_template: str = "the server's"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +97,13 @@ def open_tasks(names: Sequence[str], tokenizer: Any, how: How, vocab_size: int, 
 
 
 def _open(name: str, tokenizer: Any, how: How, vocab_size: int, mesh: Any, managers: list[Any]) -> Task:
+    named = NAMED.get(name)
+    if isinstance(tokenizer, Server) and (is_graded(name) or (named and not named.task)):
+        raise InputError(f"task {name} is asked of weights that are loaded here; a server ({tokenizer.url}) answers "
+                         f"lm-eval's tasks")
     if is_graded(name):
         task = open_graded(name, tokenizer, vocab_size, limit=how.limit, mesh=mesh, unsafe=how.unsafe)
         return _graded(task, how)
-    named = NAMED.get(name)
     _check_chat(name, named, tokenizer, how)
     if named and not named.task:
         return _graded(_own(name, named, tokenizer, how, vocab_size, mesh), how, named.max_new_tokens)
@@ -182,11 +191,10 @@ def _harness(name: str, named: Named | None, tokenizer: Any, how: How, managers:
     loaded = list(load_tasks(managers[0], task, data, _settings(named, tokenizer, how)))
     whole = is_mean_of_questions(managers[0], task)
 
-    def run(subject: Subject) -> dict[str, list[Sample]]:
-        from evals.harness import Generation, HarnessModel, judge
+    def run(subject: Subject | Server) -> dict[str, list[Sample]]:
+        from evals.harness import judge
 
-        model = HarnessModel(subject, Generation(how.max_new_tokens, how.temperature, how.seed, how.num_samples),
-                             how.template_kwargs)
+        model = _model(subject, how)
         found: dict[str, list[Sample]] = {}
         for each in loaded:
             judged = judge(each, model, how.limit, _in_chat(each, tokenizer, how))
@@ -197,6 +205,18 @@ def _harness(name: str, named: Named | None, tokenizer: Any, how: How, managers:
         return found | ({name: _joined(name, found)} if whole else {})
 
     return Task(name, run)
+
+
+def _model(subject: Subject | Server, how: How) -> Any:
+    """As harness.judge takes it."""
+    from evals.harness import Generation, HarnessModel
+
+    generation = Generation(how.max_new_tokens, how.temperature, how.seed, how.num_samples)
+    if isinstance(subject, Server):
+        from evals.remote import RemoteModel
+
+        return RemoteModel(subject.url, generation)
+    return HarnessModel(subject, generation, how.template_kwargs)
 
 
 def _joined(name: str, members: Mapping[str, list[Sample]]) -> list[Sample]:

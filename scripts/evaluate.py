@@ -12,6 +12,7 @@ from cli import command
 from cli.checks import check_positive, check_seed, resolve_dtype
 from cli.flags import SamplingMeshFlags, seed_field
 from errors import InputError, shown
+from files import writing
 from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 
@@ -42,8 +43,9 @@ MAY_DIFFER = ("tasks", "baseline", "task_data", "include_path", "num_slots", "sa
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     model: str | None = None
-    """This model is judged: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter or run
-    directory (RUN@best and RUN@STEP are one of its checkpoints, RUN@all all of them, each in a folder of its own)."""
+    """This model is judged: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT adapter, run
+    directory (RUN@best and RUN@STEP are one of its checkpoints, RUN@all all of them, each in a folder of its own), or
+    http://HOST:PORT/v1, a server with OpenAI's interface, for lm-eval's tasks."""
     tasks: str | None = None
     """It is judged by these tasks, NAME[,...]."""
     output_dir: str | None = None
@@ -91,7 +93,7 @@ def main(config: Config) -> None:
     from cli.online import open_tokenized
     from evals.results import read_evaluation
     from evals.tables import print_series
-    from evals.tasks import open_tasks, split_names
+    from evals.tasks import Server, open_tasks, split_names
     from sharding.hosts import connect, is_main
     from sharding.mesh import make_mesh
     from training.runs import every_checkpoint
@@ -104,8 +106,12 @@ def main(config: Config) -> None:
     config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
     mesh, folder, models = make_mesh(config.mesh), Path(config.output_dir), every_checkpoint(config.model)
     baseline = read_evaluation(Path(config.baseline)) if config.baseline else {}
-    opened, tokenizer = open_tokenized(next(iter(models.values())))
-    tasks = open_tasks(split_names(config.tasks), tokenizer, make_how(config), opened.config.vocab_size, mesh)
+    if is_url(config.model):
+        tokenizer, vocab_size = Server(config.model), 0
+    else:
+        opened, tokenizer = open_tokenized(next(iter(models.values())))
+        vocab_size = opened.config.vocab_size
+    tasks = open_tasks(split_names(config.tasks), tokenizer, make_how(config), vocab_size, mesh)
 
     evaluations = {}
     for name, model in models.items():
@@ -118,20 +124,14 @@ def main(config: Config) -> None:
 
 def judge(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, baseline: dict[str, Any]) -> dict[str, Any]:
     """The samples of every task; figures are printed, and written, as soon as a task is over."""
-    from evals.cache import Cache
-    from evals.subject import Subject
     from evals.tables import print_figures
     from sharding.hosts import is_main
-    from training.progress import counted
-    from training.runs import open_policy
 
     folder = Path(config.output_dir)
-    model, variables = open_policy(config.model).load(mesh, dtype=config.dtype, param_dtype=config.dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    subject = Subject(model, tokenizer, mesh, None, config.num_slots, config.sampling.mesh,
-                      Cache(folder / "responses.jsonl"), counted)
-    subject.load(variables)
-    described = describe(config, subject.cache.weights)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    subject, weights = open_subject(config, tokenizer, mesh)
+    described = describe(config, weights)
     evaluated, now = read_earlier(folder, described), {}
     for task in tasks:
         start = time.monotonic()
@@ -143,6 +143,26 @@ def judge(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, basel
     if baseline and is_main():
         compare_with(config.baseline, baseline, folder, evaluated, described)
     return now
+
+
+def open_subject(config: Config, tokenizer: Any, mesh: Any) -> tuple[Any, str]:
+    """(what is judged, a digest of its weights); a server's are not known."""
+    from evals.cache import Cache
+    from evals.subject import Subject
+    from training.progress import counted
+    from training.runs import open_policy
+
+    if is_url(config.model):
+        return tokenizer, ""
+    model, variables = open_policy(config.model).load(mesh, dtype=config.dtype, param_dtype=config.dtype)
+    subject = Subject(model, tokenizer, mesh, None, config.num_slots, config.sampling.mesh,
+                      Cache(Path(config.output_dir) / "responses.jsonl"), counted)
+    subject.load(variables)
+    return subject, subject.cache.weights
+
+
+def is_url(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
 
 
 def make_how(config: Config) -> Any:
