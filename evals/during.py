@@ -61,18 +61,24 @@ class Benchmarks:
     config: Mapping[str, Any]
     """for results.json"""
 
-    def owes(self, step: int) -> bool:
-        """Whether the model after so many steps is to be judged and was not."""
-        return self.when.due(step, self.last) and not decided(lambda: (self._folder(step) / "results.json").exists())
+    def due(self, step: int) -> bool:
+        """Whether the model after so many steps is to be judged."""
+        return self.when.due(step, self.last)
+
+    def done(self, step: int) -> bool:
+        """Whether it has been."""
+        return decided(lambda: (self._folder(step) / "results.json").exists())
 
     def __call__(self, state: TrainState, step: int) -> dict[str, float]:
-        """The means of all metrics; what was found is written down and printed, with how it compares to step 0."""
+        """The means of all metrics, in process 0; what was found is written down and printed, with how it compares to
+        step 0. Where that is done, it is read."""
+        if self.done(step):
+            return _means(read_evaluation(self._folder(step))) if is_main() else {}
         evaluated = self.judge(state.variables(), step)
         if is_main():
             self._record(evaluated, step)
         barrier("evaluation")
-        return {f"{task}/{label(figure)}": figure.estimate.mean
-                for task, samples in evaluated.items() for figure in figures_of(samples) if figure.of_all}
+        return _means(evaluated)
 
     def _record(self, evaluated: Mapping[str, Sequence[Sample]], step: int) -> None:
         console = open_console(record=True)
@@ -110,6 +116,11 @@ class Benchmarks:
 
     def _folder(self, step: int) -> Path:
         return self.run / "evals" / f"step-{step:06d}"
+
+
+def _means(evaluated: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
+    return {f"{task}/{label(figure)}": figure.estimate.mean
+            for task, samples in evaluated.items() for figure in figures_of(samples) if figure.of_all}
 
 
 def _title(step: int) -> str:

@@ -24,11 +24,14 @@ Evaluate = Callable[[TrainState], dict[str, float]]
 class Benchmarks(Protocol):
     """What judges the model by tasks, which may take long; it keeps what it found itself."""
 
-    def owes(self, step: int) -> bool:
-        """Whether the model after so many steps is to be judged, and has not been."""
+    def due(self, step: int) -> bool:
+        """Whether the model after so many steps is to be judged."""
+
+    def done(self, step: int) -> bool:
+        """Whether it has been, perhaps before the run was ended and went on."""
 
     def __call__(self, state: TrainState, step: int) -> dict[str, float]:
-        """Metrics of that model."""
+        """Metrics of that model, measured or, where that is done, as they were found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Keeper:
         """The numbers of the steps that are left; an evaluation that is due before them comes first."""
         if self._evaluate is not None and (self._first == 0 or self._owes_evaluation()):
             self.log.evaluated(self._first, self._evaluate(state))
-        self._judge(state, self._first)
+        if self._benchmarks is not None and (self._first == 0 or not self._benchmarks.done(self._first)):
+            self._judge(state, self._first)
         yield from range(self._first + 1, self._config.max_steps + 1)
 
     @contextlib.contextmanager
@@ -124,7 +128,7 @@ class Keeper:
 
     def _judge(self, state: TrainState, step: int) -> None:
         """By benchmarks, where that is due; what a step has made is saved before, or where they fail."""
-        if self._benchmarks is None or not self._benchmarks.owes(step):
+        if self._benchmarks is None or not self._benchmarks.due(step):
             return
         self.log.flush()
         with self.saving_on_error(state, step + 1):

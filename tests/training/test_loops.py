@@ -219,6 +219,15 @@ def test_every_step_that_is_saved_was_kept(tmp_path):
     assert kept == set(range(1, STEPS + 1))
 
 
+def raising_error(bad):
+    """What no loop saves a run for."""
+    def raise_there(number):
+        if number == bad:
+            raise RuntimeError
+
+    return raise_there
+
+
 class Judge:
     """Notes down which weights it is given, and answers ever better; fails at a step, if told to."""
 
@@ -236,7 +245,7 @@ class Judge:
 def judged(loop, run, **how):
     """What a judge sees of a run up to where it is stopped, fails or ends."""
     judge = Judge(run, **{name: how.pop(name) for name in ("at", "bad") & how.keys()})
-    with contextlib.suppress(Stopped, InputError):
+    with contextlib.suppress(Stopped, InputError, RuntimeError):
         go(loop, run, benchmarks=judge.benchmarks, **how)
     return judge.seen
 
@@ -264,6 +273,15 @@ def test_benchmarks_are_asked_once_whatever_becomes_of_the_run(loop, tmp_path):
             judged(loop, run, bad=3), judged(loop, run, bad=7), judged(loop, run), judged(loop, run)]
     assert [sorted(each) for each in seen] == [[0], [], [], [], [3, 6], [7], []]
     assert functools.reduce(operator.or_, seen) == whole
+    assert_same_run(run, tmp_path / "whole", STEPS)
+
+
+def test_what_a_kill_took_from_the_metrics_is_there_again(loop, tmp_path):
+    """Step 3 is judged, and the run killed before it is saved."""
+    judged(loop, tmp_path / "whole")
+    assert sorted(judged(loop, tmp_path / "run", at_step=raising_error(5))) == [0, 3]
+    assert sorted(judged(loop, tmp_path / "run")) == [6, 7]
+    assert_same_run(tmp_path / "run", tmp_path / "whole", STEPS)
 
 
 def test_a_run_that_has_begun_is_never_judged_as_if_it_had_not(loop, tmp_path):
