@@ -22,6 +22,13 @@ def check_not_negative(config: Any, *names: str, prefix: str = "") -> None:
             raise InputError(f"{_flag(prefix, name)} must be 0 or more and finite, not {getattr(config, name)}")
 
 
+def check_fraction(config: Any, *names: str, prefix: str = "") -> None:
+    """Raises InputError where one of the numbers is not in [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise InputError(f"{_flag(prefix, name)} must be from 0 to 1, not {getattr(config, name)}")
+
+
 def check_temperature(temperature: float) -> None:
     """Raises InputError for a temperature that is 0, or counts as 0, where one is divided by it."""
     from rollouts.sampling import effective_temperature

@@ -1,13 +1,17 @@
-"""The scalar head: one reward for a row, read at the last token of its answer."""
+"""The scalar head: one reward for a row, read at the last token of its answer; or a value for every token."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from batch import Layout, follows
 from models.config import ModelConfig
+from models.scoring import hidden_before
 from models.transformer import Transformer
 
 
@@ -24,13 +28,48 @@ def score_rewards(model: Transformer, variables: dict[str, Any], batch: dict[str
     (the end token, or what a chat template writes after it), as in transformers' classifiers.
     """
     hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
-    read = jnp.take_along_axis(hidden, last_token(batch["segment_ids"])[:, None, None], axis=1)[:, 0]
-    rewards = jnp.einsum("bd,dr->b", read.astype(jnp.float32), reward_head(variables),
-                         precision=jax.lax.Precision.HIGHEST)
+    read = jnp.take_along_axis(hidden, last_token(batch["segment_ids"])[:, None, None], axis=1)
+    rewards = _project(read, variables)[:, 0]
     return RewardScores(jnp.where(jnp.any(batch["segment_ids"] != 0, axis=-1), rewards, 0.0))
 
 
 score_rewards.gives = RewardScores._fields
+
+
+class ValueScores(NamedTuple):
+    values: Float[Array, "B T"]
+    """V of what token t was drawn after: read at the token before it. 0 for first tokens and padding"""
+
+
+def score_values(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
+                 rngs: dict[str, jax.Array] | None = None) -> ValueScores:
+    """V_t = w . h_{t-1} in float32, h the last hidden states; w from `reward_head`. Rows are models.scoring.score's."""
+    hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
+    values = jnp.pad(_project(hidden[:, :-1], variables), ((0, 0), (1, 0)))
+    return ValueScores(jnp.where(follows(batch["segment_ids"]), values, 0.0))
+
+
+def score_completion_values(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
+                            group_size: int, prompt_length: int,
+                            rngs: dict[str, jax.Array] | None = None) -> ValueScores:
+    """`score_values` of completions that share their prompts (models.scoring.score_completions). Prompts have 0."""
+    values = _project(hidden_before(model, variables, batch, group_size, prompt_length, rngs), variables)
+    counted = follows(batch["segment_ids"])[:, prompt_length:]
+    return ValueScores(jnp.pad(jnp.where(counted, values, 0.0), ((0, 0), (prompt_length, 0))))
+
+
+def values_by(layout: Layout) -> Callable[..., ValueScores]:
+    """The scorer of values of rows that lie so: (model, variables, batch, rngs=None) -> their values."""
+    return score_values if layout.group_size == 1 else functools.partial(score_completion_values, **layout._asdict())
+
+
+score_values.gives = ValueScores._fields
+
+
+def _project(hidden: Float[Array, "B T D"], variables: dict[str, Any]) -> Float[Array, "B T"]:
+    """w . h."""
+    return jnp.einsum("btd,dr->bt", hidden.astype(jnp.float32), reward_head(variables),
+                      precision=jax.lax.Precision.HIGHEST)
 
 
 def last_token(segment_ids: Int[ArrayLike, "B T"]) -> Int[Array, "B"]:

@@ -59,6 +59,16 @@ def score_completions(model: Transformer, variables: dict[str, Any], batch: dict
     group or some, become one row of W + G C positions, in which each completion sees the prompt and itself. Any of
     them may be empty (segment 0 throughout).
     """
+    before = hidden_before(model, variables, batch, group_size, prompt_length, rngs)
+    scores = score_hidden(before, output_kernel(model.config, variables["params"]),
+                          batch["tokens"][:, prompt_length:], temperature)
+    counted = follows(batch["segment_ids"])[:, prompt_length:]
+    return TokenScores(*(jnp.pad(jnp.where(counted, each, 0.0), ((0, 0), (prompt_length, 0))) for each in scores))
+
+
+def hidden_before(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], group_size: int,
+                  prompt_length: int, rngs: dict[str, jax.Array] | None = None) -> Float[Array, "B C D"]:
+    """The hidden state from which each token of a completion is predicted, of rows as score_completions has them."""
     count = len(batch["tokens"]) // group_size
 
     def lay(column: ArrayLike) -> Array:  # [B, W + C] -> [P, W + G C]
@@ -70,11 +80,7 @@ def score_completions(model: Transformer, variables: dict[str, Any], batch: dict
                          SharedPrompt(prompt_length, group_size), rngs=rngs)
     last = jnp.repeat(hidden[:, prompt_length - 1 : prompt_length], group_size, axis=0)
     after = hidden[:, prompt_length:].reshape(len(batch["tokens"]), -1, hidden.shape[-1])
-    before = jnp.concatenate([last, after[:, :-1]], axis=1)  # what predicts each token of a completion
-    scores = score_hidden(before, output_kernel(model.config, variables["params"]),
-                          batch["tokens"][:, prompt_length:], temperature)
-    counted = follows(batch["segment_ids"])[:, prompt_length:]
-    return TokenScores(*(jnp.pad(jnp.where(counted, each, 0.0), ((0, 0), (prompt_length, 0))) for each in scores))
+    return jnp.concatenate([last, after[:, :-1]], axis=1)  # what predicts each token of a completion
 
 
 def score_by(layout: Layout, temperature: float = 1.0) -> Callable[..., TokenScores]:

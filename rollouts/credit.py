@@ -7,8 +7,9 @@ already less the KL that is in the reward. What a credit function `needs` beside
 names on it, as on an objective) is a column [N, T] of the batch. Further columns that it gives reach the objective.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -17,7 +18,10 @@ from data.specs import load_function
 from errors import InputError, shown
 from objectives.advantages import ADVANTAGES, penalised
 from objectives.base import declared
+from objectives.grpo import KL
+from objectives.pairs import log_ratios
 from rollouts.episodes import Group
+from rollouts.returns import adaptive_lam, explained_variance, gae, token_rewards, whiten
 
 COMPUTED = ("old_logps", "ref_logps")
 """columns that are computed where a credit function needs them"""
@@ -82,3 +86,44 @@ def with_kl_in_reward(batch: Columns, beta: float, kl: str) -> np.ndarray:
     old_logps and ref_logps."""
     given: Any = penalised(batch["rewards"], batch["old_logps"], batch["ref_logps"], batch["loss_mask"], beta, kl)
     return np.asarray(given, np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class GAE:
+    """The credit function of actor-critic methods: advantages, whitened, and returns for the critic, both [N, T]."""
+
+    gamma: float
+    lam: float
+    """of advantages"""
+    critic_lam: float
+    """of returns"""
+    lam_alpha: float = 0.0
+    """above 0, the advantages' is returns.adaptive_lam's in place of `lam`"""
+    beta: float = 0.0
+    """of the KL in the reward, token by token"""
+    kl: str = "k1"
+    missing_end_penalty: float = 0.0
+    """taken from the reward of an episode that a limit cut"""
+
+    needs: ClassVar[tuple[str, ...]] = ("values", "old_logps", "ref_logps")
+    """ref_logps where beta is above 0"""
+
+    def __call__(self, groups: Sequence[Group], batch: Columns) -> Columns:
+        values, mask = batch["values"].astype(np.float64), batch["loss_mask"]
+        kl = np.asarray(KL[self.kl](log_ratios(batch["old_logps"], batch["ref_logps"]))) if self.beta else 0.0
+        rewards = token_rewards(batch["rewards"] - self.missing_end_penalty * batch["truncated"], mask, kl, self.beta)
+        lam = adaptive_lam(mask, self.lam_alpha) if self.lam_alpha else self.lam
+        advantages = gae(rewards, values, mask, self.gamma, lam)
+        returns = values + gae(rewards, values, mask, self.gamma, self.critic_lam)
+        return {"advantages": whiten(advantages, mask).astype(np.float32),
+                "returns": np.where(mask != 0, returns, 0.0).astype(np.float32)}
+
+
+def value_metrics(batch: Columns, returns: np.ndarray) -> dict[str, float]:
+    """How good the critic was before the step: explained_variance, left out where returns do not vary; and the spread
+    of returns over tokens."""
+    drawn = batch["loss_mask"] != 0
+    explained = explained_variance(batch["values"], returns, batch["loss_mask"])
+    metrics = {"returns/mean": returns[drawn].mean(), "returns/std": returns[drawn].std()} if drawn.any() else {}
+    return {name: float(value) for name, value in metrics.items()} | (
+        {} if np.isnan(explained) else {"explained_variance": explained})

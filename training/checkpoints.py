@@ -1,7 +1,8 @@
 """Checkpoints by Orbax: asynchronous, atomic, the newest few kept. A step's folder holds three items.
 
 `trainable`: the trained collection; `progress`: step, optimiser state and key; `data`: the position in the data, and
-checksums of everything, since Orbax takes a flipped bit in an array for a number.
+checksums of everything, since Orbax takes a flipped bit in an array for a number. Where there is a critic, `critic` and
+`critic_progress` are its own of the first two.
 """
 
 import contextlib
@@ -29,6 +30,8 @@ from errors import InputError
 from sharding import hosts
 from training.state import TrainState
 
+ITEMS = ("trainable", "progress", "critic", "critic_progress")
+"""of arrays"""
 LATEST = 2
 """checkpoints that are kept, the best one not counted"""
 
@@ -68,7 +71,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, position: Any,
 
     Raises InputError where this or the save before it, which goes on in the background, cannot be written.
     """
-    arrays = {"trainable": state.trainable, "progress": _progress(state)}
+    arrays = _arrays(state)
     data = {"position": position, "checksums": checksums(arrays) | {"position": _checksum_of_json(position)}}
     with writing(manager):
         _probe(Path(manager.directory))
@@ -148,12 +151,14 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> tuple[T
     A damaged one is named on standard error, moved to damaged-STEP, and the one before it is taken. Raises InputError
     for a checkpoint of another model, for one that cannot be read although it may be good, and where all are damaged.
     """
-    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, (state.trainable, _progress(state)))
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            _check_same_model(manager, step, shapes[0])
+            for item in ("trainable", "critic"):
+                _check_same_model(manager, step, shapes, item)
             # what is replaced gives its memory back first: a run that just fits must fit when it is resumed, too
-            jax.tree.map(lambda leaf: leaf.delete(), (state.trainable, state.opt_state, state.reference))
+            for each in (state, state.critic) if state.critic else (state,):
+                jax.tree.map(lambda leaf: leaf.delete(), (each.trainable, each.opt_state, each.reference))
             return _restore(manager, step, state, shapes)
         except Exception as error:
             if not _is_damage(error, manager, step):
@@ -217,32 +222,37 @@ def _is_not_raised_too(record: logging.LogRecord) -> bool:
 
 def _restore(manager: ocp.CheckpointManager, step: int, state: TrainState, shapes: Any) -> tuple[TrainState, Any]:
     found = manager.restore(step, args=ocp.args.Composite(
-        trainable=ocp.args.StandardRestore(shapes[0]), progress=ocp.args.StandardRestore(shapes[1]),
-        data=ocp.args.JsonRestore()))
+        **{item: ocp.args.StandardRestore(tree) for item, tree in shapes.items()}, data=ocp.args.JsonRestore()))
     position = _check(found)
-    progress = dict(found["progress"])
-    progress["rng"] = jax.random.wrap_key_data(progress["rng"])
-    return state.with_trainable(found["trainable"]).replace(**progress), position
+    if state.critic is not None:
+        state = state.replace(critic=_with(state.critic, found["critic"], found["critic_progress"]))
+    return _with(state, found["trainable"], found["progress"]), position
+
+
+def _with(state: TrainState, trainable: Any, progress: Any) -> TrainState:
+    return state.with_trainable(trainable).replace(**progress | {"rng": jax.random.wrap_key_data(progress["rng"])})
 
 
 def _check(found: Any) -> Any:
     """The data position in what was restored. Raises ValueError for an array, or a position, that was not saved so."""
     saved, position = found["data"]["checksums"], found["data"]["position"]
-    arrays = {item: found[item] for item in ("trainable", "progress") if found.get(item) is not None}
+    arrays = {item: found[item] for item in ITEMS if found.get(item) is not None}
     for name, value in ({"position": _checksum_of_json(position)} | checksums(arrays)).items():
         if saved[name] != value:
             raise ValueError(f"{name} has not the checksum that it was saved with")
     return position
 
 
-def _check_same_model(manager: ocp.CheckpointManager, step: int, wanted: Any) -> None:
+def _check_same_model(manager: ocp.CheckpointManager, step: int, shapes: Any, item: str) -> None:
     """Raises InputError where the checkpoint's arrays are not those of the model."""
+    if item not in shapes:
+        return
     with ocp.StandardCheckpointer() as checkpointer:
-        found = checkpointer.metadata(manager.directory / str(step) / "trainable").item_metadata
+        found = checkpointer.metadata(manager.directory / str(step) / item).item_metadata
     if found is None:
         raise FileNotFoundError("its list of arrays cannot be read")
     stored = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(found.tree)}
-    expected = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    expected = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes[item])}
     for name in sorted(expected.keys() | stored.keys()):
         if expected.get(name) != stored.get(name):
             raise InputError(f"{manager.directory}/{step}: a checkpoint of another model ({name} is "
@@ -254,14 +264,21 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def _arrays(state: TrainState) -> dict[str, Any]:
+    """The items of arrays."""
+    arrays = {"trainable": state.trainable, "progress": _progress(state)}
+    critic = state.critic
+    return arrays if critic is None else arrays | {"critic": critic.trainable, "critic_progress": _progress(critic)}
+
+
 def _progress(state: TrainState) -> dict[str, Any]:
     progress = {"step": state.step, "opt_state": state.opt_state, "rng": jax.random.key_data(state.rng)}
     return progress if state.reference is None else progress | {"reference": state.reference}
 
 
-def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:
-    """Only the trained collection of a run's checkpoint, as `shapes` (with shardings) says; what is trained is float32,
-    and is cast once its checksums are compared.
+def restore_trainable(run: Path, shapes: Any, which: str = "newest", item: str = "trainable") -> Any:
+    """Only the trained collection of a run's checkpoint, or its critic's (`item`), as `shapes` (with shardings) says;
+    what is trained is float32, and is cast once its checksums are compared.
 
     `which` is "newest", "best" (the least eval loss) or a step. Raises InputError where there is no such one.
     """
@@ -273,14 +290,14 @@ def restore_trainable(run: Path, shapes: Any, which: str = "newest") -> Any:
             stored = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding),
                                   shapes)
             found = manager.restore(step, args=ocp.args.Composite(
-                trainable=ocp.args.StandardRestore(stored), data=ocp.args.JsonRestore()))
+                **{item: ocp.args.StandardRestore(stored)}, data=ocp.args.JsonRestore()))
             _check(found)
         except Exception as error:
             if not _is_damage(error, manager, step):
                 raise
             raise InputError(f"{manager.directory}/{step}: {_damaged(error)}; give the training command again, which "
                              f"goes on from the one before it") from None
-        return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found["trainable"], shapes)
+        return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found[item], shapes)
 
 
 def _find(manager: ocp.CheckpointManager, run: Path, which: str) -> int:

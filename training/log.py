@@ -74,7 +74,7 @@ class Log:
         with writing(self._file.path):
             values = self._file.write(step, values)
         self._trackers.log(step, values)
-        if "loss" in values:
+        if "num_tokens" in values:
             self._progress.step(step, values)
         else:
             self._progress.note(step, values)

@@ -129,17 +129,22 @@ class TrainedRun:
     tokenizer: Path
     lora: LoRAConfig | None
     checkpoint: str = "newest"
+    item: str = "trainable"
+    """of a checkpoint: `critic` is the critic of a run that has one"""
 
     def base(self) -> "Pretrained | TrainedRun":
         """The model that the run started from."""
-        return open_model(read_config(self.path)["model"])
+        config = read_config(self.path)
+        if self.item == "critic" and config["critic"]["model"] is not None:
+            return open_critic(config["critic"]["model"])
+        return open_model(config["model"])
 
     def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
         """(model, variables) on `mesh`: `params`, and `lora` where it was trained; `compute` overrides dtype, ..."""
         if self.lora is None:
             config = dataclasses.replace(self.config, **compute)
             shapes = on_mesh(abstract_params(config), mesh)
-            return Transformer(config), {"params": restore_trainable(self.path, shapes, self.checkpoint)}
+            return Transformer(config), {"params": restore_trainable(self.path, shapes, self.checkpoint, self.item)}
         config, params = load_merged(self.base(), mesh, **compute)
         if self.config.reward_head:
             config, params = with_reward_head(config, params, mesh)
@@ -149,7 +154,7 @@ class TrainedRun:
         """The trained `lora` collection alone."""
         model = Transformer(self.config, self.lora)
         boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["lora"]
-        return restore_trainable(self.path, on_mesh(boxed, mesh), self.checkpoint)
+        return restore_trainable(self.path, on_mesh(boxed, mesh), self.checkpoint, self.item)
 
 
 def whole_adapter(opened: "Pretrained | TrainedRun", mesh: jax.sharding.Mesh,
@@ -181,9 +186,24 @@ def open_model(reference: str) -> Pretrained | TrainedRun:
     if not is_run(run):
         return open_pretrained(reference)
     config = from_hf(read_json(run / "model" / "config.json"), str(run / "model" / "config.json"))
-    lora = read_config(run).get("lora") or {"rank": 0}
-    lora_config = LoRAConfig(**{name: tuple(value) if name == "targets" else value for name, value in lora.items()})
-    return TrainedRun(run, config, run / "model", lora_config if lora_config.rank else None, checkpoint)
+    return TrainedRun(run, config, run / "model", _read_lora(read_config(run)), checkpoint)
+
+
+def open_critic(reference: str) -> Pretrained | TrainedRun:
+    """What a critic begins as: the critic of a run that has one, else what open_model opens."""
+    opened = open_model(reference)
+    critic = read_config(opened.path).get("critic") if isinstance(opened, TrainedRun) else None
+    if not critic:
+        return opened
+    opened = dataclasses.replace(opened, lora=_read_lora(critic), item="critic")
+    return dataclasses.replace(opened, config=dataclasses.replace(opened.base().config, reward_head=True))
+
+
+def _read_lora(flags: Mapping[str, Any]) -> LoRAConfig | None:
+    """Of a run's flags, or its critic's."""
+    lora = flags.get("lora") or {"rank": 0}
+    config = LoRAConfig(**{name: tuple(value) if name == "targets" else value for name, value in lora.items()})
+    return config if config.rank else None
 
 
 def open_policy(reference: str) -> Pretrained | TrainedRun:

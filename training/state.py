@@ -26,6 +26,9 @@ class TrainState:
     """typed key; a step uses fold_in(rng, step)"""
     reference: Any = None
     """a reference policy that follows the trained one, in the trainable collection's shape; None where none does"""
+    critic: "TrainState | None" = None
+    """of the model that says what states are worth: with a step, an optimiser and a key of its own; None where none
+    does"""
 
     @property
     def trainable(self) -> Any:

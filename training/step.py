@@ -87,8 +87,9 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     metrics, logps); the state is donated.
 
     Loss, gradient and metrics are make_train_step's. `logps` are each micro-batch's log-probabilities [B, T] as its
-    gradient saw them. A shape and layout is compiled once, however many micro-batches a step has; those of `ahead`,
-    further micro-batches that nothing is made of, are compiled for later steps.
+    gradient saw them, or what else the scorer's scores begin with. A shape and layout is compiled once, however many
+    micro-batches a step has; those of `ahead`, further micro-batches that nothing is made of, are compiled for later
+    steps.
     """
     shardings, everywhere = jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding
     of_sums = Sums(everywhere, shardings.trainable, everywhere, everywhere)
@@ -108,7 +109,7 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
             layout: Layout) -> tuple[Sums, jax.Array]:
         columns, counted = _count(columns)
         added, scores = _add(model, objective, scorer_of(layout), sums, state, columns)
-        return added._replace(counted=jax.tree.map(jnp.add, sums.counted, counted)), scores.logps
+        return added._replace(counted=jax.tree.map(jnp.add, sums.counted, counted)), scores[0]
 
     finish = jax.jit(lambda state, sums: _finish(state, sums, optimizer, schedule), donate_argnums=0,
                      in_shardings=(shardings, of_sums), out_shardings=(shardings, everywhere))
@@ -249,6 +250,19 @@ def make_minibatch_updates(step: Callable[..., Any], state: TrainState) -> Calla
         return state.replace(step=count, rng=of_batch[1]), merged, logps
 
     return updates
+
+
+def make_skip(state: TrainState) -> Callable[..., Any]:
+    """A batch of rollouts in which nothing is updated: (state, metrics of another update of it) -> (state, metrics of
+    none); only `state.step` is another."""
+    count = jax.jit(lambda step: step + 1, out_shardings=state.step.sharding)
+    none = jax.jit(jnp.zeros_like, out_shardings=state.step.sharding)(state.step)
+
+    def skip(state: TrainState, others: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        metrics = {name: others[name] for name in ("num_tokens", "padding")}
+        return state.replace(step=count(state.step)), metrics | {"skipped_updates": none}
+
+    return skip
 
 
 def _over_updates(name: str, values: jax.Array) -> jax.Array:

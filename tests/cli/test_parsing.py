@@ -10,10 +10,12 @@ import pytest
 
 from cli.flags import check_flags, check_online_flags
 from cli.parsing import parse, parse_recipe
+from cli.policy import make_objective
 from cli.renamed import EXPORT, GENERATE, GRPO
 from data.messages import parse_template_kwargs
 from data.sources import DataSource
 from errors import InputError
+from objectives.grpo import configure
 from scripts import dpo, export, generate, grpo, pretrain, sft
 
 BASE = ["--model", "m", "--data", "d.jsonl", "--output-dir", "o", "--max-steps", "3"]
@@ -149,7 +151,7 @@ def test_the_recipes_are_read(path):
     if script is grpo:
         check_online_flags(made)
         grpo.check(made)
-        grpo.make_objective(made)
+        make_objective(made, configure)
 
 
 @pytest.mark.parametrize("script", ["grpo", "generate", "export"])

@@ -10,15 +10,18 @@ from typing import Annotated
 import pytest
 
 from cli.parsing import parse
+from cli.policy import make_objective, with_kl
 from cli.values import check_values, walk
 from data.sources import DataSource, open_in_order, open_mixture
 from errors import InputError, shown
+from objectives.grpo import configure
 
 RUN = ["--data", "d.jsonl", "--output-dir", "o"]
 BASE = {
     "sft": ["--model", "m", *RUN, "--max-steps", "9"], "dpo": ["--model", "m", *RUN, "--max-steps", "9"],
     "kto": ["--model", "m", *RUN, "--max-steps", "9"], "reward": ["--model", "m", *RUN, "--max-steps", "9"],
     "grpo": ["--model", "m", *RUN, "--max-steps", "9", "--rewards", "length"],
+    "ppo": ["--model", "m", *RUN, "--max-steps", "9", "--rewards", "length"],
     "pretrain": ["--model", "m", *RUN, "--max-steps", "9"], "generate": ["--model", "m", "--prompt", "p"],
     "score": ["--model", "m", "--data", "d", "--output", "o"], "export": ["--model", "m", "--output", "o"],
     "train_tokenizer": ["--data", "d", "--output", "o"],
@@ -116,11 +119,9 @@ def test_what_is_declared_unread_are_flags(script):
 
 
 def test_what_the_loss_settings_of_grpo_do_not_read():
-    from scripts import grpo
-
     def refused(*flags):
         with pytest.raises(InputError) as error:
-            grpo.make_objective(config("grpo", *flags))
+            make_objective(config("grpo", *flags), configure)
         return str(error.value)
 
     assert "importance_sampling_cap is of the correction" in refused("--importance-sampling-cap", "2")
@@ -130,16 +131,14 @@ def test_what_the_loss_settings_of_grpo_do_not_read():
 
 
 def test_the_kl_in_the_reward_is_k1():
-    from scripts import grpo
-
     def kl(*flags):
-        return grpo.with_kl(config("grpo", "--beta", "0.1", *flags)).algorithm.kl
+        return with_kl(config("grpo", "--beta", "0.1", *flags)).algorithm.kl
 
     assert (kl(), kl("--algorithm.kl-in", "reward")) == ("k3", "k1")
     assert kl("--algorithm.kl-in", "reward", "--algorithm.kl", "k3") == "k3"
     assert kl("--algorithm.kl", "k1") == "k1"
-    in_loss = grpo.make_objective(config("grpo", "--beta", "0.1", "--algorithm.kl", "k2"))
-    in_reward = grpo.make_objective(config("grpo", "--beta", "0.1", "--algorithm.kl-in", "reward"))
+    in_loss = make_objective(config("grpo", "--beta", "0.1", "--algorithm.kl", "k2"), configure)
+    in_reward = make_objective(config("grpo", "--beta", "0.1", "--algorithm.kl-in", "reward"), configure)
     assert (in_loss.keywords["kl"], in_loss.keywords["beta"]) == ("k2", 0.1)
     assert "beta" not in in_reward.keywords
 

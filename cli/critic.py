@@ -1,0 +1,92 @@
+"""The critic of actor-critic training: its flags, and how it is opened."""
+
+import dataclasses
+from typing import Any
+
+from cli.checks import check_fraction, check_not_negative, check_positive
+from cli.policy import PolicyFlags
+from errors import InputError
+from models.lora import LoRAConfig
+from training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CriticFlags:
+    """The model that says what states are worth."""
+
+    model: str | None = None
+    """The critic begins as this model, whose tokenizer must be the policy's: a reward model, a language model, or a run
+    of scripts.ppo (its critic), given as --model is; by default as the policy, with values of 0."""
+    learning_rate: float = 1e-4
+    """The learning rate of the critic rises to this peak and falls as --critic.optimizer.schedule says."""
+    lam: float | None = None
+    """Returns, which values are trained towards, take this for --lam (VAPO: 1.0 beside a policy's 0.95); by default
+    --lam itself."""
+    epsilon: float = 0.2
+    """A value counts as far as this from what it was before the step."""
+    warmup_steps: int = 0
+    """In the first so many steps the critic alone is trained."""
+    num_minibatches: int = 1
+    """The rows of a batch of rollouts are split into this many updates of the critic."""
+    num_iterations: int = 1
+    """The critic goes through a batch of rollouts this many times."""
+    microbatch_tokens: int | None = None
+    """A micro-batch of the critic has this many positions on each device at the most; by default --microbatch-tokens.
+    """
+    lora: LoRAConfig = LoRAConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @property
+    def num_updates(self) -> int:
+        """Of the critic in a step."""
+        return self.num_minibatches * self.num_iterations
+
+
+def check_critic(critic: CriticFlags, batch_size: int, max_steps: int) -> None:
+    """Raises InputError for numbers that make no sense."""
+    check_positive(critic, "epsilon", "num_minibatches", "num_iterations", prefix="critic.")
+    check_not_negative(critic, "learning_rate", "warmup_steps", prefix="critic.")
+    if critic.lam is not None:
+        check_fraction(critic, "lam", prefix="critic.")
+    if critic.microbatch_tokens is not None:
+        check_positive(critic, "microbatch_tokens", prefix="critic.")
+    if batch_size % critic.num_minibatches:
+        raise InputError(f"--batch-size {batch_size} prompts do not divide into --critic.num-minibatches "
+                         f"{critic.num_minibatches}; change one of them")
+    if critic.warmup_steps >= max_steps:
+        raise InputError(f"--critic.warmup-steps {critic.warmup_steps} must be fewer than --max-steps {max_steps}; the "
+                         f"policy would never be trained")
+
+
+def for_critic(flags: PolicyFlags, critic: CriticFlags) -> Any:
+    """The flags as load_model and open_optimizer take them, with what is the critic's own in place of the policy's."""
+    return dataclasses.replace(flags, learning_rate=critic.learning_rate, optimizer=critic.optimizer, lora=critic.lora)
+
+
+def open_critic_of(flags: PolicyFlags, critic: CriticFlags, policy: Any, tokenizer: Any, longest: int) -> Any:
+    """The critic's model, its weights not read yet; `policy` itself where none is named. Raises InputError for one that
+    reads other tokens than the policy writes, or fewer of them than the `longest` episode has."""
+    from data.tokenizer import open_tokenizer
+    from training.runs import open_critic
+
+    if critic.model is None:
+        return policy
+    opened = open_critic(critic.model)
+    where = f"--critic.model {critic.model}"
+    if not _same_tokens(tokenizer, open_tokenizer(opened.tokenizer), policy, opened):
+        raise InputError(f"{where}: its tokenizer is not that of the policy {flags.model}, whose tokens it would read "
+                         f"as others; give a critic made from the same family of models")
+    if opened.config.max_length < longest:
+        raise InputError(f"{where}: its context of {opened.config.max_length} tokens is shorter than the longest "
+                         f"episode, {longest}; lower --max-new-tokens, or give another critic")
+    return opened
+
+
+def _same_tokens(one: Any, other: Any, policy: Any, critic: Any) -> bool:
+    """Whether each id of the policy's is the same text to the critic."""
+    if other is None or critic.config.vocab_size < one.vocab_size or one.vocab_size != other.vocab_size:
+        return False
+    if policy.tokenizer == critic.tokenizer:
+        return True
+    return all(one.decode([each], skip_special_tokens=False) == other.decode([each], skip_special_tokens=False)
+               for each in range(one.vocab_size))

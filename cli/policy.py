@@ -1,0 +1,94 @@
+"""The policy's loss in online training: its flags, and the objective that they describe."""
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import Any, Literal
+
+from cli.checks import check_positive
+from cli.command import print_once
+from cli.flags import OnlineFlags
+from errors import InputError
+from models.lora import LoRAConfig
+from objectives.grpo import Algorithm, PolicyLoss, Settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlgorithmFlags(Algorithm):
+    """What is changed rarely."""
+
+    kl: str | None = None
+    """The KL is estimated by k1, k2 or k3; by default by k3 in the loss, and by k1 in the reward, where only k1 has the
+    gradient of the KL."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """The KL of --beta counts in the loss or in the reward."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyFlags(PolicyLoss, OnlineFlags):
+    """Of a run that updates a policy on what it samples."""
+
+    num_minibatches: int = 1
+    """The rows of a batch of rollouts are split into this many updates."""
+    num_iterations: int = 1
+    """A batch of rollouts is gone through this many times."""
+    objective: str | None = None
+    """The loss is this function (scores, batch) -> Loss, as package.module:name or package.module:name(key=value, ...),
+    in place of objectives.grpo and its settings (docs/new_objective.md)."""
+    algorithm: AlgorithmFlags = AlgorithmFlags()
+    lora: LoRAConfig = LoRAConfig()
+
+    @property
+    def num_updates(self) -> int:
+        """Of the policy in a step."""
+        return self.num_minibatches * self.num_iterations
+
+    def unread(self) -> dict[str, str]:
+        replaced = loss_settings(self) if self.objective else ()
+        return super().unread() | dict.fromkeys(replaced, "beside --objective, which takes its place")
+
+
+def check_policy(flags: PolicyFlags) -> None:
+    """Raises InputError for flags that do not go together."""
+    check_positive(flags, "num_minibatches", "num_iterations")
+    if flags.batch_size % flags.num_minibatches:
+        raise InputError(f"--batch-size {flags.batch_size} prompts do not divide into --num-minibatches "
+                         f"{flags.num_minibatches}; change one of them")
+
+
+def tell_unclipped(flags: PolicyFlags) -> None:
+    """A line where bounds were given that clip nothing."""
+    bounds = [getattr(flags, name) for name in ("epsilon_low", "epsilon_high")]
+    defaults = [getattr(type(flags), name) for name in ("epsilon_low", "epsilon_high")]
+    if flags.num_updates == 1 and (bounds != defaults or flags.algorithm.delta is not None):
+        print_once("note: with one update a batch the policy is the old one, all ratios are 1, and no epsilon or delta "
+                   "clips any; --num-minibatches or --num-iterations make more updates")
+
+
+def with_kl(flags: PolicyFlags) -> PolicyFlags:
+    """The flags with --algorithm.kl's default made concrete."""
+    kl = flags.algorithm.kl or {"loss": "k3", "reward": "k1"}[flags.algorithm.kl_in]
+    return dataclasses.replace(flags, algorithm=dataclasses.replace(flags.algorithm, kl=kl))
+
+
+def loss_settings(flags: PolicyFlags) -> dict[str, Any]:
+    """The settings of objectives.grpo by their flags, algorithm.NAME or NAME; not those of a KL that is in the reward.
+    """
+    groups = {field.name: "algorithm." for field in dataclasses.fields(Algorithm)}
+    elsewhere = ("beta", "kl") if flags.algorithm.kl_in == "reward" else ()
+    names = [groups.get(field.name, "") + field.name for field in dataclasses.fields(Settings)
+             if field.name not in elsewhere]
+    return {name: operator.attrgetter(name)(flags) for name in names}
+
+
+def make_objective(flags: PolicyFlags, configure: Callable[..., Any]) -> Any:
+    """The objective that the flags describe, `configure` with these settings. Raises InputError where they describe
+    none."""
+    from data.specs import load_function
+
+    settings = {name.rpartition(".")[2]: value for name, value in loss_settings(with_kl(flags)).items()}
+    try:
+        objective = configure(**settings)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return load_function(flags.objective) if flags.objective else objective

@@ -1,0 +1,205 @@
+"""Online reinforcement learning with a critic: PPO, with verifiable or learned rewards; full or LoRA."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from cli import command
+from cli.checks import check_fraction, check_not_negative
+from cli.critic import CriticFlags, check_critic, for_critic, open_critic_of
+from cli.policy import AlgorithmFlags, PolicyFlags, check_policy, make_objective, tell_unclipped, with_kl
+
+DESCRIPTION = """Make a model better at what a reward function asks for, with a critic that says what states are worth.
+
+  python -m scripts.ppo --model smollm2-135m-instruct --data "gym:chain_sum(min_terms=2,max_terms=2)" \\
+      --rewards gym:chain_sum --output-dir runs/sums --max-steps 50 --batch-size 64 --max-new-tokens 32 \\
+      --lora.rank 16 --learning-rate 1e-4 --critic.lora.rank 16 --critic.warmup-steps 5
+  python -m scripts.ppo ... --rewards model:runs/reward --critic.model runs/reward
+
+A step: the policy answers --batch-size prompts --group-size times, rewards judge the answers, the critic says what each
+token's state was worth, a token's advantage is how much better it went than that (GAE), and critic and policy are
+updated, each with an optimiser of its own. Rewards are those of scripts.grpo (docs/online.md).
+
+Stopped, by whatever, it goes on where it was when the same command is given again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenFlags(AlgorithmFlags):
+    """What is changed rarely."""
+
+    kl_in: Literal["loss", "reward"] = "reward"
+    """The KL of --beta counts in the loss or, token by token, in the reward."""
+    lam_alpha: float = 0.0
+    """Above 0, an episode of l tokens has 1 - 1 / (lam_alpha l) in place of --lam in its advantages (VAPO; 0.05 there).
+    """
+    missing_end_penalty: float = 0.0
+    """This is taken from the reward of a completion that a limit cut."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(PolicyFlags):
+    group_size: int = 1
+    """A prompt is answered this many times."""
+    num_iterations: int = 4
+    """A batch of rollouts is gone through this many times."""
+    beta: float = 0.05
+    """The KL to the reference has this weight, in the reward unless --algorithm.kl-in loss."""
+    gamma: float = 1.0
+    """What comes a token later counts by this factor."""
+    lam: float = 0.95
+    """Advantages trust the critic at 0, and only the rewards that came at 1 (GAE's lambda)."""
+    algorithm: TokenFlags = TokenFlags()
+    critic: CriticFlags = CriticFlags(num_iterations=4)
+
+
+COMPUTED = ("advantages", "returns", "old_logps", "ref_logps", "sampler_logps", "truncated")
+"""columns that an objective is given besides the prompts' own numbers: docs/new_objective.md"""
+
+OF_CRITIC = ("loss", "grad_norm", "learning_rate", "clip_ratio", "values", "error")
+"""metrics of its updates that are written down, as critic/NAME"""
+
+
+def main(config: Config) -> None:
+    import jax
+    import numpy as np
+
+    from cli import online
+    from cli.columns import needed_columns
+    from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
+    from data.prompts import PromptBatches
+    from models.heads import values_by, with_reward_head
+    from models.scoring import score, score_by
+    from objectives.base import declared
+    from objectives.ppo import configure_policy, value_loss
+    from rollouts.credit import GAE, value_metrics
+    from rollouts.drawing import draw_groups
+    from rollouts.episodes import to_batch
+    from rollouts.metrics import SpreadMonitor, rollout_metrics, time_shares
+    from rollouts.minibatches import Packer
+    from rollouts.online import train_online
+    from rollouts.recording import Recorder
+    from sharding.mesh import make_mesh
+    from training.critic import prepare_values
+    from training.reference import prepare_rollouts
+    from training.runs import start
+    from training.state import init_state
+    from training.step import check_split, make_accumulated_step, make_minibatch_updates, make_skip
+
+    config = with_kl(online.begin(config, check))
+    objective = make_objective(config, configure_policy)
+    critic_flags = for_critic(config, config.critic)
+    tell_unclipped(config)
+    optimizer, schedule = open_optimizer(config, config.num_updates, idle_steps=config.critic.warmup_steps)
+    critic_optimizer, critic_schedule = open_optimizer(critic_flags, config.critic.num_updates)
+    mesh, run = make_mesh(config.mesh), Path(config.output_dir)
+    policy_key, critic_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 4)
+
+    # prompts and rewards, for models that are not read yet
+    opened, tokenizer = online.open_tokenized(config.model)
+    needed = needed_columns(objective, COMPUTED, scorer=score)
+    environments = online.open_environments(config)
+    prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
+    opened_critic = open_critic_of(config, config.critic, opened, tokenizer,
+                                   prompts.max_length + config.max_new_tokens)
+    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
+
+    # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
+    model, params = load_model(config, opened, mesh)
+    in_reward = config.beta > 0 and config.algorithm.kl_in == "reward"
+    held = in_reward or "ref_logps" in declared(objective)
+    reference, frozen = choose_reference(config, model, mesh) if held else (None, None)
+    state = init_state(model, params, optimizer, policy_key, mesh)
+
+    # the critic
+    critic, critic_params = load_model(critic_flags, opened_critic, mesh)
+    critic_config, critic_params = with_reward_head(critic.config, critic_params, mesh)
+    critic = critic.clone(config=critic_config)
+    critic_state = init_state(critic, critic_params, critic_optimizer, critic_key, mesh)
+
+    # the parts of a step
+    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, mesh)
+    scorer_of = functools.partial(score_by, temperature=config.temperature)
+    packer, critic_packer = (
+        Packer(prompts.lengths, config.max_new_tokens, config.group_size, config.batch_size, each.num_minibatches,
+               each.microbatch_tokens or config.microbatch_tokens, mesh) for each in (config, config.critic))
+    check_split(objective, packer.num_parts)
+    credit = GAE(config.gamma, config.lam, config.lam if config.critic.lam is None else config.critic.lam,
+                 config.algorithm.lam_alpha, config.beta if in_reward else 0.0, config.algorithm.kl,
+                 config.algorithm.missing_end_penalty)
+    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old=True)
+    estimate = prepare_values(critic, mesh)
+    update = make_minibatch_updates(make_accumulated_step(
+        model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
+    update_critic = make_minibatch_updates(make_accumulated_step(
+        critic.clone(training=True), functools.partial(value_loss, epsilon=config.critic.epsilon), critic_optimizer,
+        critic_schedule, critic_state, values_by), critic_state)
+    skip = make_skip(state)
+    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor())
+
+    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
+        # rollouts and rewards; what has none is trained on by nobody
+        key = jax.random.fold_in(rollout_key, number)
+        draw = draw_groups(batches.__next__, lambda some, _, advance: collect(
+            state.variables(), some, key, number - 1, advance), max_tries=1)
+        batch = to_batch(draw.trained, prompts.columns)
+        batch["loss_mask"] *= ~np.isnan(batch["rewards"])[:, None]
+
+        # log-probabilities under policy and reference, values
+        scoring = time.perf_counter()
+        policy, critic = state.replace(critic=None), state.critic
+        packed, valued = packer.put(batch), critic_packer.put(batch)
+        packed.apply(lambda micro: prepare(policy, micro))
+        valued.apply(lambda micro: estimate(critic, micro))
+        for name in ("old_logps", "ref_logps") if held else ("old_logps",):
+            batch[name] = packed.column(name)
+        batch["values"] = valued.column("values")
+
+        # advantages for the policy, returns for the critic
+        credited = credit(draw.trained, batch)
+        packed.add(credited)
+        valued.add({"returns": credited["returns"]})
+
+        # updates
+        updating = time.perf_counter()
+        with jax.transfer_guard("disallow"):
+            critic, critic_metrics, _ = update_critic(critic, valued.updates, config.critic.num_iterations,
+                                                      valued.ahead)
+            if number > config.critic.warmup_steps:
+                policy, metrics, _ = update(policy, packed.updates, config.num_iterations, packed.ahead)
+            else:
+                policy, metrics = skip(policy, critic_metrics)
+            state = jax.block_until_ready(policy.replace(critic=critic))
+        seconds = draw.seconds | {"scoring": updating - scoring, "update": time.perf_counter() - updating}
+
+        host_metrics = (rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds)
+                        | value_metrics(batch, credited["returns"]) | {"rows_dropped": prompts.num_dropped})
+        metrics |= {"skipped_updates": metrics["skipped_updates"] + critic_metrics["skipped_updates"]} | {
+            f"critic/{name}": value for name, value in critic_metrics.items() if name in OF_CRITIC}
+        metrics |= {name: np.float64(value) for name, value in host_metrics.items()}
+        return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], batch["old_logps"])
+
+    def open_batches(position: Any) -> PromptBatches:
+        weights = [each.weight for each in config.data]
+        return PromptBatches(prompts.sources, weights, config.batch_size, config.seed, position)
+
+    evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
+    start(run, prompts.config, model.config, tokenizer)
+    train_online(state.replace(critic=critic_state), step, open_batches, run, mesh,
+                 loop_config(config, flops_per_token=0.0), evaluate)
+    print_done(run)
+
+
+def check(config: Config) -> None:
+    """Raises InputError for flags that do not go together."""
+    check_policy(config)
+    check_critic(config.critic, config.batch_size, config.max_steps)
+    check_fraction(config, "gamma", "lam")
+    check_not_negative(config, "beta")
+    check_not_negative(config.algorithm, "lam_alpha", "missing_end_penalty", prefix="algorithm.")
+
+
+if __name__ == "__main__":
+    command.run(main, Config, DESCRIPTION)
