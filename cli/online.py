@@ -167,8 +167,9 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
     def warm_up() -> None:
         engine.warm_up(longest)
 
-    def collect(variables: Any, some: Sequence[Any], key: Any, version: int, advance: Callable[[int], None],
-                group_size: int = flags.group_size, greedy: bool = False) -> Iterator[Any]:
+    def collect(variables: Any, some: Sequence[Any], key: Any, version: int,
+                advance: Callable[[int], None] = lambda count: None, group_size: int = flags.group_size,
+                greedy: bool = False) -> Iterator[Any]:
         engine.load(variables, version)
         warm_up()
         steps = max(1.0, len(some) * group_size / (flags.batch_size * flags.group_size))

@@ -38,7 +38,8 @@ class PolicyLoss:
     """The KL to the reference has this weight in the loss."""
     importance_sampling_correction: str = "none"
     """Weights correct for the sampler's distribution, where it is not the trainer's: token_truncate (TIS) and
-    sequence_truncate cut exp(old - sampler) to floor and cap; token_mask and sequence_mask leave out what is beyond."""
+    sequence_truncate cut exp(old - sampler) to floor and cap; token_mask and sequence_mask leave out what is beyond;
+    geometric_mask weighs nothing, and leaves out rows whose geometric mean is beyond."""
     importance_sampling_cap: float = 3.0
     """The correction's weights exp(old - sampler) are this large at the most."""
     importance_sampling_floor: float = 0.0
@@ -250,15 +251,27 @@ def drop(w: Float[Array, "B #T"], s: Settings) -> Float[Array, "B #T"]:
     return jnp.where((w < s.importance_sampling_floor) | (w > s.importance_sampling_cap), 0.0, w)
 
 
+def mask_beyond(w: Float[Array, "B #T"], s: Settings) -> Float[Array, "B #T"]:
+    """1 between floor and cap, 0 beyond"""
+    return jnp.where((w < s.importance_sampling_floor) | (w > s.importance_sampling_cap), 0.0, 1.0)
+
+
 CORRECTIONS: dict[str, tuple[Callable[[Array, ArrayLike], Array], Callable[[Array, Settings], Array]] | None] = {
     "none": None,
     "token_truncate": (ratio_token, truncate), "token_mask": (ratio_token, drop),
-    "sequence_truncate": (ratio_product, truncate), "sequence_mask": (ratio_product, drop)}
+    "sequence_truncate": (ratio_product, truncate), "sequence_mask": (ratio_product, drop),
+    "geometric_mask": (ratio_sequence, mask_beyond)}
 """Weights w = exp(old - sampler) on the loss, as data: the sampler's distribution is not quite the trainer's.
 
 By token or, for the whole row, by exp of the sum. truncate: TIS (Yao et al. 2025, "Your efficient RL framework secretly
-brings you off-policy RL training"); mask: by token IcePop (Ling Team 2025), by row TRL's default. What is dropped stays
-in the denominator. Cap and names are TRL's. Neither KL nor entropy are weighted, as in TRL."""
+brings you off-policy RL training"); mask: by token IcePop (Ling Team 2025), by row TRL's default; geometric: by
+the row's geometric mean, which is no weight, since it does not correct for anything, but tells rows that went astray
+whatever their length (verl's seq_mean_k1, bounds of 0.999 and 1.001 or so). What is dropped stays in the denominator.
+Cap and names are TRL's. Neither KL nor entropy are weighted, as in TRL.
+
+With token_truncate, three policies are apart: w leads from the behaviour policy that drew the tokens (sampler_logps,
+perhaps of an older version) to the proximal one (old_logps, scored when the batch begins), and the clipped ratio from
+there to the current one. That is decoupled PPO (Hilton et al. 2022, arXiv:2110.00641; AReaL, arXiv:2505.24298)."""
 
 
 # ------------------------------------------------------------------------------------------------- the objective

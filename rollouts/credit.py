@@ -3,8 +3,10 @@
     def credit(groups, batch) -> {"advantages": [N] or [N, T]}
 
 `batch` is rollouts.episodes.to_batch's, an episode a row, group by group: its `rewards` [N] are NaN for none, and
-already less the KL that is in the reward. What a credit function `needs` besides (`old_logps`, `ref_logps`; a tuple of
-names on it, as on an objective) is a column [N, T] of the batch. Further columns that it gives reach the objective.
+already less the KL that is in the reward; `token_rewards` [N, T] are the same by token. What a credit function `needs`
+besides (a tuple of names on it, as on an objective) is a column of the batch: `old_logps` and `ref_logps` [N, T],
+`greedy_rewards` [N], what the likeliest answer to each row's prompt got, and `prefix_values` [N, T] (rollouts/vine.py).
+Further columns that it gives reach the objective.
 """
 
 import dataclasses
@@ -20,24 +22,29 @@ from objectives.advantages import ADVANTAGES, penalised
 from objectives.base import declared
 from objectives.grpo import KL
 from objectives.pairs import log_ratios
+from rollouts.baselines import BASELINES
 from rollouts.episodes import Group
 from rollouts.returns import adaptive_lam, explained_variance, gae, token_rewards, whiten
 
-COMPUTED = ("old_logps", "ref_logps")
+COMPUTED = ("old_logps", "ref_logps", "greedy_rewards", "prefix_values")
 """columns that are computed where a credit function needs them"""
-GIVEN = ("tokens", "positions", "segment_ids", "loss_mask", "sampler_logps", "truncated", "prompt_length", "rewards")
+GIVEN = ("tokens", "positions", "segment_ids", "loss_mask", "sampler_logps", "truncated", "prompt_length", "rewards",
+         "token_rewards")
 """columns that a batch always has"""
 Columns = dict[str, np.ndarray]
 Credit = Callable[[Sequence[Group], Columns], Columns]
 
 
 def make_credit(name: str) -> Credit:
-    """The function of a name of objectives.advantages.ADVANTAGES, or of package.module:name. Raises InputError for
-    neither."""
+    """The function of a name of objectives.advantages.ADVANTAGES or rollouts.baselines.BASELINES, or of
+    package.module:name. Raises InputError for none of them."""
     if ":" in name:
         return _checked(name, load_function(name))
+    if name in BASELINES:
+        return BASELINES[name]
     if name not in ADVANTAGES:
-        raise InputError(f"no advantages are called {name}; there are {', '.join(ADVANTAGES)}, and package.module:name")
+        raise InputError(f"no advantages are called {name}; there are {', '.join((*ADVANTAGES, *BASELINES))}, and "
+                         f"package.module:name")
 
     def credit(groups: Sequence[Group], batch: Columns) -> Columns:
         rewards = batch["rewards"].reshape(len(groups), -1)
@@ -88,6 +95,12 @@ def with_kl_in_reward(batch: Columns, beta: float, kl: str) -> np.ndarray:
     return np.asarray(given, np.float64)
 
 
+def rewards_by_token(batch: Columns, beta: float = 0.0, kl: str = "k1") -> np.ndarray:
+    """returns.token_rewards of a batch; with beta above 0 it has old_logps and ref_logps."""
+    estimates = np.asarray(KL[kl](log_ratios(batch["old_logps"], batch["ref_logps"]))) if beta else 0.0
+    return token_rewards(batch["rewards"], batch["loss_mask"], estimates, beta)
+
+
 @dataclasses.dataclass(frozen=True)
 class GAE:
     """The credit function of actor-critic methods: advantages, whitened, and returns for the critic, both [N, T]."""
@@ -110,8 +123,8 @@ class GAE:
 
     def __call__(self, groups: Sequence[Group], batch: Columns) -> Columns:
         values, mask = batch["values"].astype(np.float64), batch["loss_mask"]
-        kl = np.asarray(KL[self.kl](log_ratios(batch["old_logps"], batch["ref_logps"]))) if self.beta else 0.0
-        rewards = token_rewards(batch["rewards"] - self.missing_end_penalty * batch["truncated"], mask, kl, self.beta)
+        scores = batch["rewards"] - self.missing_end_penalty * batch["truncated"]
+        rewards = rewards_by_token(batch | {"rewards": scores}, self.beta, self.kl)
         lam = adaptive_lam(mask, self.lam_alpha) if self.lam_alpha else self.lam
         advantages = gae(rewards, values, mask, self.gamma, lam)
         returns = values + gae(rewards, values, mask, self.gamma, self.critic_lam)

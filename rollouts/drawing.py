@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from data.prompts import Prompt
-from rollouts.episodes import Group
+from rollouts.episodes import Group, rewards_of
 
 Collect = Callable[[Sequence[Prompt], int, Callable[[int], None]], Iterable[Group]]
 """(prompts, number of the try, what is told of episodes as they end) -> groups in any order"""
@@ -52,3 +54,10 @@ def collect_all(prompts: Sequence[Prompt], collect: Collect, number: int = 0) ->
 
     groups = sorted(collect(prompts, number, advance), key=lambda group: group.number)
     return groups, {"rollout": sampled - start, "reward": time.perf_counter() - sampled}
+
+
+def greedy_rewards(groups: Sequence[Group], collect: Callable[[Sequence[Prompt]], Iterable[Group]]) -> np.ndarray:
+    """What the likeliest answer to each row's prompt is worth [N], NaN where it got no reward; `collect` answers each
+    prompt once."""
+    answered = sorted(collect([group.prompt for group in groups]), key=lambda group: group.number)
+    return np.repeat(rewards_of(answered)[:, 0], [len(group.episodes) for group in groups])

@@ -61,7 +61,10 @@ def whiten(values: Column, mask: Column) -> Column:
     drawn = values[mask != 0].astype(np.float64)
     if len(drawn) < 2:
         return np.zeros(mask.shape)
-    return np.where(mask != 0, (values - drawn.mean()) / np.sqrt(drawn.var(ddof=1) + 1e-8), 0.0)
+    drawn -= drawn[0]  # equal values are exactly 0 so, whatever their mean rounds to
+    whitened = np.zeros(mask.shape)
+    whitened[mask != 0] = (drawn - drawn.mean()) / np.sqrt(drawn.var(ddof=1) + 1e-8)
+    return whitened
 
 
 def explained_variance(values: Column, returns: Column, mask: Column) -> float:

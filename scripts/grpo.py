@@ -36,8 +36,10 @@ class GroupFlags(AlgorithmFlags):
 
     advantages: str = "group"
     """A reward is compared with mean and deviation of its group (group: GRPO), its mean (mean: Dr. GRPO), its mean and
-    the deviation of the batch (batch), or the mean of the others (leave_one_out: RLOO); or a function of groups and
-    their batch says, package.module:name (docs/new_objective.md)."""
+    the deviation of the batch (batch), the mean of the others (leave_one_out: RLOO), the mean weighed by length (opo),
+    the likeliest answer's (remax), or with all tokens of the batch (reinforce_plus_plus, and with the group's mean
+    reinforce_plus_plus_baseline); or a function of groups and their batch says, package.module:name
+    (docs/new_objective.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,8 @@ def main(config: Config) -> None:
     from models.scoring import score, score_by
     from objectives.base import declared
     from objectives.grpo import configure
-    from rollouts.credit import make_credit, with_kl_in_reward
-    from rollouts.drawing import draw_groups
+    from rollouts.credit import make_credit, rewards_by_token, with_kl_in_reward
+    from rollouts.drawing import draw_groups, greedy_rewards
     from rollouts.episodes import to_batch
     from rollouts.metrics import SpreadMonitor, rollout_metrics, time_shares
     from rollouts.minibatches import Packer
@@ -96,8 +98,8 @@ def main(config: Config) -> None:
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, mesh)
     in_reward = config.algorithm.kl_in == "reward"
-    on_host = {*declared(credit)} | ({"old_logps", "ref_logps"} if in_reward else set())
-    wanted = on_host | {*declared(objective)}
+    needs = {*declared(credit)} | ({"old_logps", "ref_logps"} if in_reward else set())
+    on_host, wanted = needs & {"old_logps", "ref_logps"}, needs | {*declared(objective)}
     old, held = config.num_updates > 1 or "old_logps" in wanted, "ref_logps" in wanted
     reference, frozen = choose_reference(config, model, mesh) if held else (None, None)
     state = init_state(model, params, optimizer, policy_key, mesh)
@@ -129,6 +131,10 @@ def main(config: Config) -> None:
             batch[name] = packed.column(name)
 
         # advantages
+        if "greedy_rewards" in needs:
+            batch["greedy_rewards"] = greedy_rewards(draw.trained, lambda some: collect(
+                state.variables(), some, key, number - 1, group_size=1, greedy=True))
+        batch["token_rewards"] = rewards_by_token(batch, config.beta if in_reward else 0.0, config.algorithm.kl)
         if in_reward:
             batch["rewards"] = with_kl_in_reward(batch, config.beta, config.algorithm.kl)
         credited = credit(draw.trained, batch)
@@ -159,9 +165,11 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Raises InputError for flags that do not go together."""
+    from rollouts.baselines import ALONE
+
     check_policy(config)
     check_positive(config, "dynamic_sampling_tries")
-    if config.group_size < 2:
+    if config.group_size < 2 and config.algorithm.advantages not in ALONE:
         raise InputError(f"--group-size {config.group_size}: an answer is compared with others of its group; "
                          f"give 2 or more")
     if config.algorithm.kl_in == "reward" and (not config.beta > 0 or config.algorithm.kl_weighted):

@@ -1,6 +1,7 @@
-"""scripts.grpo in a process that kills itself: python killed_grpo.py MOMENT STEP FLAGS, MOMENT being one of MOMENTS, or
-never."""
+"""scripts.grpo or scripts.ppo in a process that kills itself: python killed_online.py SCRIPT MOMENT STEP FLAGS, MOMENT
+being one of MOMENTS, or never."""
 
+import importlib
 import os
 import signal
 import sys
@@ -12,8 +13,7 @@ import chat_model  # noqa: E402
 
 from cli import command  # noqa: E402
 from rollouts import decoder, samples  # noqa: E402
-from scripts import grpo  # noqa: E402
-from training import checkpoints, reference, step  # noqa: E402
+from training import checkpoints, critic, reference, step  # noqa: E402
 
 
 def kill():
@@ -59,10 +59,15 @@ def wrap_reward(number, act):
     chat_model.digits = on_row(chat_model.digits, ROWS * number, act)
 
 
-def wrap_made(module, name, number, act):
-    """What the function of this name makes."""
-    make = getattr(module, name)
-    setattr(module, name, lambda *given: on_call(make(*given), number, act))
+def wrap_made(module, name, number, act, which=0):
+    """What the function of this name makes when it is called for the first time, or the second (1)."""
+    make, made = getattr(module, name), []
+
+    def wrapped(*given, **keywords):
+        made.append(make(*given, **keywords))
+        return on_call(made[-1], number, act) if len(made) == which + 1 else made[-1]
+
+    setattr(module, name, wrapped)
 
 
 def soon():
@@ -74,13 +79,17 @@ MOMENTS = {
     "rollout": lambda number: wrap(decoder, "decode", 2 * number, kill),  # in the middle: slots are filled again
     "reward": lambda number: wrap_reward(number, kill),
     "scoring": lambda number: wrap_made(reference, "prepare_rollouts", number, soon),
+    "values": lambda number: wrap_made(critic, "prepare_values", number, soon),
     "update": lambda number: wrap_made(step, "make_minibatch_updates", number, soon),
+    "critic": lambda number: wrap_made(step, "make_minibatch_updates", number, soon, which=1),
     "keeping": lambda number: wrap(samples, "write_samples", number, kill),
     "saving": lambda number: wrap(checkpoints, "save", number // 3, soon),
     "stop": lambda number: wrap_reward(number, lambda: os.kill(os.getpid(), signal.SIGTERM))}
 
 
 if __name__ == "__main__":
-    MOMENTS.get(sys.argv[1], lambda number: None)(int(sys.argv[2]))
-    sys.argv[1:] = sys.argv[3:]
-    command.run(grpo.main, grpo.Config, grpo.DESCRIPTION)
+    name, moment, number, *flags = sys.argv[1:]
+    MOMENTS.get(moment, lambda number: None)(int(number))
+    sys.argv[1:] = flags
+    script = importlib.import_module(f"scripts.{name}")
+    command.run(script.main, script.Config, script.DESCRIPTION)
