@@ -22,6 +22,8 @@ class Prompt(NamedTuple):
     """as the row has it: a string, or a list of messages without the assistant's last one"""
     columns: dict[str, Any]
     """the row's other columns, for rewards"""
+    drawn: int = 0
+    """tokens at the end that are the beginning of an answer, which is gone on with"""
 
 
 def read_prompts(source: Source, tokenizer: Tokenizer | None, *, vocab_size: int, max_length: int,

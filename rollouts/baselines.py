@@ -12,6 +12,7 @@ import numpy as np
 from errors import InputError
 from rollouts.episodes import Group
 from rollouts.returns import gae, whiten
+from rollouts.vine import vine
 
 Columns = dict[str, np.ndarray]
 
@@ -68,6 +69,6 @@ def _by_group(groups: Sequence[Group], batch: Columns) -> np.ndarray:
 
 BASELINES: dict[str, Callable[[Sequence[Group], Columns], Columns]] = {
     "reinforce_plus_plus": reinforce_plus_plus, "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
-    "opo": opo, "remax": remax}
-ALONE = ("reinforce_plus_plus", "remax")
+    "opo": opo, "remax": remax, "vine": vine}
+ALONE = ("reinforce_plus_plus", "remax", "vine")
 """of these, those that compare an answer with none of its group"""

@@ -188,7 +188,8 @@ class _Sampling:
         requests = [Request(list(each.episode.tokens), room[each.number], keys[each.number], self._controls,
                             self._collector.ends) for each in fitting]
         for identity, each in zip(self._collector.engine.submit(requests), fitting, strict=True):
-            each.turns, each.turn_start = each.turns + 1, len(each.episode.tokens)
+            each.turn_start = len(each.episode.tokens) if each.turns else each.episode.prompt_length
+            each.turns += 1
             self._requests[identity] = each
         for each in conversations:
             if room[each.number] <= 0:
@@ -281,7 +282,7 @@ class _Sampling:
 
 def _begin(prompt: Prompt, limit: int | None) -> Episode:
     """With the prompt's tokens, up to the limit of what an environment opens a conversation with: where it opens none,
-    they stay."""
+    they stay. What is drawn of an answer already counts as the policy's, with no log-probabilities."""
     opening = list(prompt.text) if isinstance(prompt.text, list) else []
-    tokens = list(prompt.tokens[:limit])
-    return Episode(tokens, len(tokens), opening=opening)
+    tokens, drawn = list(prompt.tokens[:limit]), prompt.drawn
+    return Episode(tokens, len(tokens) - drawn, [True] * drawn, [0.0] * drawn, opening=opening)

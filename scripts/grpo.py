@@ -38,8 +38,16 @@ class GroupFlags(AlgorithmFlags):
     """A reward is compared with mean and deviation of its group (group: GRPO), its mean (mean: Dr. GRPO), its mean and
     the deviation of the batch (batch), the mean of the others (leave_one_out: RLOO), the mean weighed by length (opo),
     the likeliest answer's (remax), or with all tokens of the batch (reinforce_plus_plus, and with the group's mean
-    reinforce_plus_plus_baseline); or a function of groups and their batch says, package.module:name
-    (docs/new_objective.md)."""
+    reinforce_plus_plus_baseline); or stretches of an answer with what others that go on from there get (vine:
+    VinePPO); or a function of groups and their batch says, package.module:name (docs/new_objective.md)."""
+    vine_stride: int = 32
+    """Stretches have this many tokens."""
+    vine_samples: int = 4
+    """The answers that go on from the beginning of a stretch are this many."""
+
+    def unread(self) -> dict[str, str]:
+        return {} if self.advantages == "vine" else dict.fromkeys(
+            ("vine_stride", "vine_samples"), "without --algorithm.advantages vine")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,7 @@ def main(config: Config) -> None:
     from rollouts.minibatches import Packer
     from rollouts.online import train_online
     from rollouts.recording import Recorder
+    from rollouts.vine import prefix_values
     from sharding.mesh import make_mesh
     from training.reference import prepare_rollouts
     from training.runs import start
@@ -134,6 +143,11 @@ def main(config: Config) -> None:
         if "greedy_rewards" in needs:
             batch["greedy_rewards"] = greedy_rewards(draw.trained, lambda some: collect(
                 state.variables(), some, key, number - 1, group_size=1, greedy=True))
+        if "prefix_values" in needs:
+            batch["prefix_values"] = prefix_values(
+                draw.trained, config.algorithm.vine_stride, batch["tokens"].shape[1], lambda some: collect(
+                    state.variables(), some, jax.random.fold_in(key, config.dynamic_sampling_tries), number - 1,
+                    group_size=config.algorithm.vine_samples))
         batch["token_rewards"] = rewards_by_token(batch, config.beta if in_reward else 0.0, config.algorithm.kl)
         if in_reward:
             batch["rewards"] = with_kl_in_reward(batch, config.beta, config.algorithm.kl)
@@ -169,6 +183,10 @@ def check(config: Config) -> None:
 
     check_policy(config)
     check_positive(config, "dynamic_sampling_tries")
+    check_positive(config.algorithm, "vine_stride", "vine_samples", prefix="algorithm.")
+    if config.algorithm.advantages == "vine" and config.environment.make:
+        raise InputError("--algorithm.advantages vine goes on from the middle of an answer, which no environment can; "
+                         "leave --environment.make out, or choose other advantages")
     if config.group_size < 2 and config.algorithm.advantages not in ALONE:
         raise InputError(f"--group-size {config.group_size}: an answer is compared with others of its group; "
                          f"give 2 or more")

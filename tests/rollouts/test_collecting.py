@@ -95,6 +95,26 @@ def test_rewards_get_prompts_completions_and_columns_in_the_prompts_form(loaded)
             for each in group.episodes]
 
 
+def test_an_answer_that_was_begun_is_gone_on_with(loaded):
+    """Its reward sees all of it; the limit is that of the whole answer."""
+    seen = []
+
+    def reward(prompts, completions, completion_ids, **_):
+        seen.extend(zip(completions, completion_ids))
+        return [1.0] * len(prompts)
+
+    begun = [PROMPTS[0]._replace(tokens=[*PROMPTS[0].tokens, *range(40, 40 + count)], drawn=count) for count in (3, 11)]
+    groups = collect(loaded, [(reward, 1.0)], prompts=begun)
+    for group in groups:
+        for episode in group.episodes:
+            assert episode.prompt_length == 5
+            assert episode.tokens[: len(group.prompt.tokens)] == group.prompt.tokens
+            assert len(group.prompt.tokens) < len(episode.tokens) <= 17
+            assert len(episode.sampled) == len(episode.logps) == len(episode.completion)
+            assert episode.text == loaded[1].decode(episode.completion)
+            assert (episode.text, episode.completion) in seen
+
+
 def test_a_row_that_failed_has_no_total_and_one_that_has_no_value_has_the_others(loaded):
     def moody(prompts, completions, **_):
         if "hijkl" in prompts:

@@ -1,5 +1,5 @@
-"""scripts.grpo by one process, two and four: the same run; with rewards that are another on one host; one that is
-killed, frozen, or told to stop."""
+"""scripts.grpo and scripts.ppo by one process, two and four: the same run; with rewards that are another on one host;
+one that is killed, frozen, or told to stop."""
 
 import json
 import os
@@ -38,12 +38,12 @@ def grpo(model, tmp_path, monkeypatch):
             json.dumps({"prompt": text, "answer": "3"}) + "\n" for text in texts))
     monkeypatch.setenv("GRADED", str(tmp_path))
 
-    def start(run, *flags, count=1, devices=1, rewards="chat_model:digits", model=model):
+    def start(run, *flags, count=1, devices=1, rewards="chat_model:digits", model=model, script="grpo"):
         given = ("--model", model, "--data", tmp_path / "prompts.jsonl", "--output-dir", run, "--rewards", rewards,
                  "--batch-size", 5, "--group-size", 3, "--max-new-tokens", 6, "--learning-rate", "1e-2",
                  "--rollouts.num-slots", 6, "--rollouts.log-completions-every", 0, "--dtype", "float32")
         evaluated = ("--eval-data", tmp_path / "eval.jsonl") if "--eval-every" in flags else ()
-        return launched("grpo", *given, *evaluated, *flags, count=count, devices=devices, path=ROOT / "tests")
+        return launched(script, *given, *evaluated, *flags, count=count, devices=devices, path=ROOT / "tests")
 
     return start
 
@@ -109,6 +109,23 @@ def test_more_processes_make_the_same_run(tmp_path, grpo, mesh, counts):
         ended(alone)
     for count in counts:
         assert_same_run(tmp_path / str(count), tmp_path / "1")
+
+
+ACTOR_CRITIC = ("--max-steps", 3, "--num-iterations", 2, "--critic.num-iterations", 2, "--critic.warmup-steps", 1,
+                "--critic.microbatch-tokens", 40, "--critic.learning-rate", "1e-2",
+                "--algorithm.missing-end-penalty", 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [("--mesh.fsdp", 2), ("--lora.rank", 4, "--critic.lora.rank", 4, "--mesh.tensor", 2)])
+def test_a_critic_of_several_processes_is_that_of_one(tmp_path, grpo, more):
+    """Whitening and returns are of the whole batch."""
+    flags = (*ACTOR_CRITIC, *more)
+    with grpo(tmp_path / "1", *flags, devices=4, script="ppo") as alone:
+        ended(alone)
+    with grpo(tmp_path / "2", *flags, count=2, devices=2, script="ppo") as together:
+        ended(together)
+    assert_same_run(tmp_path / "2", tmp_path / "1")
 
 
 @pytest.mark.slow
