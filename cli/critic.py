@@ -63,6 +63,25 @@ def for_critic(flags: PolicyFlags, critic: CriticFlags) -> Any:
     return dataclasses.replace(flags, learning_rate=critic.learning_rate, optimizer=critic.optimizer, lora=critic.lora)
 
 
+def shares_base(flags: PolicyFlags, critic: CriticFlags) -> bool:
+    """Whether policy and critic are adapters of one model, whose weights neither changes."""
+    return critic.model is None and bool(flags.lora.rank and critic.lora.rank)
+
+
+def load_critic(flags: PolicyFlags, critic: CriticFlags, opened: Any, policy: Any, params: Any,
+                mesh: Any) -> tuple[Any, Any]:
+    """(model, params) of an opened critic, with a head of 0 where it has none; of `params`, the policy's own arrays,
+    where they share their base."""
+    from cli.experiment import load_model
+    from models.heads import with_reward_head
+
+    shared = shares_base(flags, critic)
+    model, params = (policy.clone(lora=critic.lora), params) if shared else load_model(
+        for_critic(flags, critic), opened, mesh)
+    config, params = with_reward_head(model.config, params, mesh)
+    return model.clone(config=config), params
+
+
 def open_critic_of(flags: PolicyFlags, critic: CriticFlags, policy: Any, tokenizer: Any, longest: int) -> Any:
     """The critic's model, its weights not read yet; `policy` itself where none is named. Raises InputError for one that
     reads other tokens than the policy writes, or fewer of them than the `longest` episode has."""

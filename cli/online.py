@@ -180,6 +180,29 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
     return collect
 
 
+def tell_memory(states: Mapping[str, Any], reference: Any, shared: bool) -> None:
+    """A line with what the fullest device holds through a step, activations, the sampler's copy and cache not counted:
+    weights, optimiser state and float32 gradients of each of the train states, and a frozen reference. With `shared`
+    the weights of all states are those of the first."""
+    import jax
+    import jax.numpy as jnp
+
+    from rollouts.memory import bytes_of_device
+
+    def gradients(state: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding),
+                            state.trainable)
+
+    first, sizes = next(iter(states)), {}
+    for name, state in states.items():
+        weights = () if shared and name != first else state.params
+        sizes[name] = bytes_of_device((weights, state.lora, state.opt_state, gradients(state)))
+    sizes["reference"] = bytes_of_device(reference)
+    parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
+    print_once(f"memory before activations: {sum(sizes.values()) / 2**20:,.1f} MiB a device ({parts}"
+               f"{'; one base for all' if shared else ''})")
+
+
 def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Sequence[Any], key: Any) -> Any:
     """A function from a state to eval metrics: greedy, or means of several samples; None without prompts."""
     from rollouts.console import FailureLog

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
-from cli.checks import check_positive
+from cli.checks import check_not_negative, check_positive
 from cli.command import print_once
 from cli.flags import OnlineFlags
 from errors import InputError
@@ -22,6 +22,13 @@ class AlgorithmFlags(Algorithm):
     gradient of the KL."""
     kl_in: Literal["loss", "reward"] = "loss"
     """The KL of --beta counts in the loss or in the reward."""
+    nll_coefficient: float = 0.0
+    """The mean NLL of right answers' tokens has this weight beside the policy's loss (VAPO; 0.1 there)."""
+    nll_reward: float = 1.0
+    """An answer is right with this reward, or more."""
+
+    def unread(self) -> dict[str, str]:
+        return {} if self.nll_coefficient else {"nll_reward": "without --algorithm.nll-coefficient"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,13 +51,17 @@ class PolicyFlags(PolicyLoss, OnlineFlags):
         return self.num_minibatches * self.num_iterations
 
     def unread(self) -> dict[str, str]:
-        replaced = loss_settings(self) if self.objective else ()
+        replaced = (*loss_settings(self), "algorithm.nll_coefficient") if self.objective else ()
         return super().unread() | dict.fromkeys(replaced, "beside --objective, which takes its place")
 
 
 def check_policy(flags: PolicyFlags) -> None:
     """Raises InputError for flags that do not go together."""
     check_positive(flags, "num_minibatches", "num_iterations")
+    check_not_negative(flags.algorithm, "nll_coefficient", prefix="algorithm.")
+    if flags.algorithm.nll_coefficient and flags.algorithm.mask_truncated:
+        raise InputError("--algorithm.nll-coefficient counts tokens of all completions, and --algorithm.mask-truncated "
+                         "leaves some out; give one of them")
     if flags.batch_size % flags.num_minibatches:
         raise InputError(f"--batch-size {flags.batch_size} prompts do not divide into --num-minibatches "
                          f"{flags.num_minibatches}; change one of them")
@@ -85,10 +96,24 @@ def make_objective(flags: PolicyFlags, configure: Callable[..., Any]) -> Any:
     """The objective that the flags describe, `configure` with these settings. Raises InputError where they describe
     none."""
     from data.specs import load_function
+    from objectives.positive_nll import with_nll
 
     settings = {name.rpartition(".")[2]: value for name, value in loss_settings(with_kl(flags)).items()}
     try:
         objective = configure(**settings)
     except ValueError as error:
         raise InputError(str(error)) from None
-    return load_function(flags.objective) if flags.objective else objective
+    if flags.objective:
+        return load_function(flags.objective)
+    coefficient = flags.algorithm.nll_coefficient
+    return with_nll(objective, coefficient) if coefficient else objective
+
+
+def nll_columns(flags: PolicyFlags, batch: Any, rewards: Any) -> dict[str, Any]:
+    """The column that the NLL of right answers takes, of a batch on the host with these rewards [N]; {} without."""
+    from rollouts.credit import nll_weights
+
+    if not flags.algorithm.nll_coefficient:
+        return {}
+    return {"nll_weights": nll_weights(batch, rewards, flags.algorithm.nll_reward, flags.num_minibatches,
+                                       flags.loss_aggregation == "token_mean")}

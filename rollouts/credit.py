@@ -95,6 +95,16 @@ def with_kl_in_reward(batch: Columns, beta: float, kl: str) -> np.ndarray:
     return np.asarray(given, np.float64)
 
 
+def nll_weights(batch: Columns, rewards: np.ndarray, least: float, num_minibatches: int, by_token: bool) -> np.ndarray:
+    """What objectives.positive_nll takes: [N], 0 for rows with less than `least` of the `rewards` [N]; for the others
+    the units of their mini-batch, tokens or rows, over the tokens of the right ones there."""
+    lengths = np.sum(batch["loss_mask"], axis=1)
+    right = (np.nan_to_num(rewards, nan=-np.inf) >= least).astype(np.float64)
+    units = (lengths if by_token else np.ones(len(lengths))).reshape(num_minibatches, -1).sum(1, keepdims=True)
+    tokens = (right * lengths).reshape(num_minibatches, -1).sum(1, keepdims=True)
+    return (right.reshape(num_minibatches, -1) * units / np.maximum(tokens, 1)).ravel().astype(np.float32)
+
+
 def rewards_by_token(batch: Columns, beta: float = 0.0, kl: str = "k1") -> np.ndarray:
     """returns.token_rewards of a batch; with beta above 0 it has old_logps and ref_logps."""
     estimates = np.asarray(KL[kl](log_ratios(batch["old_logps"], batch["ref_logps"]))) if beta else 0.0

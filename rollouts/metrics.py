@@ -1,7 +1,7 @@
 """What is counted of rollouts, under the names that the field knows, and a warning where rewards teach nothing."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,9 +25,11 @@ def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """reward, reward_std (of a group, on average), frac_reward_zero_std; each reward's mean, std and failures."""
+    """reward, reward_std (of a group, on average), frac_reward_zero_std, which groups of one have not; each reward's
+    mean, std and failures."""
     rewards = rewards_of(groups)
-    metrics = {"frac_reward_zero_std": np.mean([not group.has_spread for group in groups])}
+    flat = np.mean([not group.has_spread for group in groups])
+    metrics = {"frac_reward_zero_std": flat} if rewards.shape[1] > 1 else {}
     scored = ~np.isnan(rewards)
     if scored.any():
         metrics["reward"] = np.nanmean(rewards)
@@ -42,19 +44,40 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-class SpreadMonitor:
-    """Warns where rewards teach nothing for long: no group of many steps in a row has rewards that differ."""
+class TokenCount:
+    """Counts the tokens that groups cost as they come by: count(groups) -> the same groups."""
 
-    def __init__(self, patience: int = 10):
-        self._patience, self._flat = patience, 0
+    def __init__(self) -> None:
+        self.total = 0
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        for group in groups:
+            self.total += sum(sum(episode.sampled) - group.prompt.drawn for episode in group.episodes)
+            yield group
+
+
+class SpreadMonitor:
+    """Warns where rewards teach nothing for long: in many steps in a row no group has rewards that differ, or, where
+    answers are not compared with their group's, the whole step has not."""
+
+    def __init__(self, patience: int = 10, by_group: bool = True):
+        self._patience, self._by_group, self._flat = patience, by_group, 0
 
     def update(self, groups: Sequence[Group], step: int) -> None:
         """Takes a step's rollouts into account."""
-        self._flat = 0 if any(group.has_spread for group in groups) else self._flat + 1
+        self._flat = 0 if self._has_spread(groups) else self._flat + 1
         if self._flat and self._flat % self._patience == 0:
-            print(f"warning: step {step}: for {self._flat} steps all completions of every prompt got equal rewards, so "
-                  f"nothing is learnt; try easier or harder prompts, a higher --temperature, a larger --group-size, "
-                  f"--dynamic-sampling-tries above 1, or a reward that tells answers apart", file=sys.stderr)
+            which, more = ("every prompt", "a larger --group-size, --dynamic-sampling-tries above 1, "
+                           ) if self._by_group else ("all prompts", "a larger --batch-size, ")
+            print(f"warning: step {step}: for {self._flat} steps all completions of {which} got equal rewards, so "
+                  f"nothing is learnt; try easier or harder prompts, a higher --temperature, {more}or a reward that "
+                  f"tells answers apart", file=sys.stderr)
+
+    def _has_spread(self, groups: Sequence[Group]) -> bool:
+        if self._by_group:
+            return any(group.has_spread for group in groups)
+        rewards = rewards_of(groups)
+        return len(set(rewards[~np.isnan(rewards)].tolist())) > 1
 
 
 def time_shares(seconds: dict[str, float]) -> dict[str, float]:

@@ -9,7 +9,15 @@ from typing import Any
 
 from cli import command
 from cli.checks import check_positive
-from cli.policy import AlgorithmFlags, PolicyFlags, check_policy, make_objective, tell_unclipped, with_kl
+from cli.policy import (
+    AlgorithmFlags,
+    PolicyFlags,
+    check_policy,
+    make_objective,
+    nll_columns,
+    tell_unclipped,
+    with_kl,
+)
 from cli.renamed import GRPO
 from errors import InputError
 
@@ -46,8 +54,8 @@ class GroupFlags(AlgorithmFlags):
     """The answers that go on from the beginning of a stretch are this many."""
 
     def unread(self) -> dict[str, str]:
-        return {} if self.advantages == "vine" else dict.fromkeys(
-            ("vine_stride", "vine_samples"), "without --algorithm.advantages vine")
+        return super().unread() | ({} if self.advantages == "vine" else dict.fromkeys(
+            ("vine_stride", "vine_samples"), "without --algorithm.advantages vine"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +66,7 @@ class Config(PolicyFlags):
     algorithm: GroupFlags = GroupFlags()
 
 
-COMPUTED = ("advantages", "old_logps", "ref_logps", "sampler_logps", "truncated")
+COMPUTED = ("advantages", "nll_weights", "old_logps", "ref_logps", "sampler_logps", "truncated")
 """columns that an objective is given besides the prompts' own numbers: docs/new_objective.md"""
 
 
@@ -77,7 +85,7 @@ def main(config: Config) -> None:
     from rollouts.credit import make_credit, rewards_by_token, with_kl_in_reward
     from rollouts.drawing import draw_groups, greedy_rewards
     from rollouts.episodes import to_batch
-    from rollouts.metrics import SpreadMonitor, rollout_metrics, time_shares
+    from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics, time_shares
     from rollouts.minibatches import Packer
     from rollouts.online import train_online
     from rollouts.recording import Recorder
@@ -126,9 +134,9 @@ def main(config: Config) -> None:
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards
-        key = jax.random.fold_in(rollout_key, number)
-        draw = draw_groups(batches.__next__, lambda some, again, advance: collect(
-            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance),
+        key, count = jax.random.fold_in(rollout_key, number), TokenCount()
+        draw = draw_groups(batches.__next__, lambda some, again, advance: count(collect(
+            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance)),
             config.dynamic_sampling_tries)
 
         # log-probabilities under policy and reference
@@ -141,17 +149,18 @@ def main(config: Config) -> None:
 
         # advantages
         if "greedy_rewards" in needs:
-            batch["greedy_rewards"] = greedy_rewards(draw.trained, lambda some: collect(
-                state.variables(), some, key, number - 1, group_size=1, greedy=True))
+            batch["greedy_rewards"] = greedy_rewards(draw.trained, lambda some: count(collect(
+                state.variables(), some, key, number - 1, group_size=1, greedy=True)))
         if "prefix_values" in needs:
             batch["prefix_values"] = prefix_values(
-                draw.trained, config.algorithm.vine_stride, batch["tokens"].shape[1], lambda some: collect(
+                draw.trained, config.algorithm.vine_stride, batch["tokens"].shape[1], lambda some: count(collect(
                     state.variables(), some, jax.random.fold_in(key, config.dynamic_sampling_tries), number - 1,
-                    group_size=config.algorithm.vine_samples))
+                    group_size=config.algorithm.vine_samples)))
+        further = nll_columns(config, batch, batch["rewards"])
         batch["token_rewards"] = rewards_by_token(batch, config.beta if in_reward else 0.0, config.algorithm.kl)
         if in_reward:
             batch["rewards"] = with_kl_in_reward(batch, config.beta, config.algorithm.kl)
-        credited = credit(draw.trained, batch)
+        credited = credit(draw.trained, batch) | further
         packed.add(credited)
 
         # updates
@@ -163,7 +172,7 @@ def main(config: Config) -> None:
 
         host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
             "rows_dropped": prompts.num_dropped}
-        metrics |= {name: np.float64(value) for name, value in host_metrics.items()}
+        metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], packed.gathered(logps))
 
     def open_batches(position: Any) -> PromptBatches:

@@ -9,8 +9,16 @@ from typing import Any, Literal
 
 from cli import command
 from cli.checks import check_fraction, check_not_negative
-from cli.critic import CriticFlags, check_critic, for_critic, open_critic_of
-from cli.policy import AlgorithmFlags, PolicyFlags, check_policy, make_objective, tell_unclipped, with_kl
+from cli.critic import CriticFlags, check_critic, for_critic, load_critic, open_critic_of, shares_base
+from cli.policy import (
+    AlgorithmFlags,
+    PolicyFlags,
+    check_policy,
+    make_objective,
+    nll_columns,
+    tell_unclipped,
+    with_kl,
+)
 
 DESCRIPTION = """Make a model better at what a reward function asks for, with a critic that says what states are worth.
 
@@ -55,7 +63,7 @@ class Config(PolicyFlags):
     critic: CriticFlags = CriticFlags(num_iterations=4)
 
 
-COMPUTED = ("advantages", "returns", "old_logps", "ref_logps", "sampler_logps", "truncated")
+COMPUTED = ("advantages", "nll_weights", "returns", "old_logps", "ref_logps", "sampler_logps", "truncated")
 """columns that an objective is given besides the prompts' own numbers: docs/new_objective.md"""
 
 OF_CRITIC = ("loss", "grad_norm", "learning_rate", "clip_ratio", "values", "error")
@@ -70,14 +78,14 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
-    from models.heads import values_by, with_reward_head
+    from models.heads import values_by
     from models.scoring import score, score_by
     from objectives.base import declared
     from objectives.ppo import configure_policy, value_loss
     from rollouts.credit import GAE, value_metrics
     from rollouts.drawing import draw_groups
     from rollouts.episodes import to_batch
-    from rollouts.metrics import SpreadMonitor, rollout_metrics, time_shares
+    from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics, time_shares
     from rollouts.minibatches import Packer
     from rollouts.online import train_online
     from rollouts.recording import Recorder
@@ -85,15 +93,14 @@ def main(config: Config) -> None:
     from training.critic import prepare_values
     from training.reference import prepare_rollouts
     from training.runs import start
-    from training.state import init_state
+    from training.state import init_state, with_params_of
     from training.step import check_split, make_accumulated_step, make_minibatch_updates, make_skip
 
     config = with_kl(online.begin(config, check))
     objective = make_objective(config, configure_policy)
-    critic_flags = for_critic(config, config.critic)
     tell_unclipped(config)
     optimizer, schedule = open_optimizer(config, config.num_updates, idle_steps=config.critic.warmup_steps)
-    critic_optimizer, critic_schedule = open_optimizer(critic_flags, config.critic.num_updates)
+    critic_optimizer, critic_schedule = open_optimizer(for_critic(config, config.critic), config.critic.num_updates)
     mesh, run = make_mesh(config.mesh), Path(config.output_dir)
     policy_key, critic_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 4)
 
@@ -114,10 +121,10 @@ def main(config: Config) -> None:
     state = init_state(model, params, optimizer, policy_key, mesh)
 
     # the critic
-    critic, critic_params = load_model(critic_flags, opened_critic, mesh)
-    critic_config, critic_params = with_reward_head(critic.config, critic_params, mesh)
-    critic = critic.clone(config=critic_config)
+    shared = shares_base(config, config.critic)
+    critic, critic_params = load_critic(config, config.critic, opened_critic, model, params, mesh)
     critic_state = init_state(critic, critic_params, critic_optimizer, critic_key, mesh)
+    online.tell_memory({"policy": state, "critic": critic_state}, frozen, shared)
 
     # the parts of a step
     collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, mesh)
@@ -137,13 +144,13 @@ def main(config: Config) -> None:
         critic.clone(training=True), functools.partial(value_loss, epsilon=config.critic.epsilon), critic_optimizer,
         critic_schedule, critic_state, values_by), critic_state)
     skip = make_skip(state)
-    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor())
+    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=False))
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards; what has none is trained on by nobody
-        key = jax.random.fold_in(rollout_key, number)
-        draw = draw_groups(batches.__next__, lambda some, _, advance: collect(
-            state.variables(), some, key, number - 1, advance), max_tries=1)
+        key, count = jax.random.fold_in(rollout_key, number), TokenCount()
+        draw = draw_groups(batches.__next__, lambda some, _, advance: count(collect(
+            state.variables(), some, key, number - 1, advance)), max_tries=1)
         batch = to_batch(draw.trained, prompts.columns)
         batch["loss_mask"] *= ~np.isnan(batch["rewards"])[:, None]
 
@@ -158,7 +165,7 @@ def main(config: Config) -> None:
         batch["values"] = valued.column("values")
 
         # advantages for the policy, returns for the critic
-        credited = credit(draw.trained, batch)
+        credited = credit(draw.trained, batch) | nll_columns(config, batch, batch["rewards"])
         packed.add(credited)
         valued.add({"returns": credited["returns"]})
 
@@ -167,18 +174,20 @@ def main(config: Config) -> None:
         with jax.transfer_guard("disallow"):
             critic, critic_metrics, _ = update_critic(critic, valued.updates, config.critic.num_iterations,
                                                       valued.ahead)
+            policy = with_params_of(policy, critic) if shared else policy
             if number > config.critic.warmup_steps:
                 policy, metrics, _ = update(policy, packed.updates, config.num_iterations, packed.ahead)
             else:
                 policy, metrics = skip(policy, critic_metrics)
+            critic = with_params_of(critic, policy) if shared else critic
             state = jax.block_until_ready(policy.replace(critic=critic))
         seconds = draw.seconds | {"scoring": updating - scoring, "update": time.perf_counter() - updating}
 
-        host_metrics = (rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds)
-                        | value_metrics(batch, credited["returns"]) | {"rows_dropped": prompts.num_dropped})
+        host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | value_metrics(
+            batch, credited["returns"]) | {"rows_dropped": prompts.num_dropped, "count/sampled_tokens": count.total}
         metrics |= {"skipped_updates": metrics["skipped_updates"] + critic_metrics["skipped_updates"]} | {
             f"critic/{name}": value for name, value in critic_metrics.items() if name in OF_CRITIC}
-        metrics |= {name: np.float64(value) for name, value in host_metrics.items()}
+        metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], batch["old_logps"])
 
     def open_batches(position: Any) -> PromptBatches:

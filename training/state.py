@@ -42,6 +42,12 @@ class TrainState:
         return self.replace(params=trainable) if self.lora is None else self.replace(lora=trainable)
 
 
+def with_params_of(state: TrainState, other: TrainState) -> TrainState:
+    """The state with the other's weights where it has such: two adapters of one base keep one copy of it, although a
+    step, to which its state is donated, gives the weights back as new arrays."""
+    return state.replace(params={name: other.params.get(name, own) for name, own in state.params.items()})
+
+
 def init_state(model: Transformer, params: Any, optimizer: optax.GradientTransformation, key: jax.Array,
                mesh: jax.sharding.Mesh) -> TrainState:
     """Step 0 around `params` that are on the mesh already; LoRA and optimiser state are made on their shards."""

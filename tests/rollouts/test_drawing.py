@@ -5,7 +5,7 @@ import numpy as np
 from data.prompts import Prompt
 from rollouts.drawing import draw_groups
 from rollouts.episodes import Episode, Group, rewards_of
-from rollouts.metrics import SpreadMonitor, rollout_metrics
+from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics
 
 
 def group(number, values, lengths=(1, 1), reasons=("stop", "stop"), text=""):
@@ -90,3 +90,17 @@ def test_long_without_spread_is_warned_of_once_in_a_while(capsys):
     monitor.update([group(0, (1.0, 2.0))], 8)
     monitor.update([group(0, (1.0, 1.0))], 9)
     assert capsys.readouterr().err == ""
+    alone = SpreadMonitor(patience=2, by_group=False)
+    for values in ((1.0,), (2.0,)):
+        alone.update([group(0, values), group(1, (1.0,))], 2)
+    assert capsys.readouterr().err == ""
+    for step in (3, 4):
+        alone.update([group(0, (1.0,)), group(1, (None,)), group(2, (1.0,))], step)
+    assert "all completions of all prompts got equal rewards" in capsys.readouterr().err
+
+
+def test_tokens_that_groups_cost_are_counted():
+    count, begun = TokenCount(), group(1, (1.0, 1.0), (4, 5))
+    begun.prompt = begun.prompt._replace(drawn=2)
+    assert [each.number for each in count([group(0, (1.0, 1.0), (2, 3)), begun])] == [0, 1]
+    assert count.total == 5 + 9 - 4
