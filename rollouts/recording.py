@@ -20,7 +20,7 @@ class Recorder:
         self._run, self._every = run, log_completions_every
         self._monitor, self._failures = monitor, FailureLog(run / "failures.jsonl")
 
-    def record(self, draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray) -> None:
+    def record(self, draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray | None) -> None:
         """Takes the rollouts of the step of this number, and what was trained on (rollouts.samples)."""
         if not is_main():
             return

@@ -16,9 +16,10 @@ MESSAGE = ("role", "content")
 
 
 def write_samples(run: Path, step: int, groups: Sequence[Group], trained: Sequence[Group], advantages: np.ndarray,
-                  policy_logps: np.ndarray) -> None:
+                  policy_logps: np.ndarray | None) -> None:
     """Writes a file that appears whole. `advantages` [N] or [N, T] and `policy_logps` [N, T], the trainer's, are of the
-    episodes that are trained on, in to_batch's columns. Raises InputError where it cannot be written.
+    episodes that are trained on, in to_batch's columns; without `policy_logps` they are null. Raises InputError where
+    it cannot be written.
 
     The columns are to_table's.
     """
@@ -31,7 +32,7 @@ def write_samples(run: Path, step: int, groups: Sequence[Group], trained: Sequen
 
 
 def to_table(groups: Sequence[Group], trained: Sequence[Group], advantages: np.ndarray,
-             policy_logps: np.ndarray) -> Any:
+             policy_logps: np.ndarray | None) -> Any:
     """An episode a row, group by group:
 
     prompt, completion        text; messages of a prompt as JSON
@@ -88,7 +89,7 @@ def _rewards(members: Sequence[_Member], advantages: np.ndarray) -> dict[str, An
         "failed": pa.array(failed, pa.list_(pa.string()))} | own
 
 
-def _tokens(members: Sequence[_Member], policy_logps: np.ndarray) -> dict[str, Any]:
+def _tokens(members: Sequence[_Member], policy_logps: np.ndarray | None) -> dict[str, Any]:
     import pyarrow as pa
 
     tokens = [np.asarray(each.episode.tokens, np.int32) for each in members]
@@ -131,11 +132,11 @@ def _mask(episode: Episode) -> np.ndarray:
     return _padded(episode, episode.sampled, bool)
 
 
-def _of_trained(members: Sequence[_Member], values: np.ndarray) -> Any:
-    """A column [N, T] as lists, 0 where the policy drew no token; null for what was not trained on."""
+def _of_trained(members: Sequence[_Member], values: np.ndarray | None) -> Any:
+    """A column [N, T] as lists, 0 where the policy drew no token; null for what was not trained on, or is not known."""
     import pyarrow as pa
 
-    lists = [None if each.row is None else np.where(
+    lists = [None if each.row is None or values is None else np.where(
         _mask(each.episode), values[each.row, : len(each.episode.tokens)], 0).astype(np.float32) for each in members]
     return pa.array(lists, pa.list_(pa.float32()))
 

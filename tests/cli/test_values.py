@@ -21,6 +21,7 @@ BASE = {
     "sft": ["--model", "m", *RUN, "--max-steps", "9"], "dpo": ["--model", "m", *RUN, "--max-steps", "9"],
     "kto": ["--model", "m", *RUN, "--max-steps", "9"], "reward": ["--model", "m", *RUN, "--max-steps", "9"],
     "grpo": ["--model", "m", *RUN, "--max-steps", "9", "--rewards", "length"],
+    "online_dpo": ["--model", "m", *RUN, "--max-steps", "9", "--rewards", "length"],
     "ppo": ["--model", "m", *RUN, "--max-steps", "9", "--rewards", "length"],
     "pretrain": ["--model", "m", *RUN, "--max-steps", "9"], "generate": ["--model", "m", "--prompt", "p"],
     "score": ["--model", "m", "--data", "d", "--output", "o"], "export": ["--model", "m", "--output", "o"],
@@ -114,7 +115,7 @@ def test_a_flag_that_needs_values_has_one(script):
 @pytest.mark.parametrize("script", BASE)
 def test_what_is_declared_unread_are_flags(script):
     """A field that was renamed would be checked no more."""
-    made = config(script, *(OBJECTIVE if script in ("dpo", "grpo") else ()))
+    made = config(script, *(OBJECTIVE if script in ("dpo", "grpo", "ppo", "online_dpo") else ()))
     assert getattr(made, "unread", dict)().keys() <= walk(made).keys()
 
 

@@ -1,0 +1,135 @@
+"""Online preference optimisation: the best of a group of answers against the worst, by any loss on pairs; full or LoRA.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cli import command
+from cli.checks import check_positive
+from cli.flags import OnlineFlags, ReferenceFlags
+from cli.pair_loss import PairLossFlags, make_objective
+from errors import InputError
+from models.lora import LoRAConfig
+
+DESCRIPTION = """Make a model better at what a reward function asks for, by pairs of its own answers.
+
+  python -m scripts.online_dpo --model smollm2-135m-instruct --data "gym:chain_sum(min_terms=2,max_terms=2)" \\
+      --rewards gym:chain_sum --output-dir runs/sums --max-steps 50 --batch-size 8 --group-size 8 \\
+      --max-new-tokens 32 --lora.rank 16 --learning-rate 1e-4 --beta 0.1
+  python -m scripts.online_dpo ... --rewards judge:http://localhost:8001 --loss ipo
+
+A step: the policy answers --batch-size prompts --group-size times, rewards judge the answers, and of each group the
+best answer and the worst are a pair for one update by the losses of scripts.dpo (Guo et al. 2024, arXiv:2402.04792,
+have two answers a prompt). Rewards are those of scripts.grpo (docs/online.md).
+
+Stopped, by whatever, it goes on where it was when the same command is given again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(PairLossFlags, ReferenceFlags, OnlineFlags):
+    num_microbatches: int = 1
+    """A step's pairs are split into this many parts to save memory; the loss and gradient stay the same."""
+    dynamic_sampling_tries: int = 1
+    """Groups whose rewards are all equal, which make no pair, are replaced by those of other prompts, in this many
+    tries in all; 1 replaces none."""
+    lora: LoRAConfig = LoRAConfig()
+
+    def unread(self) -> dict[str, str]:
+        return super().unread() | {"microbatch_tokens": "here; --num-microbatches bounds memory"}
+
+
+def main(config: Config) -> None:
+    import jax
+    import numpy as np
+
+    from batch import buckets, pad
+    from cli import online
+    from cli.columns import needed_columns
+    from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
+    from data.prompts import PromptBatches
+    from models.scoring import score
+    from rollouts.drawing import draw_groups
+    from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics, time_shares
+    from rollouts.online import train_online
+    from rollouts.pairs import best_and_worst, signs, to_rows
+    from rollouts.recording import Recorder
+    from sharding.mesh import make_mesh
+    from sharding.placement import Placement
+    from training.reference import needs_reference, prepare_pairs
+    from training.runs import start
+    from training.state import init_state
+    from training.step import check_split, make_train_step
+
+    config = online.begin(config, check)
+    objective = make_objective(config)
+    check_split(objective, config.num_microbatches)
+    optimizer, schedule = open_optimizer(config)
+    mesh, run = make_mesh(config.mesh), Path(config.output_dir)
+    policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
+
+    # prompts and rewards, for a model that is not read yet
+    opened, tokenizer = online.open_tokenized(config.model)
+    needed = needed_columns(objective, ("chosen_length", "ref_logps"), scorer=score)
+    environments = online.open_environments(config)
+    prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
+    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
+
+    # the policy; the reference is the same model without its adapter, or else a frozen one
+    model, params = load_model(config, opened, mesh)
+    reference, frozen = choose_reference(config, model, mesh, config.reference) if needs_reference(objective) else (
+        model, None)
+    state = init_state(model, params, optimizer, policy_key, mesh)
+
+    # the parts of a step
+    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, mesh)
+    placement, sizes = Placement(config.batch_size, config.num_microbatches, mesh, group=2), buckets(
+        prompts.max_length + config.max_new_tokens)
+    prepare = prepare_pairs(reference, frozen, mesh, objective)
+    update = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
+    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor())
+
+    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
+        # rollouts and rewards
+        key, count = jax.random.fold_in(rollout_key, number), TokenCount()
+        draw = draw_groups(batches.__next__, lambda some, again, advance: count(collect(
+            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance)),
+            config.dynamic_sampling_tries)
+
+        # pairs
+        updating = time.perf_counter()
+        members = best_and_worst(draw.trained)
+        batch = pad([row.columns() for row in to_rows(draw.trained, members, prompts.columns)], sizes)
+        pairs = placement.put(batch, list(range(config.batch_size)))
+
+        # an update
+        with jax.transfer_guard("disallow"):
+            state, metrics = jax.block_until_ready(update(state, prepare(state, pairs)))
+        seconds = draw.seconds | {"update": time.perf_counter() - updating}
+
+        host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
+            "rows_dropped": prompts.num_dropped, "count/sampled_tokens": count.total}
+        metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
+        return state, metrics, lambda: recorder.record(draw, number, signs(draw.trained, members), None)
+
+    def open_batches(position: Any) -> PromptBatches:
+        weights = [each.weight for each in config.data]
+        return PromptBatches(prompts.sources, weights, config.batch_size, config.seed, position)
+
+    evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
+    start(run, prompts.config, model.config, tokenizer)
+    train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate)
+    print_done(run)
+
+
+def check(config: Config) -> None:
+    """Raises InputError for flags that do not go together."""
+    check_positive(config, "num_microbatches", "dynamic_sampling_tries")
+    if config.group_size < 2:
+        raise InputError(f"--group-size {config.group_size}: a pair is of two answers to a prompt; give 2 or more")
+
+
+if __name__ == "__main__":
+    command.run(main, Config, DESCRIPTION)
