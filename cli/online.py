@@ -205,13 +205,16 @@ def tell_memory(states: Mapping[str, Any], reference: Any, shared: bool) -> None
 
 def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Sequence[Any], key: Any) -> Any:
     """A function from a state to eval metrics: greedy, or means of several samples; None without prompts."""
+    import numpy as np
+
     from rollouts.console import FailureLog
     from rollouts.drawing import collect_all
     from rollouts.metrics import rollout_metrics
+    from rollouts.samples import write_samples
     from sharding.hosts import is_main
 
-    num_samples = flags.rollouts.num_eval_samples
-    failures = FailureLog(Path(flags.output_dir) / "eval_failures.jsonl")
+    num_samples, run = flags.rollouts.num_eval_samples, Path(flags.output_dir)
+    failures = FailureLog(run / "eval_failures.jsonl")
 
     def evaluate(state: Any) -> dict[str, float]:
         step = int(state.step)
@@ -219,6 +222,7 @@ def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Se
             state.variables(), some, key, step, advance, num_samples, num_samples == 1))
         if is_main():
             failures.update(step, groups)
+            write_samples(run / "eval", step, groups, [], np.zeros(0), None)
         names = ("reward", "rewards/", "completions/")
         metrics = rollout_metrics(groups, seconds["rollout"])
         return {name: value for name, value in metrics.items() if name.startswith(names)}

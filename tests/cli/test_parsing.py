@@ -12,11 +12,12 @@ from cli.flags import check_flags, check_online_flags
 from cli.parsing import parse, parse_recipe
 from cli.policy import make_objective
 from cli.renamed import EXPORT, GENERATE, GRPO
+from cli.values import check_values
 from data.messages import parse_template_kwargs
 from data.sources import DataSource
 from errors import InputError
 from objectives.grpo import configure
-from scripts import dpo, export, generate, grpo, pretrain, sft
+from scripts import dpo, export, generate, grpo, ppo, pretrain, sft
 
 BASE = ["--model", "m", "--data", "d.jsonl", "--output-dir", "o", "--max-steps", "3"]
 
@@ -145,12 +146,14 @@ def test_a_recipe_with_flags_of_its_callers(recipe):
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_are_read(path):
-    script = {"quickstart": sft, "identity": dpo, "pretrain": pretrain}.get(path.stem, grpo)
+    script = {"quickstart": sft, "identity": dpo, "pretrain": pretrain, "gsm8k_ppo": ppo,
+              "gsm8k_ppo_smoke": ppo}.get(path.stem, grpo)
     made = parse_recipe(script.Config, path)
     check_flags(made)
-    if script is grpo:
+    check_values(made)
+    if script in (grpo, ppo):
         check_online_flags(made)
-        grpo.check(made)
+        script.check(made)
         make_objective(made, configure)
 
 
