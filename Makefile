@@ -3,12 +3,13 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: help setup quickstart identity grpo test test-all lint clean
+.PHONY: help setup quickstart identity grpo compare test test-all lint clean
 
 help:
 	@echo "make quickstart   fine-tune the embedded SmolLM2 and compare its answers (CPU, minutes)"
 	@echo "make identity     teach it a new identity by DPO, and see what that gained and cost (CPU, minutes)"
 	@echo "make grpo         teach it to add and multiply by online RL with a verifier (CPU, minutes)"
+	@echo "make compare      PPO, GRPO, RLOO and REINFORCE++ at equal sampled tokens, three seeds each (CPU, hours)"
 	@echo "make test         the quick tests, on 8 simulated devices"
 	@echo "make test-all     all tests, the slow ones too"
 	@echo "make lint         the linter"
@@ -26,6 +27,9 @@ identity: $(VENV)/installed
 
 grpo: $(VENV)/installed
 	@$(PYTHON) -m scripts.arithmetic
+
+compare: $(VENV)/installed
+	@$(PYTHON) -m scripts.compare
 
 test: $(VENV)/installed
 	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow"
