@@ -58,6 +58,16 @@ def check_critic(critic: CriticFlags, batch_size: int, max_steps: int) -> None:
                          f"policy would never be trained")
 
 
+def with_absolute_critic(flags: Any) -> Any:
+    """The flags with the critic's path made absolute, so that a run can be opened from anywhere."""
+    from training.runs import absolute_reference
+
+    if flags.critic.model is None:
+        return flags
+    return dataclasses.replace(flags, critic=dataclasses.replace(
+        flags.critic, model=absolute_reference(flags.critic.model)))
+
+
 def for_critic(flags: PolicyFlags, critic: CriticFlags) -> Any:
     """The flags as load_model and open_optimizer take them, with what is the critic's own in place of the policy's."""
     return dataclasses.replace(flags, learning_rate=critic.learning_rate, optimizer=critic.optimizer, lora=critic.lora)

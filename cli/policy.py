@@ -109,6 +109,11 @@ def make_objective(flags: PolicyFlags, configure: Callable[..., Any]) -> Any:
     return with_nll(objective, coefficient) if coefficient else objective
 
 
+def computed_columns(flags: PolicyFlags) -> tuple[str, ...]:
+    """What `nll_columns` gives."""
+    return ("nll_weights",) if flags.algorithm.nll_coefficient else ()
+
+
 def nll_columns(flags: PolicyFlags, batch: Any, rewards: Any) -> dict[str, Any]:
     """The column that the NLL of right answers takes, of a batch on the host with these rewards [N]; {} without."""
     from rollouts.credit import nll_weights

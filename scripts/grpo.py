@@ -13,6 +13,7 @@ from cli.policy import (
     AlgorithmFlags,
     PolicyFlags,
     check_policy,
+    computed_columns,
     make_objective,
     nll_columns,
     tell_unclipped,
@@ -66,7 +67,7 @@ class Config(PolicyFlags):
     algorithm: GroupFlags = GroupFlags()
 
 
-COMPUTED = ("advantages", "nll_weights", "old_logps", "ref_logps", "sampler_logps", "truncated")
+COMPUTED = ("advantages", "old_logps", "ref_logps", "sampler_logps", "truncated")
 """columns that an objective is given besides the prompts' own numbers: docs/new_objective.md"""
 
 
@@ -105,7 +106,7 @@ def main(config: Config) -> None:
 
     # prompts and rewards, for a model that is not read yet
     opened, tokenizer = online.open_tokenized(config.model)
-    needed = needed_columns(objective, COMPUTED, scorer=score)
+    needed = needed_columns(objective, (*COMPUTED, *computed_columns(config)), scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)

@@ -9,16 +9,26 @@ from typing import Any, Literal
 
 from cli import command
 from cli.checks import check_fraction, check_not_negative
-from cli.critic import CriticFlags, check_critic, for_critic, load_critic, open_critic_of, shares_base
+from cli.critic import (
+    CriticFlags,
+    check_critic,
+    for_critic,
+    load_critic,
+    open_critic_of,
+    shares_base,
+    with_absolute_critic,
+)
 from cli.policy import (
     AlgorithmFlags,
     PolicyFlags,
     check_policy,
+    computed_columns,
     make_objective,
     nll_columns,
     tell_unclipped,
     with_kl,
 )
+from errors import InputError
 
 DESCRIPTION = """Make a model better at what a reward function asks for, with a critic that says what states are worth.
 
@@ -62,8 +72,13 @@ class Config(PolicyFlags):
     algorithm: TokenFlags = TokenFlags()
     critic: CriticFlags = CriticFlags(num_iterations=4)
 
+    def unread(self) -> dict[str, str]:
+        adaptive = self.algorithm.lam_alpha > 0 and self.critic.lam is not None
+        return super().unread() | ({"lam": "beside --algorithm.lam-alpha and --critic.lam"} if adaptive else {}) | (
+            {} if self.beta else dict.fromkeys(("algorithm.kl", "algorithm.kl_in"), "at --beta 0"))
 
-COMPUTED = ("advantages", "nll_weights", "returns", "old_logps", "ref_logps", "sampler_logps", "truncated")
+
+COMPUTED = ("advantages", "returns", "old_logps", "ref_logps", "sampler_logps", "truncated")
 """columns that an objective is given besides the prompts' own numbers: docs/new_objective.md"""
 
 OF_CRITIC = ("loss", "grad_norm", "learning_rate", "clip_ratio", "values", "error")
@@ -96,7 +111,7 @@ def main(config: Config) -> None:
     from training.state import init_state, with_params_of
     from training.step import check_split, make_accumulated_step, make_minibatch_updates, make_skip
 
-    config = with_kl(online.begin(config, check))
+    config = with_absolute_critic(with_kl(online.begin(config, check)))
     objective = make_objective(config, configure_policy)
     tell_unclipped(config)
     optimizer, schedule = open_optimizer(config, config.num_updates, idle_steps=config.critic.warmup_steps)
@@ -106,7 +121,7 @@ def main(config: Config) -> None:
 
     # prompts and rewards, for models that are not read yet
     opened, tokenizer = online.open_tokenized(config.model)
-    needed = needed_columns(objective, COMPUTED, scorer=score)
+    needed = needed_columns(objective, (*COMPUTED, *computed_columns(config)), scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
     opened_critic = open_critic_of(config, config.critic, opened, tokenizer,
@@ -207,6 +222,8 @@ def check(config: Config) -> None:
     check_critic(config.critic, config.batch_size, config.max_steps)
     check_fraction(config, "gamma", "lam")
     check_not_negative(config, "beta")
+    if config.algorithm.kl_in == "reward" and config.algorithm.kl_weighted:
+        raise InputError("--algorithm.kl-weighted: nothing is weighted in the reward; give --algorithm.kl-in loss")
     check_not_negative(config.algorithm, "lam_alpha", "missing_end_penalty", prefix="algorithm.")
 
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from micro_batches import make_samples, micro_batch
 from tiny import CONFIG, LORA, one_device, padded, random_variables, rows
 
-from batch import Row
+from batch import Layout, Row
 from errors import InputError
-from models.heads import last_token, score_rewards, with_reward_head
+from models.heads import last_token, score_rewards, score_values, values_by, with_reward_head
 from models.hf_config import from_hf, to_hf
 from models.pretrained import load_merged, open_pretrained
 from models.safetensors_weights import write_hf_folder
@@ -90,3 +91,31 @@ def test_under_lora_the_head_is_learnt_and_merged():
     merged = merge(variables["params"], variables["lora"], LORA.scale)
     np.testing.assert_allclose(score_rewards(Transformer(REWARD), {"params": merged}, batch).rewards,
                                score_rewards(model, variables, batch).rewards, atol=1e-4)
+
+
+def test_a_value_is_of_what_came_before_its_token():
+    """Not of the token itself, which the policy has not drawn then; and it is the reward of the row cut there."""
+    variables, [row] = random_variables(LORA, config=REWARD), rows([9])
+    model = Transformer(REWARD, LORA)
+    values = score_values(model, variables, padded([row], 12)).values
+    other = row._replace(tokens=np.concatenate([row.tokens[:6], (row.tokens[6:] + 1) % 64]))
+    changed = score_values(model, variables, padded([other], 12)).values
+    np.testing.assert_allclose(changed[0, :7], values[0, :7], atol=1e-5)
+    assert abs(float(changed[0, 7] - values[0, 7])) > 1e-3
+    assert values[0, 0] == 0
+    assert not values[0, 9:].any()
+    cut = score_rewards(model, variables, padded([row.cut(6)], 12)).rewards
+    np.testing.assert_allclose(cut[0], values[0, 6], atol=1e-5)
+
+
+def test_values_of_rows_that_share_a_prompt_are_those_of_each_alone():
+    samples = make_samples([(5, (4, 6)), (3, (2, 7))])
+    variables, model = random_variables(LORA, config=REWARD), Transformer(REWARD, LORA)
+    found = {}
+    for layout in (Layout(), Layout(8, 2)):
+        columns, _ = micro_batch(samples, 16, layout)
+        values = np.asarray(values_by(layout)(model, variables, jax.tree.map(jnp.asarray, columns)).values)
+        found[layout] = [row[mask != 0] for row, mask in zip(values, columns["loss_mask"])]
+    for one, other in zip(*found.values()):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert one.all()

@@ -111,7 +111,10 @@ def test_a_reward_model_is_a_critic(train, model, tmp_path):
     ({"critic.lora.alpha": 3}, "--critic.lora.alpha 3: nothing reads it"),
     ({"rewards": "model:policy"}, "is a language model"),
     ({"model": "judge"}, "is a reward model, which writes nothing"),
-    ({"algorithm.lam_alpha": -1}, "--algorithm.lam-alpha must be 0 or more")])
+    ({"algorithm.lam_alpha": -1}, "--algorithm.lam-alpha must be 0 or more"),
+    ({"lam": 0.9, "critic.lam": 1, "algorithm.lam_alpha": 0.05}, "--lam 0.9: nothing reads it beside"),
+    ({"beta": 0, "algorithm.kl": "k2"}, "--algorithm.kl k2: nothing reads it at --beta 0"),
+    ({"algorithm.nll_reward": 0.5}, "--algorithm.nll-reward 0.5: nothing reads it")])
 def test_what_is_refused_is_one_line(train, model, tmp_path, tiny_model, replaced, line):
     folders = {"tiny": tiny_model, "model:policy": f"model:{model}", "judge": tiny_model.replace(
         "families/smollm2", "reward_model")}
