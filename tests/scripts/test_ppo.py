@@ -46,8 +46,10 @@ def train(run_script, model, prompts, tmp_path):
 def test_learning_rate_0_changes_nothing(train, more):
     """The values' loss is that of values that stay 0, so half the mean square of the returns."""
     flags = {"learning_rate": 0, "critic.learning_rate": 0, "temperature": 0.8, "num_iterations": 2}
-    status, _, err, lines = train(*more, **flags)
+    status, out, err, lines = train(*more, **flags)
     assert status == 0, err
+    assert out.count("memory before activations") == 1
+    assert ("one base for all" in out) == (more == LORA)
     assert lines[-1].keys() >= NAMES - {"explained_variance"}
     assert ("loss" in lines[0]) == ("--critic.warmup-steps" not in more)
     for line in lines:
