@@ -48,6 +48,7 @@ def main(config: Config) -> None:
     from batch import buckets, pad
     from cli import online
     from cli.columns import needed_columns
+    from cli.evaluation import make_benchmarks, open_benchmarks
     from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
     from models.scoring import score
@@ -75,6 +76,8 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, ("chosen_length", "ref_logps"), scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    prompts = online.without_questions(prompts, tasks)
     rewards = online.open_rewards(config, mesh, tokenizer, prompts)
 
     # the policy; the reference is the same model without its adapter, or else a frozen one
@@ -120,7 +123,8 @@ def main(config: Config) -> None:
 
     evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
     start(run, prompts.config, model.config, tokenizer)
-    train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate)
+    benchmarks = make_benchmarks(config, tasks, model, tokenizer, mesh, collect.engine)
+    train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate, benchmarks)
     print_done(run)
 
 

@@ -91,6 +91,7 @@ def main(config: Config) -> None:
 
     from cli import online
     from cli.columns import needed_columns
+    from cli.evaluation import make_benchmarks, open_benchmarks
     from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
     from data.prompts import PromptBatches
     from models.heads import values_by
@@ -124,6 +125,8 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, (*COMPUTED, *computed_columns(config)), scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    prompts = online.without_questions(prompts, tasks)
     opened_critic = open_critic_of(config, config.critic, opened, tokenizer,
                                    prompts.max_length + config.max_new_tokens)
     rewards = online.open_rewards(config, mesh, tokenizer, prompts)
@@ -211,8 +214,9 @@ def main(config: Config) -> None:
 
     evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
     start(run, prompts.config, model.config, tokenizer)
+    benchmarks = make_benchmarks(config, tasks, model, tokenizer, mesh, collect.engine)
     train_online(state.replace(critic=critic_state), step, open_batches, run, mesh,
-                 loop_config(config, flops_per_token=0.0), evaluate)
+                 loop_config(config, flops_per_token=0.0), evaluate, benchmarks)
     print_done(run)
 
 
