@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from batch import Batch, Row, bucket_length, buckets, in_order
+from batch import bucket_length, buckets
 from data.encode import check_ends, start_tokens
 from errors import InputError
 from evals.cache import NOTHING_KEPT, Cache
-from models.scoring import score
+from evals.likelihood import Pair, make_scorer
 from models.transformer import Transformer
 from rollouts.engine import Engine, Request, make_engine
 from rollouts.generate import stream
@@ -31,14 +31,6 @@ from rollouts.requests import fold_keys
 from rollouts.sampling import Controls
 from rollouts.stops import make_ends
 from sharding.mesh import SamplingMesh
-from sharding.placement import Placement
-from sharding.rules import RULES, ways
-
-SCORED_AT_A_TIME = 8192
-"""tokens, on each device"""
-
-Pair = tuple[Sequence[int], Sequence[int]]
-"""ids of a context and of its continuation"""
 
 
 class Answer(NamedTuple):
@@ -78,9 +70,7 @@ class Subject:
         self.engine, self._own_engine, self._longest = engine, engine is None, 0
         self._num_slots, self._sampling = num_slots, sampling
         self.variables, self.version = None, 0
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())  # every process reads all scores
-        self._score = jax.jit(lambda variables, batch: (lambda scores: (scores.logps, scores.greedy))(
-            score(model, variables, batch)), out_shardings=everywhere)
+        self._score = make_scorer(model, mesh)
 
     def load(self, variables: dict[str, Any], version: int = 0) -> None:
         """Is judged with these weights from now on."""
@@ -115,9 +105,13 @@ class Subject:
         An empty context is the `prefix`. What is longer than the model's context loses tokens at the front of its
         context (is_cut). Raises InputError for a continuation that alone is longer.
         """
-        rows = [self._row(*pair) for pair in pairs]
-        scored = self._kept([_scored_key(row) for row in rows], lambda missing: self._score_rows(rows, missing),
-                            "scoring")
+        fitted = [self._fitted(*pair) for pair in pairs]
+
+        def score(missing: list[int]) -> Iterator[tuple[int, Any]]:
+            for number, value in self._score(self.variables, [fitted[index] for index in missing]):
+                yield missing[number], value
+
+        scored = self._kept([["loglikelihood", *pair] for pair in fitted], score, "scoring")
         return [(float(logp), bool(greedy)) for logp, greedy in scored]
 
     def is_cut(self, pair: Pair) -> bool:
@@ -131,36 +125,13 @@ class Subject:
         values = iter(self.loglikelihoods([window for each in windows for window in each]))
         return [sum(next(values)[0] for _ in each) for each in windows]
 
-    def _row(self, context: Sequence[int], continuation: Sequence[int]) -> Row:
-        """What is scored of a pair: targets are the tokens of the continuation."""
+    def _fitted(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[list[int], list[int]]:
+        """A pair that the model can read."""
         if len(continuation) > self.max_length:
             raise InputError(f"a continuation of {len(continuation)} tokens is longer than the model's context of "
                              f"{self.max_length}; give shorter ones")
-        tokens = [*(context or [self.prefix]), *continuation][-self.max_length - 1 :]
-        mask = np.zeros(len(tokens), np.float32)
-        mask[len(tokens) - len(continuation) :] = 1
-        return Row(np.asarray(tokens, np.int32), mask)
-
-    def _score_rows(self, rows: Sequence[Row], indices: Sequence[int]) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """(index, value) of these rows, batch by batch of like length."""
-        order = sorted(indices, key=lambda index: -len(rows[index].tokens))
-        sizes = buckets(self.max_length + 1)
-        while order:
-            length = bucket_length(len(rows[order[0]].tokens), sizes)
-            count = max(1, SCORED_AT_A_TIME // length) * ways(RULES["batch"], self.mesh)
-            now, order = order[:count], order[count:]
-            (batch,) = in_order([rows[index] for index in now], batch_size=count, length=self.max_length + 1)
-            for index, logps, greedy in zip(now, *self._score_batch(batch)):
-                targets = rows[index].loss_mask > 0
-                own = slice(0, len(targets))
-                yield index, (float(logps[own][targets].sum(dtype=np.float64)), bool(greedy[own][targets].all()))
-
-    def _score_batch(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """(logps, greedy), [B, T]."""
-        count = len(batch["tokens"])
-        with jax.set_mesh(self.mesh):
-            put = Placement(count, None, self.mesh).put(batch, list(range(count)))
-            return jax.device_get(self._score(self.variables, put))
+        room = self.max_length + 1 - len(continuation)
+        return list(context or [self.prefix])[-room:], list(continuation)
 
     # --------------------------------------------------------------------------------------------------------- answers
 
@@ -247,10 +218,6 @@ def rolling_windows(tokens: Sequence[int], prefix: int, max_length: int) -> list
     ends = [*range(max_length, len(tokens), max_length), len(tokens)] if tokens else []
     starts = [0, *ends[:-1]]
     return [(text[max(0, end - max_length) : start + 1], text[start + 1 : end + 1]) for start, end in zip(starts, ends)]
-
-
-def _scored_key(row: Row) -> list[Any]:
-    return ["loglikelihood", row.tokens.tolist(), int(row.loss_mask.sum())]
 
 
 def _drawn_key(request: Request, controls: Controls, stops: Sequence[str]) -> list[Any]:

@@ -50,10 +50,11 @@ def test_a_continuation_is_scored_from_its_first_token(subject, all_logps):
     random = np.random.default_rng(0)
     pairs = [(random.integers(2, 97, a).tolist(), random.integers(2, 97, b).tolist())
              for a, b in [(1, 1), (9, 1), (1, 9), (5, 3), (12, 12), (23, 1), (7, 0)]]
+    pairs += [(pairs[1][0], [7] * count) for count in (1, 4, 2)]  # scored beside each other
     for (context, continuation), (logp, greedy) in zip(pairs, subject.loglikelihoods(pairs), strict=True):
-        expected, _ = plainly(all_logps, context, continuation) if continuation else (0.0, True)
+        expected, likeliest = plainly(all_logps, context, continuation) if continuation else (0.0, True)
         assert logp == pytest.approx(expected, abs=1e-4)
-        assert greedy is not bool(continuation)  # none of them is by chance
+        assert greedy is likeliest
 
 
 def test_greedy_says_whether_every_token_is_the_likeliest(subject, all_logps):
@@ -153,7 +154,7 @@ def test_what_was_said_is_not_computed_again(subject, variables, tmp_path, monke
     with file.open("a") as lines:
         lines.write('{"key": "cut o')  # ended while it was writing
     again = judged()
-    monkeypatch.setattr(again, "_score_batch", None)
+    monkeypatch.setattr(again, "_score", None)
     monkeypatch.setattr(again, "_draw", None)
     assert say(again) == said
     with pytest.raises(TypeError):

@@ -1,0 +1,107 @@
+"""How likely continuations are: those of one context are scored beside each other, at the cost of one context."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from batch import Batch, bucket_length, buckets
+from models.scoring import score_completions
+from models.transformer import Transformer
+from sharding.placement import Placement
+from sharding.rules import RULES, ways
+
+AT_A_TIME = 8192
+"""tokens, on each device"""
+TOGETHER = 8
+"""continuations of a context that are scored beside each other, at most"""
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""ids of a context, one at least, and of its continuation"""
+Likelihood = tuple[float, bool]
+"""log p(continuation | context), and whether no token was likelier than any of its own"""
+
+
+class Shape(NamedTuple):
+    """Of a batch: contexts end at column `width`, `group` continuations of `length` tokens follow each."""
+
+    contexts: int
+    group: int
+    width: int
+    length: int
+
+
+def make_scorer(model: Transformer, mesh: jax.sharding.Mesh) -> Callable[..., Iterator[tuple[int, Likelihood]]]:
+    """(variables, pairs) -> (number of a pair, its Likelihood), batch by batch, the longest first. Every process of a
+    run gets all of them."""
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    @functools.partial(jax.jit, static_argnums=(2, 3), out_shardings=everywhere)
+    def compute(variables: Any, batch: Any, group: int, width: int) -> Any:
+        scores = score_completions(model, variables, batch, group, width)
+        return scores.logps[:, width:], scores.greedy[:, width:]
+
+    def score(variables: Any, pairs: Sequence[Pair]) -> Iterator[tuple[int, Likelihood]]:
+        for contexts, shape in batches(pairs, ways(RULES["batch"], mesh)):
+            placement = Placement(shape.contexts, None, mesh, shape.group)
+            with jax.set_mesh(mesh):
+                put = placement.put(lay(pairs, contexts, shape), list(range(shape.contexts)))
+                scores = jax.device_get(compute(variables, put, shape.group, shape.width))
+            for place, numbers in enumerate(contexts):
+                for member, number in enumerate(numbers):
+                    logps, greedy = (each[place * shape.group + member, : len(pairs[number][1])] for each in scores)
+                    yield number, (float(logps.sum(dtype=np.float64)), bool(greedy.all()))
+
+    return score
+
+
+def batches(pairs: Sequence[Pair], shards: int) -> Iterator[tuple[list[list[int]], Shape]]:
+    """(numbers of the pairs of each context, shape) of each batch; few shapes, since each is compiled."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for number, (context, _) in enumerate(pairs):
+        together.setdefault(tuple(context), []).append(number)
+    contexts = [numbers[start : start + TOGETHER] for numbers in together.values()
+                for start in range(0, len(numbers), TOGETHER)]
+    waiting = sorted(contexts, key=lambda numbers: (-_group(numbers), -_longest(pairs, numbers)))
+    while waiting:
+        group = _group(waiting[0])
+        now = [numbers for numbers in waiting[: _contexts(pairs, waiting[:1], shards)] if _group(numbers) == group]
+        shape = _shape(pairs, now, _contexts(pairs, now, shards))
+        now, waiting = now[: shape.contexts], waiting[min(len(now), shape.contexts) :]
+        yield now, shape
+
+
+def lay(pairs: Sequence[Pair], contexts: Sequence[Sequence[int]], shape: Shape) -> Batch:
+    """Rows [contexts * group, width + length] as models.scoring.score_completions takes them."""
+    rows, length = shape.contexts * shape.group, shape.width + shape.length
+    batch = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "positions", "segment_ids")}
+    for place, numbers in enumerate(contexts):
+        for row, number in enumerate(numbers, place * shape.group):
+            tokens = [*pairs[number][0], *pairs[number][1]]
+            at = slice(shape.width - len(pairs[number][0]), shape.width + len(pairs[number][1]))
+            batch["tokens"][row, at], batch["positions"][row, at], batch["segment_ids"][row, at] = (
+                tokens, range(len(tokens)), 1)
+    return batch
+
+
+def _group(numbers: Sequence[int]) -> int:
+    """1, 2, 4 or 8."""
+    return 1 << (len(numbers) - 1).bit_length()
+
+
+def _longest(pairs: Sequence[Pair], numbers: Sequence[int]) -> int:
+    return len(pairs[numbers[0]][0]) + max(len(pairs[number][1]) for number in numbers)
+
+
+def _shape(pairs: Sequence[Pair], contexts: Sequence[Sequence[int]], count: int) -> Shape:
+    width = max(len(pairs[numbers[0]][0]) for numbers in contexts)
+    length = max(len(pairs[number][1]) for numbers in contexts for number in numbers)
+    return Shape(count, _group(contexts[0]), *(bucket_length(size, buckets(2**20)) for size in (width, length)))
+
+
+def _contexts(pairs: Sequence[Pair], contexts: Sequence[Sequence[int]], shards: int) -> int:
+    """How many of such contexts a batch has."""
+    shape = _shape(pairs, contexts, 0)
+    return max(1, AT_A_TIME // (shape.width + shape.group * shape.length)) * shards

@@ -1,0 +1,48 @@
+"""How pairs become batches: every pair once, contexts that several have once, few shapes."""
+
+import numpy as np
+import pytest
+
+from evals import likelihood
+from evals.likelihood import batches, lay
+
+
+@pytest.fixture
+def pairs():
+    """40 questions with 1 to 10 choices, and contexts of 1 to 600 tokens."""
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(40):
+        context = random.integers(1, 50, 1 + number**2 % 600).tolist()
+        made += [(context, random.integers(1, 50, 1 + choice).tolist()) for choice in range(1 + number % 10)]
+    return made
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_every_pair_is_scored_once_and_few_shapes_are_compiled(pairs, shards):
+    found = list(batches(pairs, shards))
+    scored = [number for contexts, _ in found for numbers in contexts for number in numbers]
+    assert sorted(scored) == list(range(len(pairs)))
+    assert len({shape for _, shape in found}) <= 12
+    for contexts, shape in found:
+        assert len(contexts) <= shape.contexts
+        assert shape.contexts % shards == 0
+        assert shape.contexts == shards or (
+            shape.contexts * (shape.width + shape.group * shape.length) <= shards * likelihood.AT_A_TIME)
+        for numbers in contexts:
+            assert len(numbers) <= shape.group <= likelihood.TOGETHER
+            assert len({tuple(pairs[number][0]) for number in numbers}) == 1
+
+
+def test_contexts_end_where_continuations_begin(pairs):
+    for contexts, shape in batches(pairs, 1):
+        batch = lay(pairs, contexts, shape)
+        for place, numbers in enumerate(contexts):
+            for row, number in enumerate(numbers, place * shape.group):
+                context, continuation = pairs[number]
+                there = batch["segment_ids"][row] == 1
+                assert batch["tokens"][row][there].tolist() == context + continuation
+                assert batch["positions"][row][there].tolist() == list(range(len(context + continuation)))
+                assert batch["tokens"][row][shape.width :][: len(continuation)].tolist() == continuation
+        assert batch["segment_ids"].sum() == sum(
+            len(pairs[number][0]) + len(pairs[number][1]) for numbers in contexts for number in numbers)
