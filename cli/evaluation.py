@@ -68,13 +68,15 @@ def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, mesh: Any) -> l
     own = flags.evaluate
     if not own.tasks:
         return []
+    from data.messages import parse_template_kwargs
     from evals.tasks import How, open_tasks
 
     if tokenizer is None:
         raise InputError("--evaluate.tasks: the model has no tokenizer, so it answers nothing that could be judged; "
                          "put tokenizer.json into its folder")
     how = How(limit=own.limit, num_samples=own.num_samples, seed=flags.seed, max_new_tokens=own.max_new_tokens,
-              task_data=own.data, unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
+              template_kwargs=parse_template_kwargs(flags.chat_template_kwargs), task_data=own.data,
+              unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
     return open_tasks(own.names, tokenizer, how, vocab_size, mesh)
 
 

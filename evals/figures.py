@@ -1,5 +1,6 @@
 """What a task's samples come to: a figure for each metric, none of them alone."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -44,9 +45,9 @@ def figures_of(samples: Sequence[Sample]) -> list[Figure]:
 
 
 def with_value(metric: str, samples: Sequence[Sample]) -> list[Sample]:
-    """Those that the metric has a verdict on."""
-    return [sample for sample in samples
-            if sample.values.get(metric) is not None and sample.finish_reason != "error"]
+    """Those that the metric has a verdict on, a finite one."""
+    return [sample for sample in samples if sample.finish_reason != "error"
+            and sample.values.get(metric) is not None and math.isfinite(sample.values[metric])]
 
 
 def _figure(metric: str, samples: Sequence[Sample]) -> Figure:

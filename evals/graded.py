@@ -9,6 +9,7 @@ FILE is anything that --data takes. A row's prompt is its `prompt` or `messages`
 description; rows with the same `family` hang together.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -16,11 +17,13 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from data.prompts import Prompt, read_prompts
-from data.sources import Source, open_source, parse_source
+from data.sources import Source, WithTemplateKwargs, open_source, parse_source
 from data.specs import parse_spec, split_outside
+from data.templates import check_template_kwargs
 from errors import InputError
 from evals.samples import Sample
 from evals.subject import Answer, Subject
@@ -61,17 +64,30 @@ def check_graded(name: str) -> None:
 
 
 def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None = None, mesh: Any = None,
-                unsafe: bool = False) -> Graded:
-    """The task of a name, on its first `limit` rows. Raises InputError for a name of no known form, for rows without a
-    prompt, and where they lack what the rewards are to judge by."""
+                unsafe: bool = False, chat: bool = True,
+                template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> Graded:
+    """The task of a name, on its first `limit` rows. Strings are users' messages where the model has a chat template,
+    unless `chat` is False; `template_kwargs` are that template's. Raises InputError for a name of no known form, for
+    rows without a prompt, and where they lack what the rewards are to judge by."""
     grader, data = _split(name)
+    tokenizer = tokenizer if chat else without_template(tokenizer)
     source = Rows(open_source(parse_source(data)), limit)
+    if template_kwargs:
+        check_template_kwargs(template_kwargs, tokenizer)
+        source = WithTemplateKwargs(source, dict(template_kwargs))
     prompts = _once(read_prompts(source, tokenizer, vocab_size=vocab_size, max_length=2**31 - 1), name)
     columns = list(dict.fromkeys(column for prompt in prompts for column in prompt.columns))
     rewards = load_rewards(_rewards(grader, data, prompts[0].columns), mesh=mesh, unsafe=unsafe,
                            chat=bool(tokenizer.chat_template))
     check_columns(rewards, columns)
     return Graded(name, prompts, rewards)
+
+
+def without_template(tokenizer: Any) -> Any:
+    """One that takes texts as they are."""
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = None
+    return tokenizer
 
 
 def run_graded(task: Graded, subject: Subject, *, num_samples: int = 1, seed: int = 0, temperature: float | None = None,

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -81,8 +82,9 @@ def to_rows(samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
     numbers: dict[str, int] = {}
     for sample in samples:
         number = numbers.setdefault(sample.question, len(numbers))
-        own = {name: getattr(sample, name) for name in OWN}
-        for name, metrics in _by_filter(sample.values).items():
+        values = {name: _finite(value) for name, value in sample.values.items()}
+        own = {name: getattr(sample, name) for name in OWN} | {"values": values}
+        for name, metrics in _by_filter(values).items():
             yield {"doc_id": number, "doc": sample.doc, "target": sample.target,
                    "arguments": {"gen_args_0": {"arg_0": sample.prompt}}, "resps": [[sample.completion]],
                    "filtered_resps": [sample.completion if sample.answer is None else sample.answer],
@@ -120,6 +122,11 @@ def _parsed(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             raise InputError(f"{path}, line {number}: no {sorted(missing)[0]}, so it is no file of scripts.evaluate; "
                              f"give a folder that it wrote")
         yield row
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no word for NaN and infinity: what is none has no verdict."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

@@ -101,10 +101,11 @@ def _open(name: str, tokenizer: Any, how: How, vocab_size: int, mesh: Any, manag
     if isinstance(tokenizer, Server) and (is_graded(name) or (named and not named.task)):
         raise InputError(f"task {name} is asked of weights that are loaded here; a server ({tokenizer.url}) answers "
                          f"lm-eval's tasks")
-    if is_graded(name):
-        task = open_graded(name, tokenizer, vocab_size, limit=how.limit, mesh=mesh, unsafe=how.unsafe)
-        return _graded(task, how)
     _check_chat(name, named, tokenizer, how)
+    if is_graded(name):
+        task = open_graded(name, tokenizer, vocab_size, limit=how.limit, mesh=mesh, unsafe=how.unsafe,
+                           chat=how.chat != "never", template_kwargs=how.template_kwargs)
+        return _graded(task, how)
     if named and not named.task:
         return _graded(_own(name, named, tokenizer, how, vocab_size, mesh), how, named.max_new_tokens)
     return _harness(name, named, tokenizer, how, managers)

@@ -9,10 +9,10 @@ from evals.figures import figures_of
 
 
 def test_what_failed_is_left_out_of_the_mean_and_counted():
-    samples = answered(values=[1.0, 0.0, 1.0, None])
+    samples = answered(values=[1.0, 0.0, 1.0, None, float("nan"), float("inf")])
     samples[1].finish_reason = "error"  # of the engine: its 0 is no verdict
     [figure] = figures_of(samples)
-    assert (figure.estimate.n, figure.estimate.mean, figure.failed) == (2, 1.0, 0.5)
+    assert (figure.estimate.n, figure.estimate.mean, figure.failed) == (2, 1.0, pytest.approx(4 / 6))
 
 
 def test_what_was_cut_or_is_empty_is_counted():

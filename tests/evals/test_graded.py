@@ -26,6 +26,16 @@ class Letters:
         return [ord(character) % 128 for character in text]
 
 
+class Chatty(Letters):
+    """One with a chat template, which looks at an argument."""
+
+    chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ mood }}"
+    eos_token, eos_ids = "<end>", ()
+
+    def decode(self, ids, skip_special_tokens=True):
+        return "".join(map(chr, ids))
+
+
 class Parrot:
     """A subject that answers the first prompt's characters, and what it was asked."""
 
@@ -117,6 +127,21 @@ def test_a_question_counts_once_and_a_limit_takes_the_first(rows, capsys):
     assert "1 of 5 questions are there twice" in capsys.readouterr().out
     assert [prompt.text for prompt in opened(f"{DIGITS}:{file}", limit=2).prompts] == ["a", "b"]
     assert len(opened(f"{DIGITS}:{file}", limit=100).prompts) == 4
+
+
+def test_prompts_are_chats_where_the_model_chats_unless_they_are_not_to_be(rows):
+    name = f"{DIGITS}:{rows({'prompt': 'ab'})}"
+
+    def prompt(**options):
+        [found] = open_graded(name, Chatty(), 128, **options).prompts
+        return "".join(map(chr, found.tokens))
+
+    assert (prompt(), prompt(chat=False)) == ("[ab]", "ab")
+    assert prompt(template_kwargs={"mood": "calm"}) == "[ab]calm"
+    with pytest.raises(InputError, match="looks at no 'moods'"):
+        prompt(template_kwargs={"moods": "calm"})
+    with pytest.raises(InputError, match="has no chat template"):
+        prompt(chat=False, template_kwargs={"mood": "calm"})
 
 
 @pytest.mark.parametrize(("row", "message"), [({"no": "prompt"}, "rows.jsonl:1: no known columns"),

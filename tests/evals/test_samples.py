@@ -35,6 +35,13 @@ def test_a_filter_has_a_row_of_lm_evals_columns(tmp_path):
     assert rows[0]["arguments"]["gen_args_0"]["arg_0"] == sample().prompt
 
 
+def test_what_is_no_finite_number_is_null(tmp_path):
+    values = {"a": float("nan"), "b": float("-inf"), "c,d": 2.0, "e": None}
+    write_samples(tmp_path / "samples.jsonl", [sample(values=values)])
+    assert read_samples(tmp_path / "samples.jsonl")[0].values == {"a": None, "b": None, "c,d": 2.0, "e": None}
+    assert not {"NaN", "Infinity"} & {*(tmp_path / "samples.jsonl").read_text().replace(",", " ").split()}
+
+
 def test_documents_of_numpy_are_written(tmp_path):
     write_samples(tmp_path / "samples.jsonl", [sample(doc={"ids": np.arange(2), "set": {1}, "n": np.float32(0.5)})])
     assert read_samples(tmp_path / "samples.jsonl")[0].doc == {"ids": [0, 1], "set": "{1}", "n": 0.5}

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from processes import ended, launched
 
 from evals.results import read_evaluation
 from tests.chat_model import write_model
@@ -73,6 +74,21 @@ def test_rl_is_judged_by_its_own_engine(run_script, files, tmp_path):
     for step in (0, 2):
         evaluated = read_evaluation(tmp_path / "run" / "evals" / f"step-{step:06d}")
         assert [len(samples) for samples in evaluated.values()] == [24, 24]
+
+
+@pytest.mark.slow
+def test_several_processes_judge_as_one(files, tmp_path):
+    """The same answers and figures, printed and written once."""
+    flags = ("--data", files[1], "--max-steps", 4, *STEPS, "--evaluate.tasks", f"{TASK}:{files[2]}",
+             "--evaluate.max-new-tokens", 8, "--evaluate.num-samples", 2)
+    found = []
+    for count, devices in ((1, 2), (2, 1)):
+        run = tmp_path / f"run{count}"
+        with launched("sft", "--model", files[0], "--output-dir", run, *flags, count=count, devices=devices) as running:
+            printed = ended(running)
+        assert ["evaluation after step 4" in out for out in printed] == [True, False][:count]
+        found.append([read_evaluation(run / "evals" / f"step-{step:06d}") for step in (0, 4)])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("more", "message"), [
