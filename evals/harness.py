@@ -105,9 +105,19 @@ class HarnessModel(TemplateLM):
         the answer."""
         messages, beginning = (chat_history, "") if add_generation_prompt else (
             chat_history[:-1], chat_history[-1]["content"])
-        text = render(self.tokenizer, messages, True, chat_template_kwargs=self._template_kwargs) + beginning
+        text = self._render(messages) + beginning
         self._conversations[text] = [dict(message) for message in chat_history]
         return text
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        """With the system message, or, as lm-eval does, without it where the template has no place for one. Raises
+        InputError where it fails without, too."""
+        try:
+            return render(self.tokenizer, messages, True, chat_template_kwargs=self._template_kwargs)
+        except InputError:
+            if messages[0]["role"] != "system":
+                raise
+        return self._render(messages[1:])
 
     def before_template(self, prompt: str) -> Any:
         """The conversation behind a prompt: the same for models with other templates."""

@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ same whatever --seed, so that two evaluations ask the same"""
 FORMATS = {".jsonl": "json", ".json": "json", ".gz": "json", ".csv": "csv", ".parquet": "parquet"}
 SPLITS = ("test_split", "validation_split")
 EXAMPLES = ("fewshot_split", "training_split")
+OF_GROUPS = ("task", "group", "group_alias", "task_alias", "tag", "aggregate_metric_list", "metadata", "include")
+"""keys of a group, and of its members, that are no settings of tasks"""
 
 
 def open_manager(name: str, include_path: Sequence[str] = ()) -> Any:
@@ -52,27 +54,67 @@ def known_names(manager: Any) -> list[str]:
     return list(manager.all_tasks)
 
 
-def load_tasks(manager: Any, name: str, data: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[Any]:
+def load_tasks(manager: Any, name: str, data: Mapping[str, str], settings: Mapping[str, Any]) -> list[Any]:
     """The tasks behind a name, of a group all of its members, with other `settings` than their YAML has. `data`: split
     ("" for the one that is judged) -> file. Raises InputError where the data cannot be had, or anything is missing that
     the task needs."""
-    prepare_nltk(name)
-    for leaf in leaves(manager, name):
-        config = manager.task_index[leaf].cfg or {}
-        _check_kind(leaf, config)
-        overrides = dict(settings) | (local_data(leaf, config, data, settings) if data else {})
-        yield from _loaded(manager, name, leaf, config, overrides)
+    members = leaves(manager, name)
+    for leaf in members:
+        _check_kind(leaf, _config(manager, leaf))
+        prepare_nltk(leaf)
+    with_others = [{"task": leaf} | own | dict(settings) | (
+        local_data(leaf, _config(manager, leaf), data, settings) if data else {}) for leaf, own in members.items()]
+    loaded = _load(manager, name, [{"group": f"of {name}", "task": with_others}] if data or settings else [name], data)
+    for task in loaded:
+        if task.config.num_fewshot is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=SEEDS[1])
+    return loaded
 
 
-def leaves(manager: Any, name: str) -> list[str]:
-    """The tasks that a name stands for, each once."""
-    entry = manager.task_index[name]
-    if entry.tags and entry.kind.name == "TAG":
-        return [leaf for each in sorted(entry.tags) for leaf in leaves(manager, each)]
-    if entry.kind.name != "GROUP":
-        return [name]
-    members = [each if isinstance(each, str) else each.get("task", each.get("group")) for each in entry.cfg["task"]]
-    return list(dict.fromkeys(leaf for each in members for leaf in leaves(manager, each)))
+def leaves(manager: Any, name: str) -> dict[str, dict[str, Any]]:
+    """The tasks that a name stands for, and what a group says of them besides."""
+    entry = manager.task_index.get(name)
+    kind = entry.kind.name if entry else ""
+    if kind == "TAG":
+        return {leaf: {} for leaf in sorted(entry.tags)}
+    return _leaves_of(manager, entry.cfg) if kind == "GROUP" else {name: {}} if entry else {}
+
+
+def _leaves_of(manager: Any, group: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of a group's members: names, names with settings, and groups within it."""
+    common, found = _settings_in(group), {}
+    for each in group["task"]:
+        member = {"task": each} if isinstance(each, str) else each
+        name = member.get("task", member.get("group"))
+        inner = _leaves_of(manager, member) if isinstance(name, list) else leaves(manager, name)
+        found |= {leaf: common | own | _settings_in(member) for leaf, own in inner.items()}
+    return found
+
+
+def _settings_in(member: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in member.items() if key not in OF_GROUPS}
+
+
+def _config(manager: Any, name: str) -> Mapping[str, Any]:
+    return manager.task_index[name].cfg or {}
+
+
+def _load(manager: Any, name: str, wanted: Sequence[Any], data: Mapping[str, str]) -> list[Any]:
+    random.seed(SEEDS[0])
+    np.random.seed(SEEDS[1])  # noqa: NPY002 - what tasks draw from
+    hub = ", ".join(dict.fromkeys(str(_config(manager, leaf).get("dataset_path")) for leaf in leaves(manager, name)))
+    try:
+        return list(manager.load(list(wanted))["tasks"].values())
+    except (ImportError, AssertionError) as error:
+        raise InputError(f"task {name} needs what is not installed ({_line(error)}); {INSTALL}, or what its README in "
+                         f"lm_eval/tasks names") from None
+    except Exception as error:  # noqa: BLE001 - whatever a task's own code raises on data that are not what it expects
+        reason = f"{type(error).__name__}: {_line(error)}"
+        raise InputError(f"task {name}: {', '.join(data.values())} does not fit it ({reason}); rows must have the "
+                         f"columns of {hub} on the Hub" if data else
+                         f"task {name}: its data ({hub} on the Hub) cannot be had ({reason}); fetch it where the Hub "
+                         f"can be reached, or give --task-data {name}=FILE") from None
 
 
 def is_mean_of_questions(manager: Any, name: str) -> bool:
@@ -89,29 +131,6 @@ def _check_kind(name: str, config: Mapping[str, Any]) -> None:
                          f"and mbpp+, by these names, are run in the sandbox, and so is code:FILE")
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise InputError(f"task {name} shows pictures or plays sounds, and models are of text here; leave it out")
-
-
-def _loaded(manager: Any, name: str, leaf: str, config: Mapping[str, Any], overrides: Mapping[str, Any],
-            ) -> Iterator[Any]:
-    random.seed(SEEDS[0])
-    np.random.seed(SEEDS[1])  # noqa: NPY002 - what tasks draw from
-    hub, local = config.get("dataset_path"), overrides.get("dataset_kwargs", {}).get("data_files")
-    try:
-        loaded = manager.load([{"group": f"of {leaf}", "task": [{"task": leaf, **overrides}]}])["tasks"]
-    except (ImportError, AssertionError) as error:
-        raise InputError(f"task {leaf} needs what is not installed ({_line(error)}); {INSTALL}, or what its README in "
-                         f"lm_eval/tasks names") from None
-    except Exception as error:  # noqa: BLE001 - whatever a task's own code raises on data that are not what it expects
-        reason = f"{type(error).__name__}: {_line(error)}"
-        raise InputError(f"task {leaf}: {', '.join(local.values())} does not fit it ({reason}); rows must have the "
-                         f"columns of {hub} on the Hub" if local else
-                         f"task {leaf}: its data ({hub} on the Hub) cannot be had ({reason}); fetch it where the Hub "
-                         f"can be reached, or give --task-data {name}=FILE") from None
-    for task in loaded.values():
-        if task.config.num_fewshot is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=SEEDS[1])
-        yield task
 
 
 def local_data(name: str, config: Mapping[str, Any], data: Mapping[str, str], settings: Mapping[str, Any],
@@ -137,7 +156,7 @@ def local_data(name: str, config: Mapping[str, Any], data: Mapping[str, str], se
 def prepare_nltk(name: str) -> None:
     """Lets ifeval find nltk's punkt_tab where a distribution carries it. Raises InputError where none does, and it
     cannot be fetched either."""
-    if not name.startswith("ifeval") or not importlib.util.find_spec("nltk"):
+    if "ifeval" not in name or not importlib.util.find_spec("nltk"):
         return
     import nltk
 

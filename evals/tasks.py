@@ -88,6 +88,7 @@ def open_tasks(names: Sequence[str], tokenizer: Any, how: How, vocab_size: int, 
     """The tasks, their data read. Raises InputError for an unknown name, for data that cannot be had, and where the
     model lacks what one needs."""
     names = [ALIASES.get(name, name) for name in names]
+    how = dataclasses.replace(how, task_data={ALIASES.get(name, name): file for name, file in how.task_data.items()})
     unread = [each for each in how.task_data if each.partition(":")[0] not in names]
     if unread:
         raise InputError(f"--task-data {unread[0]}={how.task_data[unread[0]]}: no such task among --tasks "
@@ -189,7 +190,7 @@ def _harness(name: str, named: Named | None, tokenizer: Any, how: How, managers:
     task = named.task if named else name
     _check_known(task, managers[0])
     data = {split.partition(":")[2]: file for split, file in how.task_data.items() if split.partition(":")[0] == name}
-    loaded = list(load_tasks(managers[0], task, data, _settings(named, tokenizer, how)))
+    loaded = load_tasks(managers[0], task, data, _settings(named, tokenizer, how))
     whole = is_mean_of_questions(managers[0], task)
 
     def run(subject: Subject | Server) -> dict[str, list[Sample]]:

@@ -93,6 +93,14 @@ def test_prompts_are_the_same_question_whatever_the_template(manager):
     assert questions == others
 
 
+def test_a_chat_template_without_a_system_message_has_none():
+    model = HarnessModel(subject_of(Characters(chat_template="{% for m in messages %}{% if m.role == 'system' %}"
+                                               "{{ raise_exception('no') }}{% endif %}{{ m.content }};{% endfor %}a:")))
+    system, user = {"role": "system", "content": "s"}, {"role": "user", "content": "u"}
+    assert model.apply_chat_template([system, user]) == "u;a:"
+    assert model.apply_chat_template([user, {"role": "assistant", "content": "x"}], False) == "u;a:x"
+
+
 def test_a_grader_that_fails_is_no_zero(manager, subject, capsys):
     (task,) = load_tasks(manager, "our_answer", {}, {})
     grade = task.process_results

@@ -58,6 +58,8 @@ def manager(tmp_path_factory):
     files = {"one": {"task": "our_one", "tag": "our_tag"} | task, "two": {"task": "our_two", "tag": "our_tag"} | task,
              "unsafe": {"task": "our_unsafe", "unsafe_code": True} | task,
              "group": {"group": "our_group", "task": ["our_tag"], "aggregate_metric_list": [{"metric": "acc"}]},
+             "nest": {"group": "our_nest", "task": [{"task": "our_one", "target_delimiter": "?"},
+                                                    {"group": "inner", "task": ["our_two"]}]},
              "macro": {"group": "our_macro", "task": ["our_one", "our_two"],
                        "aggregate_metric_list": [{"metric": "acc", "weight_by_size": False}]}}
     for name, each in files.items():
@@ -69,8 +71,10 @@ def test_groups_and_tags_are_their_tasks(manager):
     from evals.lm_eval_tasks import is_mean_of_questions, leaves, load_tasks
 
     for name in ("our_tag", "our_group", "our_macro"):
-        assert leaves(manager, name) == ["our_one", "our_two"]
+        assert list(leaves(manager, name)) == ["our_one", "our_two"]
         assert [task.config.task for task in load_tasks(manager, name, {}, {})] == ["our_one", "our_two"]
+    assert leaves(manager, "our_nest") == {"our_one": {"target_delimiter": "?"}, "our_two": {}}
+    assert [task.config.target_delimiter for task in load_tasks(manager, "our_nest", {}, {})] == ["?", " "]
     assert [is_mean_of_questions(manager, name) for name in ("our_group", "our_macro", "our_tag", "our_one")] == [
         True, False, False, False]
 
@@ -89,7 +93,7 @@ def test_tasks_that_run_code_and_data_that_do_not_fit_are_refused(manager, tmp_p
     from evals.lm_eval_tasks import load_tasks
 
     with pytest.raises(InputError, match="our_unsafe runs what the model wrote beside the evaluation; humaneval"):
-        list(load_tasks(manager, "our_unsafe", {}, {}))
+        load_tasks(manager, "our_unsafe", {}, {})
     (tmp_path / "other.jsonl").write_text("no JSON\n")
     with pytest.raises(InputError, match="other.jsonl does not fit it"):
-        list(load_tasks(manager, "our_one", {"": str(tmp_path / "other.jsonl")}, {}))
+        load_tasks(manager, "our_one", {"": str(tmp_path / "other.jsonl")}, {})
