@@ -120,7 +120,7 @@ class Benchmarks:
 
 def _means(evaluated: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
     return {f"{task}/{label(figure)}": figure.estimate.mean
-            for task, samples in evaluated.items() for figure in figures_of(samples) if figure.of_all}
+            for task, samples in evaluated.items() for figure in figures_of(samples) if not figure.of_k}
 
 
 def _title(step: int) -> str:

@@ -20,6 +20,7 @@ from lm_eval.api.model import TemplateLM
 
 from data.chat import render
 from errors import InputError, shown
+from evals.lm_eval_tasks import seeded
 from evals.samples import Sample
 from evals.subject import Subject
 from rollouts.sampling import make_controls
@@ -216,6 +217,11 @@ def judge(task: Any, model: HarnessModel, limit: int | None = None, chat: bool =
     A question is answered as often as `model.generation` says, or the task itself. `chat`: prompts are conversations,
     examples of answers turns of them.
     """
+    with seeded(task):
+        return _judge(task, model, limit, chat)
+
+
+def _judge(task: Any, model: HarnessModel, limit: int | None, chat: bool) -> Judged:
     task.build_all_requests(limit=limit, apply_chat_template=chat, fewshot_as_multiturn=chat,
                             chat_template=model.apply_chat_template if chat else None,
                             tokenizer_name=model.tokenizer_name if chat else "")

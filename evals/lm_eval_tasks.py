@@ -30,6 +30,21 @@ OF_GROUPS = ("task", "group", "group_alias", "task_alias", "tag", "aggregate_met
 """keys of a group, and of its members, that are no settings of tasks"""
 
 
+@contextlib.contextmanager
+def seeded(task: Any) -> Iterator[None]:
+    """A block in which a task draws choices and examples from the beginning: each time that it asks, it asks the same.
+    What others draw goes on behind the block as if it had not been."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what tasks draw from
+    random.seed(SEEDS[0])
+    np.random.seed(SEEDS[1])  # noqa: NPY002
+    task.set_fewshot_seed(seed=SEEDS[1])
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
 def open_manager(name: str, include_path: Sequence[str] = ()) -> Any:
     """lm-eval's TaskManager. Raises InputError where it is not installed, which task `name` needs, and where an
     `include_path` is no folder."""

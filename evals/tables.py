@@ -17,15 +17,20 @@ WIDTH = 120
 
 
 def print_figures(evaluated: Mapping[str, Sequence[Sample]], title: str = "", console: Any = None) -> None:
-    """A line for each metric of each task, pass@k for all answers alone, and one more for what was cut in front."""
+    """A line for each metric of each task, pass@k of its first metric and all answers, and one more for what was cut in
+    front."""
     console = console or open_console()
-    figures = [figure for samples in evaluated.values() for figure in figures_of(samples) if figure.of_all]
+    figures = [figure for samples in evaluated.values() for figure in _shown(figures_of(samples))]
     console.print(figure_table(figures, title))
     for task, samples in evaluated.items():
         cut = sum(sample.truncated_context for sample in samples)
         if cut:
             console.print(f"note: {task}: {cut} of {len(samples)} prompts were longer than the model's context and "
-                          f"lost their beginning", highlight=False, markup=False)
+                          f"lost their beginning", highlight=False, markup=False, soft_wrap=True)
+
+
+def _shown(figures: Sequence[Figure]) -> list[Figure]:
+    return [each for each in figures if not each.of_k or (each.of_all and each.metric == figures[0].metric)]
 
 
 def print_comparison(compared: Sequence[Compared], title: str = "", names: tuple[str, str] = ("before", "after"),

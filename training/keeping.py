@@ -133,7 +133,7 @@ class Keeper:
         self.log.flush()
         with self.saving_on_error(state, step + 1):
             metrics = self._benchmarks(state, step)
-        self.log.evaluated(step, metrics)
+        self.log.evaluated(step, metrics, shown=False)  # the benchmarks have tables of their own
 
     def _owes_evaluation(self) -> bool:
         """Whether the step that was saved last was to be evaluated, and that failed."""

@@ -63,12 +63,12 @@ class Log:
         self._write(step, values)
         self._check(values["skipped_updates"], step)
 
-    def evaluated(self, step: int, values: dict[str, float]) -> None:
-        """Writes eval metrics down."""
-        self._write(step, {f"eval/{name}": value for name, value in values.items()})
+    def evaluated(self, step: int, values: dict[str, float], shown: bool = True) -> None:
+        """Writes eval metrics down; `shown`: prints them, too."""
+        self._write(step, {f"eval/{name}": value for name, value in values.items()}, shown)
         self._last = time.perf_counter()
 
-    def _write(self, step: int, values: dict[str, Any]) -> None:
+    def _write(self, step: int, values: dict[str, Any], shown: bool = True) -> None:
         if not self._main:
             return
         with writing(self._file.path):
@@ -76,7 +76,7 @@ class Log:
         self._trackers.log(step, values)
         if "num_tokens" in values:
             self._progress.step(step, values)
-        else:
+        elif shown:
             self._progress.note(step, values)
 
     def _check(self, skipped: int, step: int) -> None:

@@ -1,6 +1,7 @@
 """lm-evaluation-harness over a subject: its own loop and ours give the same figures. Needs lm-eval."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -59,6 +60,17 @@ def test_figures_are_those_of_lm_evals_own_loop(manager, subject, kind):
                if "," in name and "stderr" not in name}
     assert {name: value for name, value in (means | judged.corpus).items() if "text_" not in name} == pytest.approx(
         figures)
+
+
+def test_a_task_asks_the_same_each_time_and_leaves_others_random_numbers_alone(manager, subject):
+    """Before and after a run, say: examples in prompts are drawn."""
+    (task,) = load_tasks(manager, "our_choice", {}, {})
+    random.seed(5)
+    first, drawn = judge(task, HarnessModel(subject)).samples["our_choice"], random.random()
+    random.seed(5)
+    assert random.random() == drawn
+    again = judge(task, HarnessModel(subject)).samples["our_choice"]
+    assert [sample.prompt for sample in again] == [sample.prompt for sample in first]
 
 
 def test_each_answer_of_several_is_graded_by_itself(manager, subject):
