@@ -139,7 +139,8 @@ def _table(title: str, *texts: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
+                  padding=(0, 1, 0, 0), pad_edge=False)
     for name in texts:
         table.add_column(name, overflow="fold")
     for name in ("n", "mean", "95 % interval", "truncated %", "empty %", "failed %"):
