@@ -11,7 +11,7 @@ Further columns that it gives reach the objective.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -113,7 +113,8 @@ def rewards_by_token(batch: Columns, beta: float = 0.0, kl: str = "k1") -> np.nd
 
 @dataclasses.dataclass(frozen=True)
 class GAE:
-    """The credit function of actor-critic methods: advantages, whitened, and returns for the critic, both [N, T]."""
+    """The credit function of actor-critic methods: advantages, whitened, and returns for the critic, both [N, T]. The
+    batch has `values` [N, T] besides, and with beta above 0 old_logps and ref_logps."""
 
     gamma: float
     lam: float
@@ -127,9 +128,6 @@ class GAE:
     kl: str = "k1"
     missing_end_penalty: float = 0.0
     """taken from the reward of an episode that a limit cut"""
-
-    needs: ClassVar[tuple[str, ...]] = ("values", "old_logps", "ref_logps")
-    """ref_logps where beta is above 0"""
 
     def __call__(self, groups: Sequence[Group], batch: Columns) -> Columns:
         values, mask = batch["values"].astype(np.float64), batch["loss_mask"]

@@ -1,6 +1,5 @@
 """What is kept and shown of a step's rollouts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import numpy as np
 from rollouts import samples
 from rollouts.console import FailureLog, log_completions
 from rollouts.drawing import Draw
-from rollouts.episodes import Group
 from rollouts.metrics import SpreadMonitor
 from sharding.hosts import is_main
 
@@ -24,9 +22,8 @@ class Recorder:
         """Takes the rollouts of the step of this number, and what was trained on (rollouts.samples)."""
         if not is_main():
             return
-        groups: Sequence[Group] = draw.groups
-        samples.write_samples(self._run, number, groups, draw.trained, advantages, policy_logps)
-        self._failures.update(number, groups)
-        self._monitor.update(groups, number)
+        samples.write_samples(self._run, number, draw.groups, draw.trained, advantages, policy_logps)
+        self._failures.update(number, draw.groups)
+        self._monitor.update(draw.groups, number)
         if self._every and (number - 1) % self._every == 0:
-            log_completions(groups, number, count=3)
+            log_completions(draw.groups, number, count=3)

@@ -73,6 +73,19 @@ def test_it_learns(train, tmp_path):
 
 
 @pytest.mark.slow
+def test_micro_batches_change_nothing(train):
+    """Of policy and critic, whatever shares a prompt."""
+    flags = {"group_size": 2, "batch_size": 4, "num_minibatches": 2, "critic.num_minibatches": 4,
+             "critic.learning_rate": "1e-2", "dtype": "float32"}
+    whole, parts = (train(name=name, **flags, **more)[3] for name, more in (
+        ("whole", {}), ("parts", {"microbatch_tokens": 24, "critic.microbatch_tokens": 40})))
+    assert len(whole) == len(parts) == 2
+    for line, other in zip(whole, parts):
+        for name in ("loss", "grad_norm", "critic/loss", "critic/grad_norm", "explained_variance", "approx_kl", "kl"):
+            assert other[name] == pytest.approx(line[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.slow
 def test_the_critic_is_gone_on_with(train, run_script, model, tmp_path):
     """In another run, full, LoRA, and with a critic that is itself gone on with; --model takes the policy alone."""
     flags = {"max_steps": 1, "critic.learning_rate": "1e-2"}
