@@ -28,7 +28,7 @@ class CriticFlags:
     """In the first so many steps the critic alone is trained."""
     num_minibatches: int = 1
     """The rows of a batch of rollouts are split into this many updates of the critic."""
-    num_iterations: int = 1
+    num_iterations: int = 4
     """The critic goes through a batch of rollouts this many times."""
     microbatch_tokens: int | None = None
     """A micro-batch of the critic has this many positions on each device at the most; by default --microbatch-tokens.

@@ -30,7 +30,8 @@ CRITIC = ("--critic.lora.rank", "16", "--critic.lora.alpha", "32", "--critic.lea
 PPO = ("--beta", "0", "--num-iterations", "1", "--critic.num-iterations", "2", *CRITIC)
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "GRPO": ("grpo", ()),
-    "RLOO": ("grpo", ("--algorithm.advantages", "leave_one_out")),
+    "RLOO": ("grpo", ("--algorithm.advantages", "leave_one_out", "--loss-aggregation", "constant",
+                      "--algorithm.constant-length", "16")),
     "REINFORCE++": ("grpo", ("--algorithm.advantages", "reinforce_plus_plus")),
     "PPO, verifier": ("ppo", PPO),
     "PPO, reward model": ("ppo", PPO)}

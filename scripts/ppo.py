@@ -70,7 +70,7 @@ class Config(PolicyFlags):
     lam: float = 0.95
     """Advantages trust the critic at 0, and only the rewards that came at 1 (GAE's lambda)."""
     algorithm: TokenFlags = TokenFlags()
-    critic: CriticFlags = CriticFlags(num_iterations=4)
+    critic: CriticFlags = CriticFlags()
 
     def unread(self) -> dict[str, str]:
         adaptive = self.algorithm.lam_alpha > 0 and self.critic.lam is not None

@@ -106,6 +106,20 @@ def test_the_critic_is_gone_on_with(train, run_script, model, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_step_without_any_reward_changes_nothing(train, tmp_path, monkeypatch):
+    (tmp_path / "failing.py").write_text(
+        "steps = []\n\ndef reward(prompts, completions, **columns):\n    steps.append(1)\n"
+        "    if len(steps) == 1:\n        raise OSError('nobody is there')\n"
+        "    return [float(len(each)) for each in completions]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err, lines = train(rewards="failing:reward", beta=0.1)
+    assert status == 0, err
+    assert "reward" not in lines[0]
+    assert (lines[0]["loss"], lines[0]["critic/loss"], lines[0]["grad_norm"], lines[0]["critic/grad_norm"]) == (0,) * 4
+    assert lines[1]["critic/grad_norm"] > 0
+
+
+@pytest.mark.slow
 def test_a_reward_model_is_a_critic(train, model, tmp_path):
     from test_grpo_processes import write_reward_model
 
