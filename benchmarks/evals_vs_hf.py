@@ -134,10 +134,12 @@ def write_tasks(config: Config, folder: Path) -> None:
           examples=choices[:8])
     write(folder, "choices_cut", cut, "multiple_choice", MULTIPLE_CHOICE)
     pieces = [{"text": " ".join(passage(rng, text, words))} for words in spread(4 * count, 5, 40)]
-    write(folder, "without_context", pieces, "loglikelihood", {"doc_to_text": "", "doc_to_target": "{{text}}"})
+    write(folder, "without_context", pieces, "loglikelihood", {"doc_to_text": "", "doc_to_target": "{{text}}",
+                                                               "metric_list": [{"metric": "acc"}]})
     pieces = [{"text": " ".join(passage(rng, text, words))} for words in [*spread(4 * count - 6, 3, 150), 0, 700, 1200,
                                                                           1500, 400, 390]]
-    write(folder, "rolling", pieces, "loglikelihood_rolling", {"doc_to_text": "", "doc_to_target": "{{text}}"})
+    write(folder, "rolling", pieces, "loglikelihood_rolling", {"doc_to_text": "", "doc_to_target": "{{text}}",
+                                                               "metric_list": [{"metric": "bits_per_byte"}]})
     generation = {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{answer}}",
                   "generation_kwargs": {"until": ["Question:", "\n\n"], "do_sample": False,
                                         "max_gen_toks": config.max_gen_toks}}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lm_eval.api.instance import Instance
@@ -324,8 +324,16 @@ def _corpus(task: Any, graded: Sequence[Graded]) -> dict[str, float]:
     for name in dict.fromkeys(name for each in graded for name in each):
         items = [each[name] for each in graded if each.get(name) is not None]
         if items and not _is_mean(task, name.partition(",")[0]) and not isinstance(items[0], list):
-            found[name] = float(task.aggregation()[name.partition(",")[0]](items))
+            found[name] = _aggregated(task.aggregation()[name.partition(",")[0]], items)
     return found
+
+
+def _aggregated(aggregation: Callable[[list[Any]], float], items: list[Any]) -> float:
+    """A perplexity that no float holds is endless."""
+    try:
+        return float(aggregation(items))
+    except OverflowError:
+        return math.inf
 
 
 def _tell_apart(samples: Sequence[Sample]) -> None:
