@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from tiny import CONFIG, one_device, variables_on
 
 from evals import likelihood
-from evals.likelihood import batches, lay
+from evals.likelihood import batches, lay, make_scorer
+from models.transformer import Transformer
+from sharding.mesh import MeshConfig, make_mesh
 
 
 @pytest.fixture
@@ -46,3 +49,16 @@ def test_contexts_end_where_continuations_begin(pairs):
                 assert batch["tokens"][row][shape.width :][: len(continuation)].tolist() == continuation
         assert batch["segment_ids"].sum() == sum(
             len(pairs[number][0]) + len(pairs[number][1]) for numbers in contexts for number in numbers)
+
+
+def test_a_mesh_changes_nothing():
+    model = Transformer(CONFIG)
+    few = [([place + 1] * 7, [place + choice] * choice) for place in range(10) for choice in (1, 2, 3)]  # of one shape
+
+    def scored(mesh):
+        return dict(make_scorer(model, mesh)(variables_on(mesh), few))
+
+    alone, spread = scored(one_device()), scored(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    assert alone.keys() == spread.keys() == set(range(30))
+    for number, (logp, greedy) in alone.items():
+        assert spread[number] == (pytest.approx(logp, abs=1e-4), greedy)
