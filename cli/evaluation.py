@@ -84,12 +84,14 @@ def make_benchmarks(flags: Any, tasks: Sequence[Any], model: Any, tokenizer: Any
     """What training.keeping asks, by a run's flags: None without tasks. `engine`: the run's own, if it has one."""
     if not tasks:
         return None
+    from evals.cache import Cache
     from evals.during import Benchmarks, parse_when
     from evals.subject import Subject
 
     subject = Subject(model, tokenizer, mesh, engine)
 
-    def judge(variables: Any, step: int) -> dict[str, Any]:
+    def judge(variables: Any, step: int, folder: Path) -> dict[str, Any]:
+        subject.cache = Cache(folder / "responses.jsonl")  # with which an evaluation that was ended goes on
         subject.load(variables, step)
         found = {name: samples for task in tasks for name, samples in task.run(subject).items()}
         subject.release()

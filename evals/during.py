@@ -16,10 +16,12 @@ from evals.figures import figures_of
 from evals.results import read_evaluation, write_evaluation
 from evals.samples import Sample
 from evals.tables import label, open_console, print_comparison, print_figures, print_series
-from files import write_text
+from files import write_text, writing
 from sharding.exchange import decided
 from sharding.hosts import barrier, is_main
 from training.state import TrainState
+
+PART = re.compile(r"(before|after)|(every)[\s=:]*([1-9]\d*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +41,13 @@ class When:
 
 def parse_when(text: str) -> When:
     """before,after,every N, or some of them. Raises InputError for anything else."""
-    parts = re.findall(r"before|after|every[ =:]?\d+", text)
-    every = [int(re.sub(r"\D", "", part)) for part in parts if part.startswith("every")]
-    if re.sub(r"[,\s]+", "", text) != "".join(re.sub(r"\s", "", part) for part in parts) or not parts or \
-            len({part[:5] for part in parts}) < len(parts) or 0 in every:
+    parts = [PART.fullmatch(part) for part in re.split(r"[,\s]+(?!\d)", text.strip())]
+    kinds = [part and (part[1] or part[2]) for part in parts]
+    if None in kinds or len({*kinds}) < len(kinds):
         raise InputError(f"--evaluate.at {text!r}: give before, after and every N, or some of them, with commas in "
                          f"between, N being 1 or more")
-    return When("before" in parts, "after" in parts, *every)
+    every = sum(int(part[3]) for part in parts if part[3])
+    return When("before" in kinds, "after" in kinds, every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Benchmarks:
     when: When
     last: int
     """steps of the run"""
-    judge: Callable[[dict[str, Any], int], Mapping[str, Sequence[Sample]]]
-    """(variables, step) -> samples by task"""
+    judge: Callable[[dict[str, Any], int, Path], Mapping[str, Sequence[Sample]]]
+    """(variables, step, folder for what it keeps meanwhile) -> samples by task"""
     config: Mapping[str, Any]
     """for results.json"""
 
@@ -74,7 +76,10 @@ class Benchmarks:
         step 0. Where that is done, it is read."""
         if self.done(step):
             return _means(read_evaluation(self._folder(step))) if is_main() else {}
-        evaluated = self.judge(state.variables(), step)
+        if is_main():
+            with writing(self._folder(step)):
+                self._folder(step).mkdir(parents=True, exist_ok=True)
+        evaluated = self.judge(state.variables(), step, self._folder(step))
         if is_main():
             self._record(evaluated, step)
         barrier("evaluation")
@@ -88,8 +93,8 @@ class Benchmarks:
             print_comparison(compared, f"before the first step and after step {step}", console=console)
         if step == self.last:
             self._print_series(evaluated, console)
-        write_evaluation(self._folder(step), evaluated, dict(self.config) | {"step": step}, compared)
         write_text(self._folder(step) / "tables.txt", console.export_text())
+        write_evaluation(self._folder(step), evaluated, dict(self.config) | {"step": step}, compared)
 
     def _compared(self, evaluated: Mapping[str, Sequence[Sample]]) -> list[Any]:
         """With the weights that the run began with; a note where that cannot be, which ends no run."""

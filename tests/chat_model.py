@@ -30,6 +30,11 @@ def digits(prompts, completions, **columns):
     return [sum(map(str.isdigit, completion)) / max(1, len(completion)) for completion in completions]
 
 
+def sevens(prompts, completions, **columns):
+    """1 for an answer of nothing else."""
+    return [float(set(completion) == {"7"}) for completion in completions]
+
+
 def of_level(prompts, completions, level, **columns):
     """A reward that needs a column."""
     return [float(each) for each in level]

@@ -235,7 +235,8 @@ class Judge:
         self.seen, self._bad = {}, bad
         self.benchmarks = Benchmarks(run, parse_when(at), STEPS, self.judge, {"model": "m"})
 
-    def judge(self, variables, step):
+    def judge(self, variables, step, folder):
+        assert folder.is_dir()
         if step == self._bad:
             raise InputError("no judge")
         self.seen[step] = variables["params"]["w"].tolist()
@@ -300,12 +301,14 @@ def test_other_questions_than_before_end_no_run(loop, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("text", "due"), [("before,after", [0, 7]), ("after", [7]), ("every 3", [3, 6]),
-                                           ("every 7", [7]), ("before, every=2", [0, 2, 4, 6])])
+                                           ("every 7", [7]), ("before, every=2", [0, 2, 4, 6]),
+                                           ("every5 after before", [0, 5, 7])])
 def test_when_a_run_is_judged(text, due):
     assert [step for step in range(8) if parse_when(text).due(step, 7)] == due
 
 
-@pytest.mark.parametrize("text", ["", "during", "before,before", "every", "every 0", "every 2,every 3", "before x"])
+@pytest.mark.parametrize("text", ["", "during", "before,before", "every", "every 0", "every 2,every 3", "before x",
+                                  "before 3"])
 def test_when_no_run_can_be_judged(text):
     with pytest.raises(InputError, match="give before, after and every N"):
         parse_when(text)
