@@ -144,8 +144,10 @@ def _sample(task: Graded, number: int, repeat: int, answer: Answer, scored: Scor
 
 
 def question_of(prompt: Prompt) -> str:
-    """The id of a prompt and what it is judged by, whatever model is asked."""
-    text = json.dumps([prompt.text or prompt.tokens, prompt.columns], sort_keys=True, default=str)
+    """The id of a prompt and what it is judged by, whatever model is asked; metadata, where generated problems are
+    numbered, make no other question."""
+    columns = {name: value for name, value in prompt.columns.items() if name != "metadata"}
+    text = json.dumps([prompt.text or prompt.tokens, columns], sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 

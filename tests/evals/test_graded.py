@@ -125,6 +125,9 @@ def test_a_question_counts_once_and_a_limit_takes_the_first(rows, capsys):
     file = rows({"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}, {"prompt": "a", "answer": 3}, {"prompt": "c"})
     assert [prompt.text for prompt in opened(f"{DIGITS}:{file}").prompts] == ["a", "b", "a", "c"]
     assert "1 of 5 questions are there twice" in capsys.readouterr().out
+    numbered = rows(*({"prompt": "1+1", "answer": "2", "metadata": {"source_index": index}} for index in range(3)))
+    assert len(opened(f"{DIGITS}:{numbered}").prompts) == 1
+    file = rows({"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}, {"prompt": "a", "answer": 3}, {"prompt": "c"})
     assert [prompt.text for prompt in opened(f"{DIGITS}:{file}", limit=2).prompts] == ["a", "b"]
     assert len(opened(f"{DIGITS}:{file}", limit=100).prompts) == 4
 
