@@ -51,7 +51,7 @@ def value_loss(scores: Any, batch: dict[str, ArrayLike], epsilon: float = 0.2) -
     values, old, returns = (jnp.where(mask != 0, each, 0.0)
                             for each in (scores.values, batch["values"], batch["returns"]))
     plain = (values - returns) ** 2
-    clipped = (old + jnp.clip(values - old, -epsilon, epsilon) - returns) ** 2
+    clipped = (jnp.clip(values, old - epsilon, old + epsilon) - returns) ** 2  # exactly `plain` within the bounds
     means = {"clip_ratio": (clipped > plain).astype(mask.dtype), "values": values, "returns": returns, "error": plain}
     metrics = {name: (masked_sum(jax.lax.stop_gradient(each), mask), jnp.sum(mask)) for name, each in means.items()}
     return Loss(masked_sum(0.5 * jnp.maximum(plain, clipped), mask), jnp.sum(mask), metrics)

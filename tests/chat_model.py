@@ -4,9 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import tokenizers
+from safetensors.numpy import load_file, save_file
 
 TINY = Path(__file__).parent / "fixtures" / "families" / "smollm2"
+REWARD_MODEL = Path(__file__).parent / "fixtures" / "reward_model"
 CHARACTERS = [chr(code) for code in range(32, 127)]
 
 
@@ -22,6 +25,19 @@ def write_model(folder):
     backend.add_special_tokens(["<end>"])
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>", "unk_token": "<unk>"}))
+    return folder
+
+
+def write_reward_model(folder, model):
+    """A reward model with the tokenizer of `model`, and an embedding for each of its tokens."""
+    shutil.copytree(REWARD_MODEL, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model / name, folder / name)
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = np.concatenate([embedding, embedding[::-1]])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 2 * config["vocab_size"]}))
     return folder
 
 

@@ -7,12 +7,10 @@ import re
 import shutil
 import signal
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from chat_model import write_model
+from chat_model import write_model, write_reward_model
 from processes import ROOT, WAIT, ended, launched, wait_for_checkpoint
-from safetensors.numpy import load_file, save_file
 from same_run import TIMES
 
 from training.checkpoints import finished_steps
@@ -46,19 +44,6 @@ def grpo(model, tmp_path, monkeypatch):
         return launched(script, *given, *evaluated, *flags, count=count, devices=devices, path=ROOT / "tests")
 
     return start
-
-
-def write_reward_model(folder, model):
-    """One with the tokenizer of `model`, and an embedding for each of its tokens."""
-    shutil.copytree(ROOT / "tests" / "fixtures" / "reward_model", folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(model / name, folder / name)
-    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
-    embedding = weights["model.embed_tokens.weight"]
-    weights["model.embed_tokens.weight"] = np.concatenate([embedding, embedding[::-1]])
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 2 * config["vocab_size"]}))
-    return folder
 
 
 def timeless(run):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from chat_model import write_model
+from chat_model import write_model, write_reward_model
 
 NAMES = {"reward", "explained_variance", "returns/mean", "returns/std", "approx_kl", "kl", "entropy", "ratio/mean",
          "clip_ratio/low_mean", "clip_ratio/high_mean", "critic/loss", "critic/clip_ratio", "critic/values",
@@ -106,23 +106,19 @@ def test_the_critic_is_gone_on_with(train, run_script, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_step_without_any_reward_changes_nothing(train, tmp_path, monkeypatch):
-    (tmp_path / "failing.py").write_text(
-        "steps = []\n\ndef reward(prompts, completions, **columns):\n    steps.append(1)\n"
-        "    if len(steps) == 1:\n        raise OSError('nobody is there')\n"
-        "    return [float(len(each)) for each in completions]\n")
+def test_steps_without_any_reward_change_nothing(train, tmp_path, monkeypatch):
+    (tmp_path / "failing.py").write_text("def reward(prompts, completions, **columns):\n    raise OSError('nobody')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    status, _, err, lines = train(rewards="failing:reward", beta=0.1)
+    status, _, err, lines = train(rewards="failing:reward")
     assert status == 0, err
-    assert "reward" not in lines[0]
-    assert (lines[0]["loss"], lines[0]["critic/loss"], lines[0]["grad_norm"], lines[0]["critic/grad_norm"]) == (0,) * 4
-    assert lines[1]["critic/grad_norm"] > 0
+    assert len(lines) == 2
+    for line in lines:
+        assert "reward" not in line
+        assert (line["loss"], line["critic/loss"], line["grad_norm"], line["critic/grad_norm"]) == (0,) * 4
 
 
 @pytest.mark.slow
 def test_a_reward_model_is_a_critic(train, model, tmp_path):
-    from test_grpo_processes import write_reward_model
-
     judge = write_reward_model(tmp_path / "judge", model)
     status, _, err, lines = train("--critic.model", judge, rewards=f"model:{judge}", **{"critic.learning_rate": 0})
     assert status == 0, err
