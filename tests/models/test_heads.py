@@ -108,6 +108,7 @@ def test_a_value_is_of_what_came_before_its_token():
     np.testing.assert_allclose(cut[0], values[0, 6], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_values_of_rows_that_share_a_prompt_are_those_of_each_alone():
     samples = make_samples([(5, (4, 6)), (3, (2, 7))])
     variables, model = random_variables(LORA, config=REWARD), Transformer(REWARD, LORA)

@@ -16,7 +16,8 @@ from rollouts.credit import nll_weights
 REWARDS = np.array([1.0, 0.0, 1.0, np.nan, 1.5, 0.9])
 
 
-@pytest.mark.parametrize("settings", [{}, {"loss_aggregation": "sequence_mean"}])
+@pytest.mark.parametrize("settings", [
+    {}, pytest.param({"loss_aggregation": "sequence_mean"}, marks=pytest.mark.slow)])
 def test_it_is_the_mean_nll_of_right_answers(settings):
     random = np.random.default_rng(0)
     mask = (random.random((6, 5)) < 0.7).astype(np.float32)

@@ -26,7 +26,7 @@ class Values(NamedTuple):
     values: jax.Array
 
 
-@pytest.mark.parametrize("epsilon", [0.2, 0.5])
+@pytest.mark.parametrize("epsilon", [0.2, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_the_values_loss_equals_verls(epsilon):
     with jax.enable_x64(True):
         batch = {name: jnp.asarray(load()[name]) for name in ("loss_mask", "values", "returns")}
@@ -104,6 +104,7 @@ def test_old_logps_are_asked_for():
 
 # ----------------------------------------------------------------------------------------------------- off policy
 
+@pytest.mark.slow
 def test_the_geometric_mask_leaves_the_rows_that_verls_leaves():
     mask, log_ratios = load()["loss_mask"], load()["log_ratios"]
     kept = load()["mask/seq_mean_k1"]
@@ -119,6 +120,7 @@ def test_the_geometric_mask_leaves_the_rows_that_verls_leaves():
     np.testing.assert_allclose(gradient, -kept, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_behaviour_proximal_and_current_policy_are_apart():
     """Decoupled PPO: w r is the whole ratio to what drew the tokens; the bound is around the proximal policy."""
     random = np.random.default_rng(0)

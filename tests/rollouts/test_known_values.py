@@ -133,7 +133,8 @@ def credits(method, groups, batch, policy, random):
 METHODS = ("gae", *ADVANTAGES, *BASELINES)
 
 
-@pytest.mark.parametrize("method", ["gae", *(pytest.param(each, marks=pytest.mark.slow) for each in METHODS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_finds_the_optimum(method):
     """And the critic the values of the policy that is there then."""
     optimizer, update = updates()

@@ -42,7 +42,8 @@ def train(run_script, model, prompts, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("more", [("--critic.warmup-steps", 1), pytest.param(LORA, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [("--critic.warmup-steps", 1), LORA])
 def test_learning_rate_0_changes_nothing(train, more):
     """The values' loss is that of values that stay 0, so half the mean square of the returns."""
     flags = {"learning_rate": 0, "critic.learning_rate": 0, "temperature": 0.8, "num_iterations": 2}
