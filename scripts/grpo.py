@@ -172,7 +172,7 @@ def main(config: Config) -> None:
         seconds = draw.seconds | {"scoring": updating - scoring, "update": time.perf_counter() - updating}
 
         host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
-            "rows_dropped": prompts.num_dropped}
+            "rows_dropped": prompts.num_dropped, "count/sampled_tokens": count.total}
         metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], packed.gathered(logps))
 

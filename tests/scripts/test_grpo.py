@@ -17,7 +17,7 @@ NAMES = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_lengt
          "clip_ratio/high_mean", "sampling/logp_difference/mean", "sampling/logp_difference/max",
          "sampling/importance_ratio/min", "sampling/importance_ratio/mean", "sampling/importance_ratio/max",
          "rollout_tokens_per_second", "time_share/rollout", "time_share/reward", "time_share/scoring",
-         "time_share/update", "loss", "grad_norm", "learning_rate", "num_tokens", "tokens_per_second"}
+         "time_share/update", "loss", "grad_norm", "learning_rate", "num_tokens", "tokens_per_second", "sampled_tokens"}
 LORA = ("--lora.rank", 4)
 
 
@@ -64,6 +64,7 @@ def test_it_learns_and_keeps_what_was_said(train, write_rows, tmp_path):
     assert "step 21" in out
     rows = pq.read_table(tmp_path / "run" / "samples" / "step-000025.parquet").to_pylist()
     assert len(rows) == 8
+    assert steps[-1]["sampled_tokens"] - steps[-2]["sampled_tokens"] == sum(row["length"] for row in rows)
     assert sum(row["reward"] for row in rows) / 8 == pytest.approx(steps[-1]["reward"])
     assert len(list((tmp_path / "run" / "samples").glob("step-*.parquet"))) == 25
 
