@@ -11,7 +11,8 @@ from chat_model import write_model, write_reward_model
 NAMES = {"reward", "explained_variance", "returns/mean", "returns/std", "approx_kl", "kl", "entropy", "ratio/mean",
          "clip_ratio/low_mean", "clip_ratio/high_mean", "critic/loss", "critic/clip_ratio", "critic/values",
          "critic/error", "critic/grad_norm", "critic/learning_rate", "sampling/logp_difference/max",
-         "completions/mean_length", "time_share/rollout", "loss", "grad_norm", "learning_rate", "num_tokens", "sampled_tokens"}
+         "completions/mean_length", "time_share/rollout", "loss", "grad_norm", "learning_rate", "num_tokens",
+         "sampled_tokens"}
 LORA = ("--lora.rank", 4, "--critic.lora.rank", 4)
 
 
