@@ -29,7 +29,7 @@ class Named:
     questions: int
     max_new_tokens: int
     minutes: str
-    """that SmolLM2-135M-Instruct takes on two cores"""
+    """that SmolLM2-135M-Instruct takes on two cores, about"""
     task: str | None = None
     """lm-eval's; None: asked and judged by our own"""
     needs_chat: bool = False

@@ -29,10 +29,10 @@ and your own: math:FILE, code:FILE, gym:TASK(...) and REWARDS:FILE (docs/evaluat
 Ended, by whatever, it goes on where it was when the same command is given again."""
 
 AFTER_LIST = """
-Minutes are SmolLM2-135M-Instruct's on two cores (docs/evaluation.md says which were measured). lm-eval, and what its
-tasks need: pip install -r requirements-evals.txt. Data come from the Hub, or from a file by --task-data NAME=FILE. All
-other tasks of lm-eval go by its names (lm-eval ls tasks), yours in its form by --include-path FOLDER, and any prompts
-with any rewards by math:FILE, code:FILE, gym:TASK(...) and REWARDS:FILE."""
+Minutes are estimates for SmolLM2-135M-Instruct on two cores. lm-eval, and what its tasks need: pip install -r
+requirements-evals.txt. Data come from the Hub, or from a file by --task-data NAME=FILE. All other tasks of lm-eval go
+by its names (lm-eval ls tasks), yours in its form by --include-path FOLDER, and any prompts with any rewards by
+math:FILE, code:FILE, gym:TASK(...) and REWARDS:FILE."""
 
 
 MAY_DIFFER = ("tasks", "baseline", "task_data", "include_path", "num_slots", "sampling", "mesh",
