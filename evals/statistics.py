@@ -212,12 +212,16 @@ def planned_error(n: int, between: float, within: Sequence[float] = (0.0, 0.0),
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the chance that one of k of the n samples is right, unbiased (Chen et al. 2021)."""
+    """1 - C(n - c, k) / C(n, k): the chance that one of k of the n samples is right, unbiased (Chen et al. 2021).
+
+    Raises ValueError, as the two below do, unless 1 <= k <= n."""
+    _check_k(n, k)
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def pass_hat_k(n: int, correct: int, k: int) -> float:
     """pass^k, C(c, k) / C(n, k): the chance that all of k of the n samples are right (Yao et al. 2024)."""
+    _check_k(n, k)
     return math.comb(correct, k) / math.comb(n, k)
 
 
@@ -225,6 +229,7 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[Any], k: int)
     """maj@k: the chance that the commonest answer among k of the n samples is right, over all ways to take k. Those
     that are equally common are equally likely to be taken; None, no answer, has no vote. Where k is less than n this
     counts choices, which takes seconds for a hundred answers of a few kinds."""
+    _check_k(len(answers), k)
     votes = Counter(answers)
     silent = votes.pop(None, 0)
     right: Counter[Hashable] = Counter()
@@ -237,6 +242,11 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[Any], k: int)
                                                      silent, k)
                 for answer, count in votes.items() if right[answer])
     return total / math.comb(len(answers), k)
+
+
+def _check_k(n: int, k: int) -> None:
+    if not 1 <= k <= n:
+        raise ValueError(f"k {k} of {n} samples: give 1 to {n}")
 
 
 def _ways_to_win(count: int, others: Sequence[int], silent: int, k: int) -> float:

@@ -187,3 +187,12 @@ def test_maj_at_k_is_the_mean_over_all_choices(answers, k):
         total += Fraction("b" in first, len(first) or 1)
         number += 1
     assert maj_at_k(votes, [each == "b" for each in votes], k) == pytest.approx(float(total / number))
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_more_samples_than_there_are_cannot_be_chosen(k):
+    for of in (pass_at_k, pass_hat_k):
+        with pytest.raises(ValueError, match=f"k {k} of 3 samples"):
+            of(3, 1, k)
+    with pytest.raises(ValueError, match=f"k {k} of 3 samples"):
+        maj_at_k("abb", [1, 0, 0], k)
