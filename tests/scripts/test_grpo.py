@@ -60,6 +60,11 @@ def test_it_learns_and_keeps_what_was_said(train, write_rows, tmp_path):
     assert sum(step["reward"] for step in steps[-5:]) > 5 * 0.3 + sum(step["reward"] for step in steps[:5])
     held_out = [line["eval/reward"] for line in lines if "eval/reward" in line]
     assert held_out[-1] > held_out[0] + 0.3
+    for step, mean in ((0, held_out[0]), (25, held_out[-1])):
+        kept = pq.read_table(tmp_path / "run" / "eval" / "samples" / f"step-{step:06d}.parquet").to_pylist()
+        assert sorted(row["group"] for row in kept) == [0, 1, 2, 3]
+        assert sum(row["reward"] for row in kept) / 4 == pytest.approx(mean)
+        assert all(row["advantage"] is None and row["policy_logps"] is None for row in kept)
     assert "step 1 " in out
     assert "step 21" in out
     rows = pq.read_table(tmp_path / "run" / "samples" / "step-000025.parquet").to_pylist()
