@@ -79,7 +79,7 @@ MOMENTS = {
     "rollout": lambda number: wrap(decoder, "decode", 2 * number, kill),  # in the middle: slots are filled again
     "reward": lambda number: wrap_reward(number, kill),
     "scoring": lambda number: wrap_made(reference, "prepare_rollouts", number, soon),
-    "values": lambda number: wrap_made(critic, "prepare_values", number, soon),
+    "values": lambda number: wrap_made(critic, "prepare_values", 2 * number, soon),  # of two mini-batches
     "update": lambda number: wrap_made(step, "make_minibatch_updates", number, soon),
     "critic": lambda number: wrap_made(step, "make_minibatch_updates", number, soon, which=1),
     "keeping": lambda number: wrap(samples, "write_samples", number, kill),
