@@ -16,8 +16,9 @@ CLI = REWARDS | {"rewards", "rollouts"}
 ALLOWED = {
     "errors": set(), "files": {"errors"}, "batch": {"errors"},
     "sharding": BASE, "objectives": {"batch"}, "models": BASE | {"sharding"}, "data": BASE, "training": MODELS,
-    "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI, "cli": CLI | {"evals"},
-    "scripts": CLI | {"cli", "evals"}, "benchmarks": CLI | {"cli", "evals", "scripts"}}
+    "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI, "curation": CLI,
+    "cli": CLI | {"evals"}, "scripts": CLI | {"cli", "evals", "curation"},
+    "benchmarks": CLI | {"cli", "evals", "curation", "scripts"}}
 """folder or file at the top -> what of ours it may import besides itself"""
 NEEDS_A_MODEL = {"learned"}
 """graders that do"""
