@@ -63,9 +63,9 @@ def by_row(maker: Callable[..., Stage]) -> Callable[..., Stage]:
     return maker
 
 
-def grouped(maker: Callable[..., Stage]) -> Callable[..., Stage]:
-    """Marks a maker of stages that choose among the completions of a prompt."""
-    maker.grouped = True
+def makes_rows(maker: Callable[..., Stage]) -> Callable[..., Stage]:
+    """Marks a maker of stages that give several rows for one."""
+    maker.makes_rows = True
     return maker
 
 

@@ -1,0 +1,59 @@
+"""What has been answered, kept in a file by request, so that nothing is asked for twice, whenever the run was ended.
+
+A line is {"key": digest of the request, "value": the answer}. Another model, prompt, limit, temperature or seed has
+another key, so a file may serve many recipes. Only keys are held in memory; values are read where they lie.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from files import writing
+
+
+class Answers:
+    """Answers in a file, which one process writes; the end of a line that was being written is cut off."""
+
+    def __init__(self, path: Path):
+        self._path, self._places = path, {}
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        end = self._read()
+        with writing(path):
+            self._file.truncate(end)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: str) -> Any:
+        self._file.seek(self._places[key])
+        return json.loads(self._file.readline())["value"]
+
+    def put(self, key: str, value: Any) -> None:
+        """Raises InputError where it cannot be written."""
+        line = f"{json.dumps({'key': key, 'value': value})}\n".encode()
+        with writing(self._path):
+            start = self._file.seek(0, 2)
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError:
+                self._file = self._path.open("a+b")  # without what its buffer still holds
+                self._file.truncate(start)
+                raise
+        self._places[key] = start
+
+    def values(self) -> Any:
+        """Each value that is kept."""
+        return (self[key] for key in self._places)
+
+    def _read(self) -> int:
+        """Finds where each value lies; the length of all whole lines."""
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if line.endswith(b"\n"):
+                self._places[json.loads(line)["key"]] = end
+                end += len(line)
+        return end

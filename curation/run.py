@@ -1,0 +1,156 @@
+"""A recipe run over data, stage by stage; ended anywhere, it goes on when the same command is given again.
+
+    DIR/work/NN-STAGE-KEY.jsonl    what a stage has kept, and .json its counts; gone when all is done
+    DIR/dropped/STAGE.parquet      what it has dropped
+    DIR/cache/STAGE/               answers that it paid for; these stay
+
+KEY is a digest of the data and of the recipe up to the stage, so a recipe that was changed goes on from the first stage
+that differs. Stages that decide on each row alone are shared by processes, a range of rows at a time, in order.
+"""
+
+import collections
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from curation.ledger import Counts, Places, check_counts, check_removal, drop_writer, row_writer
+from curation.recipe import Recipe, Step
+from curation.rows import FileRows, digest
+from curation.stages import Drop, Row, Stage
+from errors import InputError
+from files import write_text
+
+SHARE = 1024
+"""rows that a process takes at a time"""
+
+
+def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, processes: int = 1,
+               tell: Any = lambda line: None) -> tuple[Sequence[Row], list[Counts]]:
+    """(the rows that are left, the counts of each stage). `key` is a digest of the data.
+
+    Raises InputError where a stage removes more than it may, or everything; what was done stays.
+    """
+    for name in ("work", "dropped", "cache"):
+        (output / name).mkdir(parents=True, exist_ok=True)
+    stages = [step.make(output / "cache" / step.label) for step in recipe.steps]  # raises before any work is done
+    counted, before = [], count_rows(rows)
+    for number, (step, stage) in enumerate(zip(recipe.steps, stages)):
+        key = digest(key, step.name, step.keys)
+        work = output / "work" / f"{number:02d}-{step.label}-{key}"
+        counts = _finished(work, output / "dropped", step)
+        if counts is None:
+            counts = _run_stage(rows, step, stage, before, output, work, processes)
+        total = sum(counts.kept.values()) + sum(counts.dropped.values())
+        tell(f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept")
+        check_removal(step.label, counts, step.max_removal)
+        rows, before = FileRows(_file(work, "jsonl")), counts.after()
+        counted.append(counts)
+    return rows, counted
+
+
+def count_rows(rows: Sequence[Row]) -> Counts:
+    """What the first stage is given."""
+    counts = Counts()
+    counts.read.update(rows.counts())
+    counts.places_read.update(rows.counts())
+    return counts
+
+
+def _finished(work: Path, dropped: Path, step: Step) -> Counts | None:
+    """The counts of a stage that was done before, if its files are all there."""
+    marker = _file(work, "json")
+    if not (marker.exists() and _file(work, "jsonl").exists()):
+        return None
+    import pyarrow.parquet as pq
+
+    path = dropped / f"{step.label}.parquet"
+    known = path.exists() and pq.read_schema(path).metadata == {b"key": work.name.encode()}
+    return Counts.from_dict(json.loads(marker.read_text())) if known else None
+
+
+def _file(work: Path, kind: str) -> Path:
+    return work.with_name(f"{work.name}.{kind}")
+
+
+def _run_stage(rows: Sequence[Row], step: Step, stage: Stage, counts: Counts, output: Path, work: Path,
+               processes: int) -> Counts:
+    """Keeps and drops rows into files that appear whole, `counts`, which says what is read, last."""
+    left = Places(counts.places_left)
+    shared = processes > 1 and len(rows) > SHARE and getattr(step.maker, "by_row", False)
+    given = _shared(step, rows, output / "cache" / step.label, processes) if shared else stage(rows)
+    with (drop_writer(output / "dropped" / f"{step.label}.parquet", work.name) as drop,
+          row_writer(_file(work, "jsonl")) as keep):
+        for each in given:
+            if isinstance(each, Drop):
+                counts.dropped[each.row.source] += 1
+                drop(each)
+            else:
+                counts.kept[each.source] += 1
+                left.add(each)
+                keep(each)
+    check_counts(step.label, counts, getattr(step.maker, "makes_rows", False))
+    write_text(_file(work, "json"), json.dumps(counts.as_dict()))
+    return counts
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+_here: dict[str, Any] = {}
+
+
+def _shared(step: Step, rows: Sequence[Row], folder: Path, processes: int) -> Iterator[Row | Drop]:
+    """What the stage gives, in the order of the rows, by processes that take ranges of them."""
+    context = multiprocessing.get_context("spawn")
+    waiting = collections.deque()
+    try:
+        with ProcessPoolExecutor(processes, context, _open, (step, folder, rows)) as pool:
+            for start in range(0, len(rows), SHARE):
+                waiting.append(pool.submit(_decide, start, min(start + SHARE, len(rows))))
+                if len(waiting) > 2 * processes:
+                    yield from _parsed(waiting.popleft().result())
+            while waiting:
+                yield from _parsed(waiting.popleft().result())
+    except BrokenProcessPool:
+        raise InputError(f"stage {step.label}: one of its {processes} processes was killed (out of memory?); lower "
+                         f"--processes, and give the same command again") from None
+
+
+def _open(step: Step, folder: Path, rows: Sequence[Row]) -> None:
+    _here.update(stage=step.make(folder), rows=rows)
+
+
+def _decide(start: int, stop: int) -> str:
+    """What the stage gives for a range of rows, as JSON."""
+    some = [_here["rows"][number] for number in range(start, stop)]
+    given = [(vars(each.row), each.reason, each.kept_instead) if isinstance(each, Drop) else (vars(each), None, None)
+             for each in _here["stage"](some)]
+    return json.dumps(given, default=str)
+
+
+def _parsed(text: str) -> Iterator[Row | Drop]:
+    for row, reason, instead in json.loads(text):
+        yield Row(**row) if reason is None else Drop(Row(**row), reason, tuple(instead) if instead else None)
+
+
+# ------------------------------------------------------------------------------------------------ the end of a run
+
+
+def write_counts(output: Path, kept: Path, key: str, recipe: Recipe, counts: Sequence[Counts]) -> None:
+    """counts.json: what scripts.recount counts again."""
+    stages = [{"stage": step.label, "name": step.name, "keys": step.keys, "max_removal": step.max_removal}
+              | each.as_dict() for step, each in zip(recipe.steps, counts)]
+    found = {"data": key, "run": digest(key, recipe.as_written()), "kept": kept.name, "stages": stages}
+    write_text(output / "counts.json", json.dumps(found, indent=1))
+
+
+def finished(output: Path, kept: Path, run: str) -> bool:
+    """Whether this very run has been done to its end."""
+    path = output / "counts.json"
+    if not (path.exists() and kept.exists()):
+        return False
+    found = json.loads(path.read_text())
+    return (found["run"], found["kept"]) == (run, kept.name)

@@ -1,0 +1,173 @@
+"""K completions of every prompt, by a local model or a teacher elsewhere, graded as in online RL.
+
+A row becomes num_samples rows, one after the other: `completion` is the answer, and the notes say teacher, template,
+temperature, finish reason, tokens, and the value of every reward with their weighted sum, `reward`. What cannot be
+answered is dropped with the reason. Answers are kept (answers.py), so nothing is asked for twice.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from curation.answers import Answers
+from curation.asks import Answer, Ask, draw_number
+from curation.local_teacher import Limits, LocalTeacher
+from curation.stages import Drop, Row, Stage, makes_rows
+from data.encode import TEMPLATE_COLUMNS, read_prompt
+from data.messages import text_of
+from data.records import normalise
+from errors import InputError
+
+BLOCK = 256
+"""completions that are asked for together"""
+ANSWERS = ("prompt", "completion", "messages", "conversations", "chosen", "rejected")
+"""columns of a row that its sampled answer takes the place of"""
+
+
+@makes_rows
+def sample(*, model: str, num_samples: int = 4, temperature: float | tuple[float, ...] = 0.8,
+           rewards: str | None = None, max_new_tokens: int = 256, top_k: int = 0, top_p: float = 1.0,
+           min_p: float = 0.0, stop: tuple[str, ...] = (), templates: tuple[str, ...] = ("{prompt}",), seed: int = 0,
+           num_slots: int = 64, reward_timeout: float = 60.0, top_logprobs: int = 0, folder: Path) -> Stage:
+    """The stage. Several temperatures and templates are taken in turn, by sample."""
+    _check(num_samples, max_new_tokens, num_slots, templates)
+    limits = Limits(max_new_tokens, top_k, top_p, min_p, stop, top_logprobs)
+    teachers = [LocalTeacher(model, limits, num_slots)]
+    temperatures = temperature if isinstance(temperature, tuple) else (temperature,)
+    plan = Plan(teachers, num_samples, temperatures, templates, seed)
+    grader = Grader(rewards, reward_timeout, teachers[0].is_chat)
+
+    def stage(rows: Iterable[Row]) -> Iterator[Row | Drop]:
+        answers, rows = Answers(folder / "answers.jsonl"), iter(rows)
+        while block := list(itertools.islice(rows, max(1, BLOCK // plan.per_prompt))):
+            yield from _sample_block(block, plan, grader, answers)
+
+    return stage
+
+
+
+class Plan(NamedTuple):
+    """Who is asked for what."""
+
+    teachers: Sequence[Any]
+    num_samples: int
+    """of each teacher"""
+    temperatures: Sequence[float]
+    templates: Sequence[str]
+    seed: int
+
+    @property
+    def per_prompt(self) -> int:
+        return self.num_samples * len(self.teachers)
+
+    def ask(self, row: Row, number: int) -> Ask:
+        """What is asked for sample `number` of a row."""
+        template, temperature = number % len(self.templates), number % len(self.temperatures)
+        record = _with_template(normalise(row.record), self.templates[template])
+        draw = draw_number(self.seed, row.source, row.index, row.sample, number)
+        return Ask(f"{row.source} row {row.index}", record, self.temperatures[temperature], draw, template)
+
+
+def _sample_block(rows: Sequence[Row], plan: Plan, grader: "Grader", answers: Answers) -> Iterator[Row | Drop]:
+    """The completions of some rows, in order."""
+    made: list[Row | Drop] = []
+    asked = [(row, plan.teachers[number // plan.num_samples], number, plan.ask(row, number))
+             for row in rows for number in range(plan.per_prompt)]
+    given = _ask_all([(teacher, ask) for _, teacher, _, ask in asked], answers)
+    for (row, teacher, number, ask), answer in zip(asked, given, strict=True):
+        made.append(_completed(row, row.sample * plan.per_prompt + number, teacher.name, ask, answer))
+    grader.grade([each for each in made if isinstance(each, Row)])
+    yield from made
+
+
+def _ask_all(asked: Sequence[tuple[Any, Ask]], answers: Answers) -> list[Answer]:
+    """The answer to each: one that is kept, or the teacher's."""
+    keys = [teacher.key(ask) for teacher, ask in asked]
+    given = {number: Answer(**answers[key]) for number, key in enumerate(keys) if key in answers}
+    for teacher in dict.fromkeys(teacher for teacher, _ in asked):
+        missing = [number for number, each in enumerate(asked) if each[0] is teacher and number not in given]
+        for place, answer in teacher.answer([asked[number][1] for number in missing]) if missing else ():
+            given[missing[place]] = answer
+            if answer.failure is None:
+                answers.put(keys[missing[place]], vars(answer))
+    return [given[number] for number in range(len(asked))]
+
+
+def _completed(row: Row, sample: int, teacher: str, ask: Ask, answer: Answer) -> Row | Drop:
+    """The row with its answer; without one, dropped with the reason."""
+    notes = row.notes | {"stage": "sample", "teacher": teacher, "template": ask.template,
+                         "temperature": ask.temperature}
+    if answer.failure is not None:
+        return Drop(Row(row.source, row.index, row.record, notes, sample), f"failed: {answer.failure}")
+    notes |= {"finish_reason": answer.finish_reason, "num_tokens": answer.usage[1]}
+    record = {name: value for name, value in row.record.items() if name not in ANSWERS}
+    record = {"prompt": read_prompt(normalise(row.record)), "completion": answer.text} | record
+    if answer.tokens is not None:
+        notes["completion_ids"] = answer.tokens
+    if answer.top is not None:
+        record |= {"completion_tokens": answer.tokens, "top_tokens": [[each[0] for each in top] for top in answer.top],
+                   "top_logps": [[each[1] for each in top] for top in answer.top]}
+    return Row(row.source, row.index, record, notes, sample)
+
+
+class Grader:
+    """Rewards as in online RL: NAME[=WEIGHT],..., by the row's columns. None: nothing is graded."""
+
+    def __init__(self, rewards: str | None, timeout: float, is_chat: bool | None):
+        from rewards.registry import load_rewards
+
+        self._rewards = load_rewards(rewards, chat=is_chat) if rewards else ()
+        self._timeout = timeout
+
+    def grade(self, rows: Sequence[Row]) -> None:
+        """Adds `rewards` and `reward`, their weighted sum, to the notes; None for one that failed. Raises InputError
+        for columns that a reward needs and the rows lack."""
+        from rewards.scoring import check_columns, compute_rewards
+
+        if not rows or not self._rewards:
+            return
+        prompts, completions, columns = for_rewards(rows)
+        check_columns(self._rewards, [name for name in columns if name != "completion_ids"])
+        scored = compute_rewards(self._rewards, prompts, completions, columns, self._timeout)
+        for number, row in enumerate(rows):
+            row.notes["reward"] = scored.totals[number]
+            row.notes["rewards"] = {name: values[number] for name, values in scored.values.items()}
+        for failure in scored.failures:
+            if failure.row is not None:
+                rows[failure.row].notes.setdefault("failed", {})[failure.reward] = failure.error
+
+
+def for_rewards(rows: Sequence[Row]) -> tuple[list[Any], list[Any], dict[str, list[Any]]]:
+    """Prompts, completions and columns as TRL gives them to reward functions: completions in the prompts' form."""
+    prompts = [row.record["prompt"] for row in rows]
+    completions = [[{"role": "assistant", "content": row.record["completion"]}] if isinstance(prompt, list)
+                   else row.record["completion"] for row, prompt in zip(rows, prompts)]
+    names = dict.fromkeys(name for row in rows for name in row.record if name not in ("prompt", "completion"))
+    columns = {name: [row.record.get(name) for row in rows] for name in names}
+    return prompts, completions, columns | {"completion_ids": [row.notes.get("completion_ids") for row in rows]}
+
+
+def _with_template(record: dict[str, Any], template: str) -> dict[str, Any]:
+    """The record to be asked: its prompt, or the last message that a user wrote, in the template's {prompt}."""
+    prompt = read_prompt(record)
+    columns = {name: record[name] for name in TEMPLATE_COLUMNS if name in record}
+    if prompt is None:
+        raise InputError(f"no prompt among {', '.join(sorted(record))}; a row to be answered has prompt or messages")
+    if isinstance(prompt, str):
+        return {"prompt": template.replace("{prompt}", prompt)} | columns
+    users = [place for place, message in enumerate(prompt) if message.get("role") == "user"]
+    messages = [dict(message) for message in prompt]
+    if users and template != "{prompt}":
+        messages[users[-1]]["content"] = template.replace("{prompt}", text_of(messages[users[-1]]["content"]))
+    return {"prompt": messages} | columns
+
+
+def _check(num_samples: int, max_new_tokens: int, num_slots: int, templates: Sequence[str]) -> None:
+    """Raises InputError for numbers and templates that make no sense."""
+    for name, value in (("num_samples", num_samples), ("max_new_tokens", max_new_tokens), ("num_slots", num_slots)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; it takes 1 or more")
+    wrong = next((template for template in templates if "{prompt}" not in template), None)
+    if wrong is not None or not templates:
+        raise InputError(f"template {wrong!r} has no {{prompt}}; put it where the row's prompt belongs")

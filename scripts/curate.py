@@ -1,0 +1,67 @@
+"""Data curation: rows sampled, chosen, filtered and mixed by a recipe of stages, with nothing lost unseen."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from cli import command
+from cli.checks import check_positive
+from data.sources import DataSource
+
+DESCRIPTION = """Choose data by a recipe of stages.
+
+  python -m scripts.curate --data chats.jsonl more.parquet --stages recipe.yaml --output-dir DIR --dry-run
+  python -m scripts.curate --data chats.jsonl more.parquet --stages recipe.yaml --output-dir DIR
+
+  max_removal: {default: 0.5, near_duplicates: 0.9}
+  stages:
+    - length: {min_tokens: 3, max_tokens: 512}
+    - exact_duplicates: {}
+    - sample: {model: smollm2-135m-instruct, num_samples: 8, rewards: math}
+    - best_of: {keep: 1}
+
+DIR/kept.jsonl has the rows that are left, with where each is from; DIR/dropped/STAGE.parquet every row that a stage
+dropped, and why; DIR/card.md says what was done. docs/curation.md has the stages and their keys. A stage that removes
+more of a source than max_removal (0.5 where it says nothing else) ends the run.
+
+Ended, by whatever, it goes on where it was when the same command is given again, and asks no teacher twice."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    data: tuple[DataSource, ...]
+    """The rows of these sources are read, one source after the other."""
+    stages: str
+    """This YAML file is the recipe."""
+    output_dir: str
+    """What is kept, what is dropped and the answers of teachers are written here."""
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    """The rows that are left are written like this."""
+    processes: int = 1
+    """Stages that decide on each row alone are shared by this many processes; what is kept is the same."""
+
+
+def main(config: Config) -> None:
+    from curation.card import write_card
+    from curation.output import write_kept
+    from curation.recipe import read_recipe
+    from curation.rows import DataRows, digest, fingerprint
+    from curation.run import finished, run_stages, write_counts
+
+    check_positive(config, "processes")
+    recipe, output = read_recipe(Path(config.stages)), Path(config.output_dir)
+    rows = DataRows(config.data)
+    key = fingerprint(rows)
+    kept = output / f"kept.{config.format}"
+    if not finished(output, kept, digest(key, recipe.as_written())):
+        left, counts = run_stages(rows, recipe, output, key, config.processes, command.print_once)
+        write_kept(kept, left)
+        write_counts(output, kept, key, recipe, counts)
+        write_card(output, recipe, counts, left)
+        shutil.rmtree(output / "work")
+    command.print_once(f"kept: {kept}; dropped: {output}/dropped; what was done: {output}/card.md")
+
+
+if __name__ == "__main__":
+    command.run(main, Config, DESCRIPTION)

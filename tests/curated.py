@@ -1,0 +1,41 @@
+"""Stages that tests of curation name in recipes."""
+
+from curation.stages import Drop, by_row
+from errors import InputError
+
+
+@by_row
+def shorter(*, than: int = 10, label: str = ""):
+    """Drops texts of `than` characters or more."""
+    def stage(rows):
+        for row in rows:
+            row.notes["length"] = len(row.record["text"]) / 3
+            yield Drop(row, f"{len(row.record['text'])} characters") if len(row.record["text"]) >= than else row
+
+    return stage
+
+
+def distinct(*, fail_after: int | None = None):
+    """Keeps the first of equal texts."""
+    def stage(rows):
+        first = {}
+        for number, row in enumerate(rows):
+            if number == fail_after:
+                raise KeyboardInterrupt
+            place = first.setdefault(row.record["text"], row.place)
+            yield row if place == row.place else Drop(row, "the same text", place)
+
+    return stage
+
+
+def lossy():
+    """Loses a row."""
+    return lambda rows: (row for row in rows if row.index != 1)
+
+
+def sour(*, folder):
+    def stage(rows):
+        raise InputError("never")
+        yield
+
+    return stage

@@ -1,0 +1,105 @@
+"""Recipes over rows: nothing is lost, what was ended goes on, and processes change no bit."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+import curation.run as running
+from curation.recipe import parse_recipe
+from curation.rows import DataRows, fingerprint
+from curation.run import run_stages
+from data.sources import DataSource
+from errors import InputError
+
+TEXTS = [f"{'x' * (number % 12)} {number % 40}" for number in range(300)]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file, texts in zip(files, (TEXTS[:200], TEXTS[200:])):
+        file.write_text("".join(json.dumps({"text": text, "nothing": None, "x": 1 / 3}) + "\n" for text in texts))
+    return DataRows([DataSource(str(file)) for file in files])
+
+
+def run(rows, output, stages, processes=1, **bounds):
+    recipe = parse_recipe({"max_removal": {"default": 1, **bounds}, "stages": stages})
+    left, counts = run_stages(rows, recipe, output, fingerprint(rows), processes)
+    return list(left), counts
+
+
+def files(output):
+    return {path.name: path.read_bytes() for folder in ("work", "dropped") for path in (output / folder).iterdir()}
+
+
+STAGES = [{"curated:shorter": {"than": 10}}, "curated:distinct"]
+
+
+def test_every_row_is_kept_or_dropped_with_its_reason(rows, tmp_path):
+    left, counts = run(rows, tmp_path / "out", STAGES)
+    assert [row.record["text"] for row in left] == list(dict.fromkeys(text for text in TEXTS if len(text) < 10))
+    dropped = {name: pq.read_table(tmp_path / f"out/dropped/curated.{name}.parquet").to_pylist()
+               for name in ("shorter", "distinct")}
+    places = [row.place for row in left] + [
+        (each["source"], each["row"]) for stage in dropped.values() for each in stage]
+    assert sorted(places) == sorted(row.place for row in rows)
+    assert {each["reason"] for each in dropped["shorter"]} == {
+        f"{len(text)} characters" for text in TEXTS if len(text) >= 10}
+    for each in dropped["distinct"]:
+        kept = next(row for row in left if row.place == (each["kept_instead"]["source"], each["kept_instead"]["row"]))
+        assert kept.record["text"] == json.loads(each["record"])["text"]
+    assert [sum(each.dropped.values()) for each in counts] == [len(each) for each in dropped.values()]
+    assert left[0].record["x"] == 1 / 3
+    assert left[0].notes["length"] == len(left[0].record["text"]) / 3
+
+
+def test_processes_change_no_bit(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "SHARE", 64)
+    run(rows, tmp_path / "one", STAGES)
+    run(rows, tmp_path / "two", STAGES, processes=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_what_was_ended_goes_on_with_the_stage_it_was_in(rows, tmp_path, monkeypatch):
+    run(rows, tmp_path / "whole", STAGES)
+    with pytest.raises(KeyboardInterrupt):
+        run(rows, tmp_path / "ended", [STAGES[0], {"curated:distinct": {"fail_after": 99}}])
+    before = {name: text for name, text in files(tmp_path / "ended").items() if not name.endswith(".partial")}
+    ran, run_stage = [], running._run_stage
+    monkeypatch.setattr(running, "_run_stage", lambda rows, step, *rest: ran.append(step.name) or run_stage(
+        rows, step, *rest))
+    run(rows, tmp_path / "ended", STAGES)
+    assert ran == ["curated:distinct"]
+    after = files(tmp_path / "ended")
+    assert before.items() <= after.items()
+    assert files(tmp_path / "whole").items() <= after.items()
+
+
+def test_a_recipe_that_changed_goes_on_from_the_change(rows, tmp_path):
+    run(rows, tmp_path / "out", STAGES)
+    run(rows, tmp_path / "out", [{"curated:shorter": {"than": 5}}, "curated:distinct"])
+    again, _ = run(rows, tmp_path / "out", STAGES)  # dropped/ is the other recipe's by now
+    fresh, _ = run(rows, tmp_path / "fresh", STAGES)
+    assert again == fresh
+    assert files(tmp_path / "fresh").items() <= files(tmp_path / "out").items()
+
+
+def test_a_stage_that_removes_too_much_of_a_source_ends_the_run(rows, tmp_path):
+    with pytest.raises(InputError, match=r"distinct removes \d+ of \d+ rows of .*b.jsonl .*more than its max_removal "
+                                         r"of 0.9"):
+        run(rows, tmp_path / "out", STAGES, **{"curated:distinct": 0.9})
+    assert pq.read_metadata(tmp_path / "out/dropped/curated.distinct.parquet").num_rows
+    with pytest.raises(InputError, match="drops all 300 rows"):
+        run(rows, tmp_path / "out", [{"curated:shorter": {"than": 0}}])
+
+
+def test_a_stage_that_loses_a_row_is_found_out(rows, tmp_path):
+    with pytest.raises(AssertionError, match="curated.lossy"):
+        run(rows, tmp_path / "out", ["curated:lossy"])
+
+
+def test_a_source_given_twice_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(InputError, match="is given twice"):
+        DataRows([DataSource(str(tmp_path / "a.jsonl"))] * 2)
