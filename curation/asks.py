@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,18 @@ class Ask:
     """which one it is in"""
 
 
+class Limits(NamedTuple):
+    """How a teacher answers, whichever it is."""
+
+    max_new_tokens: int
+    top_k: int
+    top_p: float
+    min_p: float
+    stop: tuple[str, ...]
+    num_likeliest: int
+    """log-probabilities kept for each token"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """A teacher's completion, or why there is none."""
@@ -35,6 +47,7 @@ class Answer:
     """for each token [[token, log-probability], ...] of the likeliest; ids, or a remote teacher's texts"""
     usage: tuple[int, int] = (0, 0)
     """tokens of prompt and completion"""
+    teacher: str = ""
     failure: str | None = None
     """one line; such an answer is never kept, and is asked for again"""
 

@@ -1,22 +1,10 @@
 """A teacher on this machine: any model that --model names, answering by the engine."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from curation.asks import Answer, Ask
+from curation.asks import Answer, Ask, Limits
 from curation.rows import digest
-
-
-class Limits(NamedTuple):
-    """How a teacher answers, whichever it is."""
-
-    max_new_tokens: int
-    top_k: int
-    top_p: float
-    min_p: float
-    stop: tuple[str, ...]
-    num_likeliest: int
-    """log-probabilities kept for each token"""
 
 
 class LocalTeacher:
@@ -35,6 +23,8 @@ class LocalTeacher:
         self.is_chat = bool(self.tokenizer.chat_template)
         self._max_length = self._opened.config.max_length - limits.max_new_tokens
         self._engine, self._longest, self._weights = None, 0, None
+
+    has_budget = False
 
     def key(self, ask: Ask) -> str:
         """By which an answer is known again: weights, prompt, controls and draw."""
@@ -93,7 +83,8 @@ class LocalTeacher:
         for stop in self._limits.stop:
             text = text.split(stop)[0]
         likeliest = [[[token, logp] for token, logp in each.items()] for each in top] or None
-        return Answer(text, output.finish_reason, tokens, logps, likeliest, (prompt_length, len(tokens)))
+        return Answer(text, output.finish_reason, tokens, logps, likeliest, (prompt_length, len(tokens)),
+                      self.name)
 
     def _encode(self, asks: Sequence[Ask]) -> list[list[int] | None]:
         from data.encode import encode_prompts

@@ -46,10 +46,20 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, proc
             counts = _run_stage(rows, step, stage, before, output, work, processes)
         total = sum(counts.kept.values()) + sum(counts.dropped.values())
         tell(f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept")
-        check_removal(step.label, counts, step.max_removal)
+        _check_stage(step, counts, work)
         rows, before = FileRows(_file(work, "jsonl")), counts.after()
         counted.append(counts)
     return rows, counted
+
+
+def _check_stage(step: Step, counts: Counts, work: Path) -> None:
+    """Raises InputError as check_removal. What a teacher failed on is then asked for again the next time."""
+    try:
+        check_removal(step.label, counts, step.max_removal)
+    except InputError:
+        if getattr(step.maker, "makes_rows", False):
+            _file(work, "json").unlink()
+        raise
 
 
 def count_rows(rows: Sequence[Row]) -> Counts:

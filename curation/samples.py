@@ -5,14 +5,18 @@ temperature, finish reason, tokens, and the value of every reward with their wei
 answered is dropped with the reason. Answers are kept (answers.py), so nothing is asked for twice.
 """
 
+import dataclasses
 import itertools
+import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from curation.answers import Answers
-from curation.asks import Answer, Ask, draw_number
-from curation.local_teacher import Limits, LocalTeacher
+from curation.asks import Answer, Ask, Limits, draw_number
+from curation.local_teacher import LocalTeacher
+from curation.recipe import fit
+from curation.remote_teacher import Endpoint, RemoteTeacher
 from curation.stages import Drop, Row, Stage, makes_rows
 from data.encode import TEMPLATE_COLUMNS, read_prompt
 from data.messages import text_of
@@ -26,25 +30,55 @@ ANSWERS = ("prompt", "completion", "messages", "conversations", "chosen", "rejec
 
 
 @makes_rows
-def sample(*, model: str, num_samples: int = 4, temperature: float | tuple[float, ...] = 0.8,
-           rewards: str | None = None, max_new_tokens: int = 256, top_k: int = 0, top_p: float = 1.0,
-           min_p: float = 0.0, stop: tuple[str, ...] = (), templates: tuple[str, ...] = ("{prompt}",), seed: int = 0,
-           num_slots: int = 64, reward_timeout: float = 60.0, top_logprobs: int = 0, folder: Path) -> Stage:
-    """The stage. Several temperatures and templates are taken in turn, by sample."""
+def sample(*, model: str | dict[str, Any] | tuple[str | dict[str, Any], ...], num_samples: int = 4,
+           temperature: float | tuple[float, ...] = 0.8, rewards: str | None = None, max_new_tokens: int = 256,
+           top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, stop: tuple[str, ...] = (),
+           templates: tuple[str, ...] = ("{prompt}",), seed: int = 0, num_slots: int = 64,
+           reward_timeout: float = 60.0, top_logprobs: int = 0, folder: Path) -> Stage:
+    """The stage. Each of several models gives num_samples; temperatures and templates are taken in turn, by sample.
+
+    A model is what --model takes, the URL of a teacher, or a mapping of remote_teacher.Endpoint's fields.
+    """
     _check(num_samples, max_new_tokens, num_slots, templates)
     limits = Limits(max_new_tokens, top_k, top_p, min_p, stop, top_logprobs)
-    teachers = [LocalTeacher(model, limits, num_slots)]
+    teachers = [_open_teacher(each, limits, num_slots) for each in (model if isinstance(model, tuple) else (model,))]
     temperatures = temperature if isinstance(temperature, tuple) else (temperature,)
     plan = Plan(teachers, num_samples, temperatures, templates, seed)
     grader = Grader(rewards, reward_timeout, teachers[0].is_chat)
 
     def stage(rows: Iterable[Row]) -> Iterator[Row | Drop]:
         answers, rows = Answers(folder / "answers.jsonl"), iter(rows)
+        _count_spent(teachers, answers)
         while block := list(itertools.islice(rows, max(1, BLOCK // plan.per_prompt))):
             yield from _sample_block(block, plan, grader, answers)
 
     return stage
 
+
+
+def _open_teacher(model: str | dict[str, Any], limits: Limits, num_slots: int) -> Any:
+    """Raises InputError for a model that cannot be opened, and fields that an Endpoint does not have."""
+    if isinstance(model, str) and not model.startswith(("http://", "https://")):
+        return LocalTeacher(model, limits, num_slots)
+    return RemoteTeacher(_read_endpoint({"url": model} if isinstance(model, str) else model), limits)
+
+
+def _read_endpoint(fields: dict[str, Any]) -> Endpoint:
+    known, hints = [field.name for field in dataclasses.fields(Endpoint)], typing.get_type_hints(Endpoint)
+    unknown = next((name for name in fields if name not in known), None)
+    if unknown is not None or "url" not in fields:
+        raise InputError(f"a teacher has {f'no key {unknown!r}' if unknown is not None else 'no url'}; known are "
+                         f"{', '.join(known)}")
+    return Endpoint(**{name: fit(f"a teacher's {name}", value, hints[name]) for name, value in fields.items()})
+
+
+def _count_spent(teachers: Sequence[Any], answers: Answers) -> None:
+    """What answers of earlier runs have cost."""
+    for teacher in teachers:
+        if teacher.has_budget:
+            for value in answers.values():
+                if value["teacher"] == teacher.name:
+                    teacher.count(Answer(**value))
 
 
 class Plan(NamedTuple):
@@ -64,9 +98,13 @@ class Plan(NamedTuple):
     def ask(self, row: Row, number: int) -> Ask:
         """What is asked for sample `number` of a row."""
         template, temperature = number % len(self.templates), number % len(self.temperatures)
-        record = _with_template(normalise(row.record), self.templates[template])
+        place = f"{row.source} row {row.index}"
+        try:
+            record = _with_template(normalise(row.record), self.templates[template])
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
         draw = draw_number(self.seed, row.source, row.index, row.sample, number)
-        return Ask(f"{row.source} row {row.index}", record, self.temperatures[temperature], draw, template)
+        return Ask(place, record, self.temperatures[temperature], draw, template)
 
 
 def _sample_block(rows: Sequence[Row], plan: Plan, grader: "Grader", answers: Answers) -> Iterator[Row | Drop]:
