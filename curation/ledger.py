@@ -34,6 +34,8 @@ class Counts:
     """rows of the data that it was given, in however many completions"""
     places_left: Counter = dataclasses.field(default_factory=Counter)
     """rows of the data of which something is left"""
+    summary: dict = dataclasses.field(default_factory=dict)
+    """what else the stage tells of itself, by name"""
 
     @property
     def made(self) -> Counter:
@@ -53,11 +55,12 @@ class Counts:
     def as_dict(self) -> dict[str, dict[str, int]]:
         return {"read": dict(self.read), "made": {name: count for name, count in self.made.items() if count},
                 "kept": dict(self.kept), "dropped": dict(self.dropped), "places_read": dict(self.places_read),
-                "places_left": dict(self.places_left)}
+                "places_left": dict(self.places_left), "summary": self.summary}
 
     @staticmethod
     def from_dict(found: dict[str, Any]) -> "Counts":
-        return Counts(**{name: Counter(value) for name, value in found.items() if name != "made"})
+        return Counts(summary=found["summary"], **{name: Counter(value) for name, value in found.items()
+                                                   if name not in ("made", "summary")})
 
 
 class Places:

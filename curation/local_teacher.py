@@ -26,6 +26,12 @@ class LocalTeacher:
 
     has_budget = False
 
+    def takes_as_message(self, prompt: str) -> bool:
+        """Whether a string is what a user says, and not a text that a template has been applied to, or any text."""
+        from data.encode import is_rendered
+
+        return self.is_chat and not is_rendered(prompt, self.tokenizer)
+
     def key(self, ask: Ask) -> str:
         """By which an answer is known again: weights, prompt, controls and draw."""
         self._load()

@@ -29,6 +29,10 @@ STAGES = {
     "contamination": "contamination:contamination",
     "sample": "samples:sample",
     "best_of": "choose:best_of",
+    "rejection_sampling": "choose:rejection_sampling",
+    "pairs": "choose:pairs",
+    "labels": "choose:labels",
+    "difficulty": "choose:difficulty",
 }
 """name in a recipe -> module and function of what makes the stage; package.module:function names one of yours"""
 DEFAULT_MAX_REMOVAL = 0.5

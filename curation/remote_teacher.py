@@ -84,6 +84,10 @@ class RemoteTeacher:
             self._name = _first_model(self._endpoint)
         return f"{self._name} at {self._endpoint.url}"
 
+    def takes_as_message(self, prompt: str) -> bool:
+        """Whether a string is what a user says."""
+        return True
+
     @property
     def has_budget(self) -> bool:
         return self._endpoint.max_total_tokens is not None or self._endpoint.max_cost is not None

@@ -21,7 +21,7 @@ from curation.ledger import Counts, Places, check_counts, check_removal, drop_wr
 from curation.recipe import Recipe, Step
 from curation.rows import FileRows, digest
 from curation.stages import Drop, Row, Stage
-from errors import InputError
+from errors import InputError, shown
 from files import write_text
 
 SHARE = 1024
@@ -45,7 +45,8 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, proc
         if counts is None:
             counts = _run_stage(rows, step, stage, before, output, work, processes)
         total = sum(counts.kept.values()) + sum(counts.dropped.values())
-        tell(f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept")
+        told = "".join(f"; {name} {shown(value)}" for name, value in counts.summary.items())
+        tell(f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept{told}")
         _check_stage(step, counts, work)
         rows, before = FileRows(_file(work, "jsonl")), counts.after()
         counted.append(counts)
@@ -102,6 +103,7 @@ def _run_stage(rows: Sequence[Row], step: Step, stage: Stage, counts: Counts, ou
                 counts.kept[each.source] += 1
                 left.add(each)
                 keep(each)
+    counts.summary = getattr(stage, "summary", dict)()
     check_counts(step.label, counts, getattr(step.maker, "makes_rows", False))
     write_text(_file(work, "json"), json.dumps(counts.as_dict()))
     return counts

@@ -116,7 +116,8 @@ def _sample_block(rows: Sequence[Row], plan: Plan, grader: "Grader", answers: An
     for (row, teacher, number, ask), answer in zip(asked, given, strict=True):
         made.append(_completed(row, row.sample * plan.per_prompt + number, teacher.name, ask, answer))
     grader.grade([each for each in made if isinstance(each, Row)])
-    yield from made
+    for each, (_, teacher, _, _) in zip(made, asked):
+        yield _as_asked(each, teacher) if isinstance(each, Row) else each
 
 
 def _ask_all(asked: Sequence[tuple[Any, Ask]], answers: Answers) -> list[Answer]:
@@ -138,7 +139,8 @@ def _completed(row: Row, sample: int, teacher: str, ask: Ask, answer: Answer) ->
                          "temperature": ask.temperature}
     if answer.failure is not None:
         return Drop(Row(row.source, row.index, row.record, notes, sample), f"failed: {answer.failure}")
-    notes |= {"finish_reason": answer.finish_reason, "num_tokens": answer.usage[1]}
+    notes |= {"finish_reason": answer.finish_reason, "num_tokens": answer.usage[1],
+              "replaced": {name: value for name, value in row.record.items() if name in ANSWERS}}
     record = {name: value for name, value in row.record.items() if name not in ANSWERS}
     record = {"prompt": read_prompt(normalise(row.record)), "completion": answer.text} | record
     if answer.tokens is not None:
@@ -147,6 +149,17 @@ def _completed(row: Row, sample: int, teacher: str, ask: Ask, answer: Answer) ->
         record |= {"completion_tokens": answer.tokens, "top_tokens": [[each[0] for each in top] for top in answer.top],
                    "top_logps": [[each[1] for each in top] for top in answer.top]}
     return Row(row.source, row.index, record, notes, sample)
+
+
+def _as_asked(row: Row, teacher: Any) -> Row:
+    """The row as it is trained on: what the teacher was asked as a user's message is one, and so is its answer."""
+    prompt = row.record["prompt"]
+    if isinstance(prompt, str) and teacher.takes_as_message(prompt):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(prompt, list):
+        answer = {"role": "assistant", "content": row.record["completion"]}
+        row.record |= {"prompt": prompt, "completion": [answer]}
+    return row
 
 
 class Grader:

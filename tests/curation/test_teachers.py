@@ -83,13 +83,15 @@ def ask(teacher, folder, some=None, num_samples=2, **keys):
 def test_every_prompt_is_answered_and_none_twice(teacher, tmp_path):
     made = ask(teacher, tmp_path, temperature=[0.0, 0.7], templates=["{prompt}", "{prompt} Think."],
                rewards="chat_model:of_level,chat_model:digits=0.5")
-    assert [(row.index, row.sample, row.record["prompt"]) for row in made] == [
-        (index, number, f"p{index}") for index in range(3) for number in range(2)]
+    assert [(row.index, row.sample, row.record["prompt"][0]) for row in made] == [
+        (index, number, {"role": "user", "content": f"p{index}"}) for index in range(3) for number in range(2)]
+    assert {row.record["completion"][0]["role"] for row in made} == {"assistant"}
     assert {(body["temperature"], "Think" in body["messages"][0]["content"]) for body in teacher.bodies} == {
         (0.0, False), (0.7, True)}
     assert len({body["seed"] for body in teacher.bodies}) == 6
     for row in made:
-        digits = sum(map(str.isdigit, row.record["completion"])) / len(row.record["completion"])
+        text = row.record["completion"][0]["content"]
+        digits = sum(map(str.isdigit, text)) / len(text)
         assert row.notes["rewards"] == {"chat_model:of_level": row.index, "chat_model:digits": digits}
         assert row.notes["reward"] == row.index + digits / 2
         assert row.notes["teacher"] == f"wise at {teacher.url}"
