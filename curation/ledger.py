@@ -9,6 +9,7 @@ stage and source; scripts.recount counts again, from the files alone.
 import contextlib
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,15 +84,16 @@ def check_counts(label: str, counts: Counts, makes_rows: bool) -> None:
                              f"{dict(counts.dropped)}; a stage gives every row back once, as Row or Drop")
 
 
-def check_removal(label: str, counts: Counts, max_removal: float) -> None:
-    """Raises InputError where a stage removes more of a source than it may, or everything."""
+def check_removal(label: str, name: str, counts: Counts, max_removal: float) -> None:
+    """Raises InputError where a stage removes more of a source than it may, or everything; `name` is what max_removal
+    has it by."""
     for source, share in counts.removal().items():
         if share > max_removal:
             lost = counts.places_read[source] - counts.places_left[source]
             raise InputError(f"stage {label} removes {lost} of {counts.places_read[source]} rows of {source} "
                              f"({share:.1%}), more than its max_removal of {max_removal:g}; look at dropped/"
-                             f"{label}.parquet, then mend the stage, or allow it: max_removal: {{{label}: "
-                             f"{min(1.0, share + 0.01):.2f}}}")
+                             f"{label}.parquet, then mend the stage, or allow it: max_removal: {{{name}: "
+                             f"{math.ceil(share * 100) / 100:g}}}")
     if not sum(counts.kept.values()):
         raise InputError(f"stage {label} drops all {sum(counts.read.values())} rows that it is given; look at dropped/"
                          f"{label}.parquet, and mend the stage")

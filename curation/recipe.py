@@ -33,6 +33,8 @@ STAGES = {
     "pairs": "choose:pairs",
     "labels": "choose:labels",
     "difficulty": "choose:difficulty",
+    "mix": "mixing:mix",
+    "shuffle": "mixing:shuffle",
 }
 """name in a recipe -> module and function of what makes the stage; package.module:function names one of yours"""
 DEFAULT_MAX_REMOVAL = 0.5

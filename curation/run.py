@@ -56,7 +56,7 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, proc
 def _check_stage(step: Step, counts: Counts, work: Path) -> None:
     """Raises InputError as check_removal. What a teacher failed on is then asked for again the next time."""
     try:
-        check_removal(step.label, counts, step.max_removal)
+        check_removal(step.label, step.name, counts, step.max_removal)
     except InputError:
         if getattr(step.maker, "makes_rows", False):
             _file(work, "json").unlink()
