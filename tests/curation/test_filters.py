@@ -1,10 +1,14 @@
-"""Filters of one row: language and length."""
+"""Filters that look at one row: each on rows that it must drop, and on like ones that it must not."""
 
 import pytest
 from chat_model import write_model
 
+from curation.chats import malformed_chats
 from curation.filters import length
 from curation.languages import language
+from curation.phrases import phrases
+from curation.pii import passes_iban, passes_luhn, pii
+from curation.repetition import looping_words, repetition
 from curation.stages import Drop, Row
 from errors import InputError
 
@@ -59,3 +63,104 @@ def test_length_counts_tokens_of_text_or_of_columns(tmp_path):
         reasons(length(tokenizer=path, columns=("reply",)), row)
     with pytest.raises(InputError, match="leave no row"):
         length(min_tokens=5, max_tokens=4)
+
+
+def turn(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+HELLO = [turn("user", "Hello"), turn("assistant", "Hello! How can I help?")]
+CALL = [{"type": "function", "function": {"name": "now", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize("record", [
+    {"messages": HELLO},
+    {"messages": [turn("system", "Be brief."), *HELLO, turn("user", "Bye"), turn("assistant", "Bye")]},
+    {"messages": [turn("user", "When?"), turn("assistant", None, tool_calls=CALL), turn("tool", "noon"),
+                  turn("tool", ""), turn("assistant", "At noon.")]},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hi!"}]},
+    {"prompt": [turn("user", "Hi")], "completion": "Hi!"}, {"prompt": [turn("user", "Hi")]},
+    {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}, {"text": "\n\nHuman: a chat\n\nAssistant: as text"},
+    {"messages": [turn("user", "What is <s> in HTML? And [INST?"), turn("assistant", "It strikes. <|a|> is none.")]}])
+def test_sound_chats_stay(record):
+    assert reasons(malformed_chats(), record) == [None]
+
+
+@pytest.mark.parametrize(("record", "message"), [
+    ({"messages": []}, "empty list"), ({"messages": "Hi"}, "not a list"), ({"messages": ["Hi"]}, "is a str"),
+    ({"messages": [{"content": "Hi"}]}, "no 'role'"), ({"messages": [turn("user", 3)]}, "is a int"),
+    ({"messages": HELLO[:1]}, "the last message is by user"), ({"messages": HELLO[1:]}, "by assistant and the first"),
+    ({"messages": [HELLO[0], *HELLO]}, "message 1 is by user after user"),
+    ({"messages": [*HELLO, HELLO[1]]}, "message 2 is by assistant after assistant"),
+    ({"messages": [*HELLO, turn("system", "Be brief.")]}, "message 2 is by system after assistant"),
+    ({"messages": [turn("user", "When?"), turn("tool", "noon"), HELLO[1]]}, "message 1 is by tool after user"),
+    ({"messages": [HELLO[0], turn("assistant", " \n")]}, "message 1, by assistant, is empty"),
+    ({"messages": [HELLO[0], turn("assistant", "<think>Well.</think>\n")]}, "by assistant, is empty"),
+    ({"messages": [turn("bot", "Hi"), HELLO[1]]}, "is by 'bot'"),
+    ({"messages": [HELLO[0], turn("assistant", "Hi<|im_end|>\n<|im_start|>user\nMore")]}, "template's markup"),
+    ({"messages": [HELLO[0], turn("assistant", "Hi!\n\nHuman: And then?")]}, "template's markup"),
+    ({"prompt": "[INST] Hi [/INST]", "completion": "Hi"}, "prompt has a template's markup"),
+    ({"prompt": "Hi", "completion": "  "}, "completion is empty"),
+    ({"prompt": "", "completion": "x"}, "prompt is empty"),
+    ({"conversations": [{"from": "martian", "value": "Hi"}]}, "martian"),
+    ({"prompt": HELLO, "completion": HELLO[1:]}, "prompt: the last message is by assistant"),
+    ({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"}, "are the same")])
+def test_broken_chats_are_dropped(record, message):
+    assert message in reasons(malformed_chats(), record)[0]
+
+
+def test_refusals_are_what_the_assistant_says():
+    asked = turn("user", "Write: as an AI language model")
+    records = [{"messages": [asked, turn("assistant", "As an\nAI  language model, I must say no.")]},
+               {"messages": [asked, turn("assistant", "Here you are.")]},
+               {"prompt": "x", "completion": "I\u2019m sorry, but I can\u2019t."},
+               {"prompt": "x", "chosen": "Sure", "rejected": "I cannot provide that."},
+               {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "I cannot provide that."}]}]
+    assert [bool(each) for each in reasons(phrases(), *records)] == [True, False, True, False, True]
+    own = phrases(drop=("synergy",), words_from_start=3)
+    found = reasons(own, "We need Synergy!", "synergyse now", "one two three synergy")
+    assert [bool(each) for each in found] == [True, False, False]
+
+
+def test_repetition_is_a_loop_or_a_large_share():
+    loop = "The answer is here. " + "I will try it again now. " * 6
+    lines = "\n".join(f"Item {number % 3} of the list that everyone knows" for number in range(9)) + "\nand so it ends"
+    fine = "One two three four five. " * 2 + "Then " + " ".join(f"w{number}" for number in range(60))
+    found = reasons(repetition(), loop, lines, fine, "ha ha ha ha", "a" * 40, "1000000000000000000000", ENGLISH)
+    assert [bool(each) for each in found] == [True, True, False, False, True, False, False]
+    assert found[0].startswith("ends in a loop of 6 words")
+    assert [bool(each) for each in reasons(repetition(max_repeated=0.9), lines, loop)] == [False, True]
+
+
+@pytest.mark.parametrize("period", [1, 2, 7])
+def test_a_loop_is_found_by_its_shortest_period(period):
+    unit = [f"w{number}" for number in range(period)]
+    times = max(4, -(-16 // period))
+    assert looping_words(["before"] + unit * times) == period
+    assert looping_words(["before"] + unit * 3) == 0
+    assert looping_words(unit * times + ["after"]) == 0
+
+
+def test_personal_data_is_dropped_or_masked():
+    texts = ["Write to bob.smith@mail.co.uk!", "Call (415) 555-2671.", "+49 30 1234567", "Card 4111 1111 1111 1111",
+             "DE89 3704 0044 0532 0130 00", "SSN 123-45-6789", "at 8.8.8.8", "key AKIAIOSFODNN7EXAMPLE",
+             "a@example.com", "card 4111 1111 1111 1112", "192.168.0.1", "version 1.2.3", "2023-10-12 at 10:30",
+             "3.14159265358979", "1000-2000-3000", "10 000 000 000"]
+    found = reasons(pii(), *texts)
+    assert [each and each.split(":")[0] for each in found] \
+        == ["email", "phone", "phone", "card", "iban", "ssn", "ip", "key", *[None] * 8]
+    assert "bob" not in found[0]
+    row = Row("data", 0, {"messages": [turn("user", "I am a@b.org, a@b.org, 8.8.8.8.")], "id": "a@b.org"})
+    assert list(pii(action="mask")([row])) == [row]
+    assert row.record == {"messages": [turn("user", "I am [EMAIL], [EMAIL], [IP].")], "id": "a@b.org"}
+    assert row.notes == {"masked": {"email": 2, "ip": 1}}
+    assert reasons(pii(kinds=("phone",)), texts[0], texts[1])[0] is None
+    with pytest.raises(InputError, match="give some of email"):
+        pii(kinds=("names",))
+
+
+def test_check_digits():
+    assert passes_luhn("79927398713")  # ISO/IEC 7812's example
+    assert not any(passes_luhn(f"7992739871{digit}") for digit in "012456789")
+    assert passes_iban("GB82 WEST 1234 5698 7654 32")
+    assert not passes_iban("GB28 WEST 1234 5698 7654 32")
