@@ -43,8 +43,8 @@ def contamination(*, against: tuple[str, ...], ngram: int = 8, min_share: float 
     eight for 8 words).
 
     An n-gram that stands in more than `max_items` strings of an evaluation is its form ("write a function to find the")
-    and none of its questions. A string that has no other, or too few words, counts where a string of the row is the
-    same as a whole. What is paraphrased or translated has other words and is not found.
+    and none of its questions. Strings of a row of an evaluation that has no others, or too few words, count where a
+    string of the data is the same as a whole. What is paraphrased or translated has other words and is not found.
     Raises InputError for an evaluation that is the data.
     """
     if not against or ngram < 1:
@@ -66,9 +66,11 @@ def _read(names: Sequence[str], ngram: int, max_items: int) -> Index:
         texts = [(row, text) for row in range(len(source)) for text in strings(source[row])]
         hashes = [set(_hash_distinct(text, ngram)) for _, text in texts]
         common = {each for each, count in Counter(each for own in hashes for each in own).items() if count > max_items}
+        known = {row for (row, _), own in zip(texts, hashes) if own - common}
         for number, ((row, text), own) in enumerate(zip(texts, hashes), first):
             index.strings.append(Asked(name, row, len(own - common)))
-            for key in own - common or {_hash_whole(text)} - {None}:
+            whole = {_hash_whole(text)} - {None} if row not in known else set()
+            for key in own - common or whole:
                 index.owners[key].append(number)
     return Index(index.strings, dict(index.owners))
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ def _identify(text: str) -> list[tuple[str, float]]:
 
 
 def _letters(text: str) -> int:
-    """Letters, three for one of a script whose characters are syllables or words."""
-    return sum(3 if ord(letter) > 0x2e80 else 1 for letter in text if letter.isalpha())
+    """Letters and their marks, three for one of a script whose characters are syllables or words."""
+    return sum(3 if ord(letter) > 0x2e80 else 1 for letter in text if unicodedata.category(letter)[0] in "LM")
 
 
 @functools.cache

@@ -17,12 +17,12 @@ LETTERS = re.compile(r"([^\W\d_]{1,8}?)\1{15,}")
 
 
 @by_row
-def repetition(*, max_repeated: float = 0.3, ngram: int = 5) -> Stage:
+def repetition(*, max_repeated: float = 0.5, ngram: int = 5) -> Stage:
     """Drops rows with a text that repeats itself: more than `max_repeated` of its n-grams of words stand in it earlier
     already; or it ends in the same words four times or more; or a word is one to eight letters sixteen times.
 
     Each message is looked at alone. Rae et al. 2021 (Gopher, table A1) drop web pages above 0.15 for 5-grams; answers
-    and programs say things again more often.
+    with programs and tables repeat more.
     """
     if not 0 < max_repeated <= 1 or ngram < 1:
         raise InputError(f"max_repeated {max_repeated} is a share above 0 and up to 1, and ngram {ngram} is 1 or more")
