@@ -29,10 +29,11 @@ SHARE = 1024
 
 
 def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, processes: int = 1,
-               tell: Any = lambda line: None) -> tuple[Sequence[Row], list[Counts]]:
+               tell: Any = lambda line: None, bounded: bool = True) -> tuple[Sequence[Row], list[Counts]]:
     """(the rows that are left, the counts of each stage). `key` is a digest of the data.
 
-    Raises InputError where a stage removes more than it may, or everything; what was done stays.
+    Raises InputError where a stage removes more than it may, or everything, unless it is not `bounded`; what was done
+    stays.
     """
     for name in ("work", "dropped", "cache"):
         (output / name).mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,8 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, proc
         total = sum(counts.kept.values()) + sum(counts.dropped.values())
         told = "".join(f"; {name} {shown(value)}" for name, value in counts.summary.items())
         tell(f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept{told}")
-        _check_stage(step, counts, work)
+        if bounded:
+            _check_stage(step, counts, work)
         rows, before = FileRows(_file(work, "jsonl")), counts.after()
         counted.append(counts)
     return rows, counted

@@ -40,27 +40,43 @@ class Config:
     """The rows that are left are written like this."""
     processes: int = 1
     """Stages that decide on each row alone are shared by this many processes; what is kept is the same."""
+    dry_run: bool = False
+    """Nothing is applied: profile.json and report.html say what the stages would do."""
+    sample_rows: int = 256
+    """A dry run tries stages with a model, and those after them, on so many rows."""
 
 
 def main(config: Config) -> None:
     from curation.card import write_card
     from curation.output import write_kept
+    from curation.page import write_page
+    from curation.profile import Done, check_profile, dry_run, write_profile
     from curation.recipe import read_recipe
     from curation.rows import DataRows, digest, fingerprint
     from curation.run import finished, run_stages, write_counts
 
-    check_positive(config, "processes")
+    check_positive(config, "processes", "sample_rows")
     recipe, output = read_recipe(Path(config.stages)), Path(config.output_dir)
     rows = DataRows(config.data)
     key = fingerprint(rows)
     kept = output / f"kept.{config.format}"
+    if config.dry_run:
+        done = dry_run(rows, recipe, output, key, config.sample_rows, config.processes, command.print_once)
+        write_profile(output, rows, recipe, key, done, applied=False)
+        write_page(output)
+        command.print_once(f"nothing is applied; what the stages would do: {output}/report.html")
+        return
+    check_profile(output, key)
     if not finished(output, kept, digest(key, recipe.as_written())):
         left, counts = run_stages(rows, recipe, output, key, config.processes, command.print_once)
         write_kept(kept, left)
         write_counts(output, kept, key, recipe, counts)
         write_card(output, recipe, counts, left)
+        write_profile(output, rows, recipe, key, Done(left, counts, [0] * len(counts)), applied=True)
+        write_page(output)
         shutil.rmtree(output / "work")
-    command.print_once(f"kept: {kept}; dropped: {output}/dropped; what was done: {output}/card.md")
+    command.print_once(f"kept: {kept}; dropped: {output}/dropped; what was done: {output}/card.md, "
+                       f"{output}/report.html")
 
 
 if __name__ == "__main__":

@@ -39,3 +39,13 @@ def sour(*, folder):
         yield
 
     return stage
+
+
+def judged(*, model: str):
+    """Notes a verdict, as a stage with a model would."""
+    def stage(rows):
+        for row in rows:
+            row.notes["verdict"] = "good"
+            yield row
+
+    return stage

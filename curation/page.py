@@ -1,0 +1,103 @@
+"""report.html: a profile as a page for people, in one file without scripts."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from files import write_text
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d8dee6 }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #eceff3; vertical-align: top }
+td.number, th.number { text-align: right } .over { color: #b3261e; font-weight: 600 }
+.bar { display: inline-block; height: .7rem; background: #4a78b5; vertical-align: middle }
+.over .bar { background: #b3261e }
+.charts { display: flex; flex-wrap: wrap; gap: 1.2rem } .charts figure { margin: 0 } figcaption { font-size: .85rem }
+pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; white-space: pre-wrap; font-size: .85rem }
+details { margin: .3rem 0 } summary { cursor: pointer } .faint { color: #66707d }
+"""
+WIDTH, HEIGHT = 300, 110
+BEFORE, AFTER = "#b9c4d0", "#2f6f4f"
+
+
+def write_page(output: Path) -> None:
+    """Draws DIR/profile.json as DIR/report.html. Raises InputError where it cannot be written."""
+    profile = json.loads((output / "profile.json").read_text(encoding="utf-8"))
+    done = "applied" if profile["applied"] else "tried (--dry-run)"
+    body = [f"<h1>Curation, {done}</h1>", f"<p>{profile['rows']:,} rows are read and {profile['left']:,} left. "
+            f"Fingerprint of the data: <code>{profile['data'][:16]}</code></p>", _sample_note(profile),
+            "<h2>What each stage removes</h2>", _removal(profile["stages"]),
+            "<h2>Rows before and after</h2>", _histograms(profile["histograms"]), _groups(profile["groups"]),
+            "<h2>What each stage drops</h2>", *map(_examples, profile["stages"]),
+            "<h2>Recipe</h2>", f"<pre>{_text(yaml.safe_dump(profile['recipe'], sort_keys=False))}</pre>"]
+    write_text(output / "report.html", f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>Curation</title>\n"
+                                       f"<style>{STYLE}</style>\n<body>\n{chr(10).join(body)}\n</body></html>\n")
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _sample_note(profile: Mapping[str, Any]) -> str:
+    """Where stages were tried on a sample, which."""
+    sampled = [stage for stage in profile["stages"] if stage["sample"]]
+    return f"<p>From {_text(sampled[0]['stage'])} on, stages were tried on {sampled[0]['sample']:,} rows.</p>" \
+        if sampled else ""
+
+
+def _removal(stages: Sequence[Mapping[str, Any]]) -> str:
+    head = "".join(f"<th{' class=number' if number else ''}>{name}" for name, number in (
+        ("stage", 0), ("source", 0), ("read", 1), ("made", 1), ("dropped", 1), ("kept", 1), ("rows removed", 0),
+        ("at most", 1)))
+    rows = [_removal_row(stage, source, counts) for stage in stages for source, counts in stage["sources"].items()]
+    return f"<table><tr>{head}{''.join(rows)}</table>"
+
+
+def _removal_row(stage: Mapping[str, Any], source: str, counts: Mapping[str, Any]) -> str:
+    numbers = "".join(f"<td class=number>{counts[name]:,}" for name in ("read", "made", "dropped", "kept"))
+    share = counts["removal"]
+    over = " class=over" if source in stage["over"] else ""
+    return (f"<tr><td>{_text(stage['stage'])}<td>{_text(source)}{numbers}<td{over}><span class=bar style='width:"
+            f"{share * 8:.2f}rem'></span> {share:.1%}<td class=number>{stage['max_removal']:.0%}")
+
+
+def _histograms(histograms: Mapping[str, Mapping[str, list[float]]]) -> str:
+    key = (f"<p class=faint><span style='color:{BEFORE}'>&#9632;</span> before "
+           f"<span style='color:{AFTER}'>&#9632;</span> after</p>")
+    return f"{key}<div class=charts>{''.join(_histogram(name, each) for name, each in histograms.items())}</div>"
+
+
+def _histogram(name: str, counts: Mapping[str, list[float]]) -> str:
+    """Bars of what was before, and those of what is left in front of them."""
+    edges, highest = counts["edges"], max(1, *(count for when in ("before", "after") for count in counts.get(when, ())))
+    width = WIDTH / (len(edges) - 1)
+    bars = [f"<rect x='{place * width:.1f}' y='{HEIGHT - HEIGHT * count / highest:.1f}' width='{width - 1:.1f}' "
+            f"height='{HEIGHT * count / highest:.1f}' fill='{colour}'><title>{edges[place]:.4g} to "
+            f"{edges[place + 1]:.4g}: {count:,} {when}</title></rect>"
+            for when, colour in (("before", BEFORE), ("after", AFTER))
+            for place, count in enumerate(counts.get(when, ())) if count]
+    return (f"<figure><svg width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}'>{''.join(bars)}</svg>"
+            f"<figcaption>{_text(name)}, {edges[0]:.4g} to {edges[-1]:.4g}</figcaption></figure>")
+
+
+def _groups(groups: Mapping[str, Mapping[str, int]]) -> str:
+    return "".join(f"<p>{_text(name)}: {', '.join(f'{_text(value)} {count:,}' for value, count in counts.items())}</p>"
+                   for name, counts in groups.items())
+
+
+def _examples(stage: Mapping[str, Any]) -> str:
+    shown = [f"<details><summary>{_text(each['source'])} row {each['row']}: {_text(each['reason'])}{_instead(each)}"
+             f"</summary><pre>{_text(each['text'])}</pre></details>" for each in stage["examples"]]
+    return f"<h3>{_text(stage['stage'])}</h3>{''.join(shown) or '<p class=faint>nothing</p>'}"
+
+
+def _instead(example: Mapping[str, Any]) -> str:
+    kept = example["kept_instead"]
+    return f" <span class=faint>({_text(kept['source'])} row {kept['row']} is kept)</span>" if kept else ""
