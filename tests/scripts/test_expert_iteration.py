@@ -1,0 +1,50 @@
+"""make curate: its recipes are ones that scripts.curate and scripts.sft take, and rounds go on from each other."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.parsing import parse_recipe
+from curation.recipe import parse_recipe as parse_stages
+from curation.recipe import read_recipe
+from data.sources import open_source
+from errors import InputError
+from scripts import expert_iteration, sft
+from scripts.expert_iteration import PROBLEMS, STAGES, TRAINING, Config, write_stages
+
+
+def test_the_recipes_are_read_and_agree_on_what_is_held_out():
+    pytest.importorskip("reasoning_gym")
+    stages = {step.name: step.keys for step in read_recipe(STAGES).steps}
+    tasks = parse_recipe(sft.Config, TRAINING).evaluate.names
+    assert [task.partition(":gym:")[2] for task in tasks] == [
+        name.removeprefix("gym:") for name in stages["contamination"]["against"]]
+    assert [len(open_source(each)) for each in PROBLEMS] == [400, 400]
+    assert {each.source for each in PROBLEMS}.isdisjoint(stages["contamination"]["against"])
+
+
+def test_a_recipe_of_the_next_round_has_the_last_rounds_model(tmp_path):
+    first = yaml.safe_load(write_stages(tmp_path / "a", str(STAGES), None, 3).read_text())
+    second = yaml.safe_load(write_stages(tmp_path / "b", str(STAGES), "runs/x", 3).read_text())
+    assert [step.keys["seed"] for step in parse_stages(first).steps if step.name == "sample"] == [3]
+    assert [step.keys["model"] for step in parse_stages(second).steps if step.name == "sample"] == ["runs/x"]
+    (tmp_path / "none.yaml").write_text("stages: [exact_duplicates]")
+    with pytest.raises(InputError, match="no recipe with a stage sample"):
+        write_stages(tmp_path / "c", str(tmp_path / "none.yaml"), None, 0)
+
+
+def test_rounds_train_on_what_the_last_model_answered(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(expert_iteration.curate, "main", lambda config: done.append(
+        ("curate", [stage["sample"]["model"] for stage in yaml.safe_load(Path(config.stages).read_text())["stages"]
+                    if "sample" in stage], config.output_dir)))
+    monkeypatch.setattr(expert_iteration.sft, "main", lambda config: done.append(
+        ("sft", config.model, [each.source for each in config.data], config.output_dir)))
+    expert_iteration.main(dataclasses.replace(Config(), output_dir=str(tmp_path), rounds=2))
+    base = "smollm2-135m-instruct"
+    assert done == [("curate", [base], f"{tmp_path}/round-1/data"),
+                    ("sft", base, [f"{tmp_path}/round-1/data/kept.jsonl"], f"{tmp_path}/round-1/run"),
+                    ("curate", [f"{tmp_path}/round-1/run"], f"{tmp_path}/round-2/data"),
+                    ("sft", base, [f"{tmp_path}/round-2/data/kept.jsonl"], f"{tmp_path}/round-2/run")]
