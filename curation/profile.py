@@ -60,7 +60,7 @@ def dry_run(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, sample_
 
 
 def needs_model(step: Step) -> bool:
-    return "model" in inspect.signature(step.maker).parameters
+    return bool({"model", "rewards"} & set(inspect.signature(step.maker).parameters))
 
 
 class Spaced(Sequence):

@@ -53,6 +53,10 @@ class Spool:
         source, sample = list(self._sources)[self._source_ids[number]], self._samples[number]
         return (source, self._indices[number], sample) if sample else (source, self._indices[number])
 
+    def preference(self, number: int) -> float:
+        """The number by which the row that came as `number` is ranked."""
+        return self._preferences[number]
+
     def best_first(self) -> np.ndarray:
         """Numbers of the rows by what `prefer` names, highest first, equals in the order in which they came."""
         return np.argsort(-np.frombuffer(self._preferences, np.float64), kind="stable")

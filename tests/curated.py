@@ -49,3 +49,10 @@ def judged(*, model: str):
             yield row
 
     return stage
+
+
+def fussy(prompts, completions, **columns):
+    """A reward that has no verdict on the first row, and fails on the others."""
+    if len(prompts) > 1 or prompts[0] != "What is it?":
+        raise ValueError("fussy")
+    return [None]
