@@ -56,3 +56,8 @@ def fussy(prompts, completions, **columns):
     if len(prompts) > 1 or prompts[0] != "What is it?":
         raise ValueError("fussy")
     return [None]
+
+
+def letters(texts):
+    """An encoder: how often each letter is in a text."""
+    return [[text.count(chr(letter)) for letter in range(97, 123)] for text in texts]
