@@ -1,6 +1,7 @@
 """The recipe of curation: a chat model learns to add and multiply from the best of its own answers, round by round."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def main(config: Config) -> None:
         print(f"round {number} of {config.rounds}: the original model learns from them", flush=True)
         train(folder, config)
         model = str(folder / "run")
-    print(f"rows and answers: {folder}/data; the run: {folder}/run\n"
+    plot(folder)
+    print(f"rows and answers: {folder}/data; the run: {folder}/run; a picture of both: {folder}/report.png\n"
           f"Next: python -m scripts.generate --model {folder}/run --temperature 0 --prompt "
           f"'State the final answer to the following arithmetic problem: 7 + 5 ='")
 
@@ -81,6 +83,43 @@ def train(folder: Path, config: Config) -> Any:
     sft.main(recipe)
     if done:
         print(tables.read_text())
+
+
+def plot(folder: Path) -> None:
+    """report.png: the rows that each stage left, and right answers before and after, with their intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    stages = json.loads((folder / "data" / "counts.json").read_text())["stages"]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6))
+    rows = [sum(stages[0]["read"].values()), *(sum(stage["kept"].values()) for stage in stages)]
+    bars = left.barh(["read", *(stage["stage"] for stage in stages)], rows, color="tab:gray")
+    left.bar_label(bars, padding=3)
+    left.invert_yaxis()
+    left.set(xlabel="rows behind each stage", xlim=(0, 1.15 * max(rows)))
+    evaluations = sorted((folder / "run" / "evals").glob("step-*"))
+    for number, (when, path) in enumerate((("before", evaluations[0]), ("after", evaluations[-1]))):
+        draw_figures(right, path, when, 0.38 * number)
+    right.set(ylabel="right answers, 95 % intervals", ylim=(0, 1.02))
+    right.legend(loc="upper left")
+    figure.tight_layout()
+    figure.savefig(folder / "report.png", dpi=120)
+    pyplot.close(figure)
+
+
+def draw_figures(axes: Any, evaluation: Path, when: str, shift: float) -> None:
+    """Bars of the first metric of each task."""
+    from evals.figures import figures_of
+    from evals.results import read_evaluation
+
+    tasks = {task: figures_of(samples)[0].estimate for task, samples in read_evaluation(evaluation).items()}
+    places = [number + shift for number in range(len(tasks))]
+    means = [each.mean for each in tasks.values()]
+    errors = [[each.mean - each.low for each in tasks.values()], [each.high - each.mean for each in tasks.values()]]
+    axes.bar(places, means, width=0.36, yerr=errors, capsize=4, label=when)
+    axes.set_xticks([number + 0.19 for number in range(len(tasks))], [task.split(":")[1] for task in tasks])
 
 
 if __name__ == "__main__":

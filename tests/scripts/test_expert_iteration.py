@@ -1,6 +1,7 @@
 """make curate: its recipes are ones that scripts.curate and scripts.sft take, and rounds go on from each other."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from curation.recipe import parse_recipe as parse_stages
 from curation.recipe import read_recipe
 from data.sources import open_source
 from errors import InputError
+from evals.results import write_evaluation
+from evals.samples import Sample
 from scripts import expert_iteration, sft
 from scripts.expert_iteration import PROBLEMS, STAGES, TRAINING, Config, write_stages
 
@@ -42,9 +45,23 @@ def test_rounds_train_on_what_the_last_model_answered(tmp_path, monkeypatch):
                     if "sample" in stage], config.output_dir)))
     monkeypatch.setattr(expert_iteration.sft, "main", lambda config: done.append(
         ("sft", config.model, [each.source for each in config.data], config.output_dir)))
+    monkeypatch.setattr(expert_iteration, "plot", lambda folder: None)
     expert_iteration.main(dataclasses.replace(Config(), output_dir=str(tmp_path), rounds=2))
     base = "smollm2-135m-instruct"
     assert done == [("curate", [base], f"{tmp_path}/round-1/data"),
                     ("sft", base, [f"{tmp_path}/round-1/data/kept.jsonl"], f"{tmp_path}/round-1/run"),
                     ("curate", [f"{tmp_path}/round-1/run"], f"{tmp_path}/round-2/data"),
                     ("sft", base, [f"{tmp_path}/round-2/data/kept.jsonl"], f"{tmp_path}/round-2/run")]
+
+
+def test_the_picture_has_rows_by_stage_and_answers_before_and_after(tmp_path):
+    stages = [{"stage": "sample", "read": {"a": 2}, "kept": {"a": 16}},
+              {"stage": "best_of", "read": {}, "kept": {"a": 2}}]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/counts.json").write_text(json.dumps({"stages": stages}))
+    for step, right in ((0, 1.0), (40, 3.0)):
+        samples = [Sample("gym_exact:sums:x", f"q{number}", f"q{number}", 0, "p", "c", "stop",
+                          {"exact": float(number < right)}, "") for number in range(4)]
+        write_evaluation(tmp_path / f"run/evals/step-{step:06d}", {"gym_exact:sums:x": samples}, {})
+    expert_iteration.plot(tmp_path)
+    assert (tmp_path / "report.png").stat().st_size > 5000
