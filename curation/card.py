@@ -9,7 +9,6 @@ import yaml
 from curation.ledger import Counts
 from curation.recipe import Recipe
 from curation.stages import Row
-from errors import shown
 from files import write_text
 
 
@@ -34,7 +33,7 @@ def _stages(recipe: Recipe, counts: Sequence[Counts]) -> str:
     lines = [f"| {step.label} | {source} | {each.read[source]} | {each.made[source]} | {each.dropped[source]} | "
              f"{each.kept[source]} | {each.removal().get(source, 0):.1%} | {step.max_removal:g} |"
              for step, each in zip(recipe.steps, counts) for source in each.read]
-    told = [f"{step.label}: " + ", ".join(f"{name} {shown(value)}" for name, value in each.summary.items()) + "."
+    told = [f"{step.label}: {', '.join(each.told())}."
             for step, each in zip(recipe.steps, counts) if each.summary]
     table = "\n".join(["| stage | source | read | made | dropped | kept | rows removed | at most |",
                        "|---|---|---|---|---|---|---|---|", *lines])

@@ -53,6 +53,11 @@ class Counts:
         """Of the next stage, before it has done anything."""
         return Counts(Counter(self.kept), places_read=Counter(self.places_left))
 
+    def told(self) -> list[str]:
+        """The summary in words."""
+        return [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in self.summary.items()]
+
     def as_dict(self) -> dict[str, dict[str, int]]:
         return {"read": dict(self.read), "made": {name: count for name, count in self.made.items() if count},
                 "kept": dict(self.kept), "dropped": dict(self.dropped), "places_read": dict(self.places_read),

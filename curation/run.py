@@ -21,7 +21,7 @@ from curation.ledger import Counts, Places, check_counts, check_removal, drop_wr
 from curation.recipe import Recipe, Step
 from curation.rows import FileRows, digest
 from curation.stages import Drop, Row, Stage
-from errors import InputError, shown
+from errors import InputError
 from files import write_text
 
 SHARE = 1024
@@ -46,8 +46,7 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, proc
         if counts is None:
             counts = _run_stage(rows, step, stage, before, output, work, processes)
         total = sum(counts.kept.values()) + sum(counts.dropped.values())
-        told = "".join(f"; {name} {shown(value)}" for name, value in counts.summary.items())
-        tell(f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept{told}")
+        tell("; ".join([f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept", *counts.told()]))
         if bounded:
             _check_stage(step, counts, work)
         rows, before = FileRows(_file(work, "jsonl")), counts.after()

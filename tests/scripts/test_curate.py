@@ -44,7 +44,8 @@ def test_a_folder_of_rows_becomes_kept_dropped_and_a_card(run_script, data, reci
     card = (out / "card.md").read_text()
     assert f"| {data[0]} | 30 | 10 | 33.3% |" in card
     assert yaml.safe_load(card.partition("```yaml")[2].partition("```")[0])["stages"][0] == STAGES[0]
-    assert {path.name for path in out.iterdir()} == {f"kept.{kind}", "dropped", "cache", "card.md", "counts.json"}
+    assert {path.name for path in out.iterdir()} == {f"kept.{kind}", "dropped", "cache", "card.md", "counts.json",
+                                                     "profile.json", "report.html"}
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert run_script("curate", *flags)[0] == 0
