@@ -78,7 +78,7 @@ def _read(names: Sequence[str], ngram: int, max_items: int) -> Index:
 def _hash_distinct(text: str, ngram: int) -> list[int]:
     """Of a string's n-grams; none of a string of fewer words."""
     found = words(text)
-    return hash_ngrams(found, ngram) if len(found) >= ngram else []
+    return hash_ngrams(found, ngram).tolist() if len(found) >= ngram else []
 
 
 def _hash_whole(text: str) -> int | None:

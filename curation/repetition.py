@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from curation.filters import dropping
 from curation.stages import Stage, by_row
 from curation.words import hash_ngrams, parts, words
@@ -42,8 +44,10 @@ def _problem(text: str, max_repeated: float, ngram: int) -> str | None:
 
 def repeated_share(words: list[str], ngram: int) -> float:
     """The share of n-grams that stand earlier in the text, too; 0 of a text of few words."""
-    ngrams = hash_ngrams(words, ngram) if len(words) >= MIN_WORDS else []
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    if len(words) < max(MIN_WORDS, ngram):
+        return 0.0
+    ngrams = hash_ngrams(words, ngram)
+    return 1 - len(np.unique(ngrams)) / len(ngrams)
 
 
 def looping_words(words: Sequence[str]) -> int:

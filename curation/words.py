@@ -1,5 +1,6 @@
 """What texts are compared by: words, n-grams of them as 64-bit hashes, and the text without its typography."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -32,17 +33,32 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().translate(_INVISIBLE).split())
 
 
-def hash_ngrams(words: list[str], n: int) -> list[int]:
-    """A 64-bit hash of each n words in a row; of all of them together where there are fewer; none of no words."""
-    if not words:
-        return []
-    return [xxhash.xxh3_64_intdigest("\n".join(words[start : start + n]).encode("utf-8", "surrogatepass"))
-            for start in range(max(1, len(words) - n + 1))]
+def hash_ngrams(words: list[str], n: int) -> np.ndarray:
+    """A 64-bit hash of each n words in a row, uint64; of all of them together where there are fewer; none of no words.
+
+    The hash of words w_1 ... w_n is the sum of odd_i * hash(w_i) modulo 2^64.
+    """
+    hashes, n = np.array([_hash_word(word) for word in words], np.uint64), min(n, len(words))
+    total = np.zeros(len(words) - n + 1 if n else 0, np.uint64)
+    for place, odd in enumerate(_odd_numbers(n)):
+        total += odd * hashes[place : place + len(total)]
+    return total
+
+
+@functools.lru_cache(2**16)
+def _hash_word(word: str) -> int:
+    return xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass"))
+
+
+@functools.lru_cache(64)
+def _odd_numbers(count: int) -> np.ndarray:
+    """uint64 [count], the first ones of always the same sequence."""
+    return np.random.default_rng(0).integers(0, 2**63, count, np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def ngram_set(text: str, n: int) -> np.ndarray:
     """The distinct n-grams of words and operators, as sorted uint64 hashes."""
-    return np.unique(np.array(hash_ngrams(words(text, operators=True), n), np.uint64))
+    return np.unique(hash_ngrams(words(text, operators=True), n))
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
@@ -63,7 +79,7 @@ def parts(row: Row, columns: Sequence[str] = ()) -> list[str]:
         raise InputError(f"{row.source} row {row.index}: no column {missing[0] if missing else 'with text'}, only "
                          f"{', '.join(sorted(row.record))}; rename one: --data '{{source: NAME, columns: {{text: "
                          f"THEIRS}}}}'")
-    return [part for name in columns or TEXT_COLUMNS for part in _split(row.record.get(name))]
+    return [part for name in columns or TEXT_COLUMNS if name in row.record for part in _split(row.record[name])]
 
 
 def _split(value: Any) -> list[str]:
