@@ -37,6 +37,8 @@ class Answer:
     """A teacher's completion, or why there is none."""
 
     text: str = ""
+    thought: str = ""
+    """before it, where the teacher tells the two apart (reasoning_content)"""
     finish_reason: str = ""
     """stop, length, or what the teacher says"""
     tokens: list[int] | None = None

@@ -141,10 +141,15 @@ def schema(key: str) -> Any:
 
 def _as_columns(drop: Drop) -> dict[str, Any]:
     row, instead = drop.row, drop.kept_instead
-    return {"row": row.index, "source": row.source, "sample": row.sample, "reason": drop.reason,
+    return {"row": row.index, "source": row.source, "sample": row.sample, "reason": in_utf8(drop.reason),
             "kept_instead": instead and dict(zip(("source", "row", "sample"), (*instead, 0))),
-            "record": json.dumps(row.record, ensure_ascii=False, default=str),
-            "notes": json.dumps(row.notes, ensure_ascii=False, default=str)}
+            "record": in_utf8(json.dumps(row.record, ensure_ascii=False, default=str)),
+            "notes": in_utf8(json.dumps(row.notes, ensure_ascii=False, default=str))}
+
+
+def in_utf8(text: str) -> str:
+    """The text with half a surrogate pair, which UTF-8 cannot hold, as its escape."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager

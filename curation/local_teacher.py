@@ -89,7 +89,7 @@ class LocalTeacher:
         for stop in self._limits.stop:
             text = text.split(stop)[0]
         likeliest = [[[token, logp] for token, logp in each.items()] for each in top] or None
-        return Answer(text, output.finish_reason, tokens, logps, likeliest, (prompt_length, len(tokens)),
+        return Answer(text, "", output.finish_reason, tokens, logps, likeliest, (prompt_length, len(tokens)),
                       self.name)
 
     def _encode(self, asks: Sequence[Ask]) -> list[list[int] | None]:

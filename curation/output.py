@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.stages import Row
+from errors import InputError
 from files import whole_file
 
 PROVENANCE = ("source", "row", "sample", "teacher", "reward", "rewards", "stage")
@@ -44,7 +45,11 @@ def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.unify_schemas([table.schema for table in _tables(rows)], promote_options="permissive")
+    try:
+        schema = pa.unify_schemas([table.schema for table in _tables(rows)], promote_options="permissive")
+    except (UnicodeEncodeError, pa.ArrowException) as error:
+        raise InputError(f"{path}: the rows do not fit a Parquet table ({' '.join(str(error).split())[:150]}); give "
+                         f"the same command with --format jsonl") from None
     with whole_file(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for table in _tables(rows, schema):
             writer.write_table(table)

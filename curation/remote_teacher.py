@@ -217,6 +217,7 @@ class RemoteTeacher:
             found = json.loads(given)
             choice, usage = found["choices"][0], found.get("usage") or {}
             text, finish_reason = choice["message"]["content"], choice.get("finish_reason") or "stop"
+            thought = choice["message"].get("reasoning_content") or choice["message"].get("reasoning") or ""
             tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
             top = _likeliest(choice) if self._limits.num_likeliest else None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -227,7 +228,7 @@ class RemoteTeacher:
         if self.has_budget and not tokens[1] and text:
             raise InputError(f"teacher {self.name} does not say how many tokens it used (usage), so no budget can be "
                              f"kept; leave max_total_tokens and max_cost out")
-        return Answer(text, finish_reason, top=top, usage=tokens, teacher=self.name)
+        return Answer(text, str(thought), finish_reason, top=top, usage=tokens, teacher=self.name)
 
 
 def _fetch(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> bytes:

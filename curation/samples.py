@@ -8,6 +8,7 @@ answered is dropped with the reason. Answers are kept (answers.py), so nothing i
 import dataclasses
 import itertools
 import typing
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,10 @@ from data.messages import text_of
 from data.records import normalise
 from errors import InputError
 
-BLOCK = 256
+BLOCK = 1024
 """completions that are asked for together"""
+GRADED = 256
+"""completions that rewards are asked about together, within their time"""
 ANSWERS = ("prompt", "completion", "messages", "conversations", "chosen", "rejected")
 """columns of a row that its sampled answer takes the place of"""
 
@@ -34,25 +37,49 @@ def sample(*, model: str | dict[str, Any] | tuple[str | dict[str, Any], ...], nu
            temperature: float | tuple[float, ...] = 0.8, rewards: str | None = None, max_new_tokens: int = 256,
            top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, stop: tuple[str, ...] = (),
            templates: tuple[str, ...] = ("{prompt}",), seed: int = 0, num_slots: int = 64,
-           reward_timeout: float = 60.0, top_logprobs: int = 0, folder: Path) -> Stage:
+           reward_timeout: float = 60.0, top_logprobs: int = 0, drop_truncated: bool = False,
+           folder: Path) -> Stage:
     """The stage. Each of several models gives num_samples; temperatures and templates are taken in turn, by sample.
 
     A model is what --model takes, the URL of a teacher, or a mapping of remote_teacher.Endpoint's fields.
+    `reward_timeout` are the seconds that each reward has for GRADED completions. What was cut at `max_new_tokens`
+    stays, as a wrong answer does, unless `drop_truncated`. Tells how many completions there are, their tokens and mean
+    reward, how many were cut, how many could not be had, and how many rewards failed on.
     """
     _check(num_samples, max_new_tokens, num_slots, templates)
     limits = Limits(max_new_tokens, top_k, top_p, min_p, stop, top_logprobs)
     teachers = [_open_teacher(each, limits, num_slots) for each in (model if isinstance(model, tuple) else (model,))]
     temperatures = temperature if isinstance(temperature, tuple) else (temperature,)
     plan = Plan(teachers, num_samples, temperatures, templates, seed)
-    grader = Grader(rewards, reward_timeout, teachers[0].is_chat)
+    grader, told = Grader(rewards, reward_timeout, teachers[0].is_chat), Counter()
 
     def stage(rows: Iterable[Row]) -> Iterator[Row | Drop]:
         answers, rows = Answers(folder / "answers.jsonl"), iter(rows)
         _count_spent(teachers, answers)
         while block := list(itertools.islice(rows, max(1, BLOCK // plan.per_prompt))):
-            yield from _sample_block(block, plan, grader, answers)
+            for each in _sample_block(block, plan, grader, answers):
+                _count(each, told)
+                is_cut = isinstance(each, Row) and each.notes["finish_reason"] == "length"
+                yield Drop(each, "cut at max_new_tokens") if is_cut and drop_truncated else each
 
+    stage.summary = lambda: _summarise(told)
     return stage
+
+
+def _count(each: Row | Drop, told: Counter) -> None:
+    if isinstance(each, Drop):
+        told["completions_failed"] += 1
+        return
+    told.update(completions=1, tokens=each.notes["num_tokens"], rewards_failed="failed" in each.notes,
+                truncated=each.notes["finish_reason"] == "length")
+    reward = each.notes.get("reward")
+    told.update(graded=reward is not None, reward=reward or 0.0)
+
+
+def _summarise(told: Counter) -> dict[str, Any]:
+    names = ("completions", "completions_failed", "truncated", "tokens", "rewards_failed")
+    mean = {"mean_reward": told["reward"] / told["graded"]} if told["graded"] else {}
+    return {name: told[name] for name in names} | mean
 
 
 
@@ -115,7 +142,9 @@ def _sample_block(rows: Sequence[Row], plan: Plan, grader: "Grader", answers: An
     given = _ask_all([(teacher, ask) for _, teacher, _, ask in asked], answers)
     for (row, teacher, number, ask), answer in zip(asked, given, strict=True):
         made.append(_completed(row, row.sample * plan.per_prompt + number, teacher.name, ask, answer))
-    grader.grade([each for each in made if isinstance(each, Row)])
+    answered = [each for each in made if isinstance(each, Row)]
+    for start in range(0, len(answered), GRADED):
+        grader.grade(answered[start : start + GRADED])
     for each, (_, teacher, _, _) in zip(made, asked):
         yield _as_asked(each, teacher) if isinstance(each, Row) else each
 
@@ -143,8 +172,8 @@ def _completed(row: Row, sample: int, teacher: str, ask: Ask, answer: Answer) ->
               "replaced": {name: value for name, value in row.record.items() if name in ANSWERS}}
     record = {name: value for name, value in row.record.items() if name not in ANSWERS}
     record = {"prompt": read_prompt(normalise(row.record)), "completion": answer.text} | record
-    if answer.tokens is not None:
-        notes["completion_ids"] = answer.tokens
+    notes |= {"completion_ids": answer.tokens} if answer.tokens is not None else {}
+    notes |= {"thought": answer.thought} if answer.thought else {}
     if answer.top is not None:
         record |= {"completion_tokens": answer.tokens, "top_tokens": [[each[0] for each in top] for top in answer.top],
                    "top_logps": [[each[1] for each in top] for top in answer.top]}
@@ -157,8 +186,9 @@ def _as_asked(row: Row, teacher: Any) -> Row:
     if isinstance(prompt, str) and teacher.takes_as_message(prompt):
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, list):
+        thought = row.notes.pop("thought", "")
         answer = {"role": "assistant", "content": row.record["completion"]}
-        row.record |= {"prompt": prompt, "completion": [answer]}
+        row.record |= {"prompt": prompt, "completion": [answer | ({"reasoning_content": thought} if thought else {})]}
     return row
 
 

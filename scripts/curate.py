@@ -61,22 +61,25 @@ def main(config: Config) -> None:
     key = fingerprint(rows)
     kept = output / f"kept.{config.format}"
     if config.dry_run:
-        done = dry_run(rows, recipe, output, key, config.sample_rows, config.processes, command.print_once)
+        done = dry_run(rows, recipe, output, key, config.sample_rows, config.processes, tell)
         write_profile(output, rows, recipe, key, done, applied=False)
         write_page(output)
-        command.print_once(f"nothing is applied; what the stages would do: {output}/report.html")
+        tell(f"nothing is applied; what the stages would do: {output}/report.html")
         return
     check_profile(output, key)
     if not finished(output, kept, digest(key, recipe.as_written())):
-        left, counts = run_stages(rows, recipe, output, key, config.processes, command.print_once)
+        left, counts = run_stages(rows, recipe, output, key, config.processes, tell)
         write_kept(kept, left)
         write_counts(output, kept, key, recipe, counts)
         write_card(output, recipe, counts, left)
         write_profile(output, rows, recipe, key, Done(left, counts, [0] * len(counts)), applied=True)
         write_page(output)
         shutil.rmtree(output / "work")
-    command.print_once(f"kept: {kept}; dropped: {output}/dropped; what was done: {output}/card.md, "
-                       f"{output}/report.html")
+    tell(f"kept: {kept}; dropped: {output}/dropped; what was done: {output}/card.md, {output}/report.html")
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import curation.run as running
+from curation.output import write_kept
 from curation.recipe import parse_recipe
 from curation.rows import DataRows, fingerprint
 from curation.run import run_stages
@@ -103,3 +104,15 @@ def test_a_source_given_twice_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(InputError, match="is given twice"):
         DataRows([DataSource(str(tmp_path / "a.jsonl"))] * 2)
+
+
+def test_half_a_surrogate_pair_is_kept_and_dropped_by_its_escape(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d"}\n{"text": "\\ud83d much longer"}\n')
+    rows = DataRows([DataSource(str(tmp_path / "a.jsonl"))])
+    left, _ = run(rows, tmp_path / "out", STAGES)
+    write_kept(tmp_path / "kept.jsonl", left)
+    assert json.loads((tmp_path / "kept.jsonl").read_text())["text"] == "\ud83d"
+    dropped = pq.read_table(tmp_path / "out/dropped/curated.shorter.parquet").to_pylist()
+    assert json.loads(dropped[0]["record"]) == {"text": "\ud83d much longer"}
+    with pytest.raises(InputError, match="--format jsonl"):
+        write_kept(tmp_path / "kept.parquet", left)

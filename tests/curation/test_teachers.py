@@ -179,6 +179,38 @@ def test_a_budget_needs_usage(teacher, tmp_path):
     assert len(ask(teacher, tmp_path)) == 6
 
 
+def test_several_teachers_and_what_they_think(teacher, tmp_path):
+    teacher.outcome = lambda body, n: (200, usual(body, body["model"])) if body["model"] == "quick" else (
+        200, {"choices": [{"message": {"content": "deep", "reasoning_content": "hm"}}]})
+    some = [Row("a.jsonl", 0, {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+                                            {"role": "assistant", "content": "old"}], "id": 7})]
+    made = ask(teacher, tmp_path, some, model=[{"url": teacher.url, "name": name} for name in ("quick", "slow")],
+               templates=["{prompt}", "Now: {prompt}"])
+    assert [(row.sample, row.record["completion"]) for row in made] == [
+        *((number, [{"role": "assistant", "content": "quick"}]) for number in (0, 1)),
+        *((number, [{"role": "assistant", "content": "deep", "reasoning_content": "hm"}]) for number in (2, 3))]
+    assert all(row.record["prompt"] == some[0].record["messages"][:2] and row.record["id"] == 7 for row in made)
+    assert "messages" not in made[0].record
+    assert sorted({body["messages"][1]["content"] for body in teacher.bodies}) == ["Now: u", "u"]
+
+
+def test_what_is_told_of_completions(teacher, tmp_path):
+    teacher.outcome = lambda body, n: (400, {}) if "p1" in str(body["messages"]) else None
+    stage = sample(model=teacher.url, num_samples=2, rewards="chat_model:of_level", folder=tmp_path)
+    list(stage([*rows(), Row("a.jsonl", 3, {"prompt": "p3", "level": "none"})]))
+    assert stage.summary() == {"completions": 6, "completions_failed": 2, "truncated": 0, "tokens": 60,
+                               "rewards_failed": 2, "mean_reward": 1.0}
+
+
+def test_what_was_cut_is_told_and_dropped_where_asked(teacher, tmp_path):
+    cut = {"choices": [{"message": {"content": "and so"}, "finish_reason": "length"}]}
+    teacher.outcome = lambda body, n: (200, cut) if "p1" in str(body["messages"]) else None
+    for drop_truncated in (False, True):
+        stage = sample(model=teacher.url, num_samples=2, drop_truncated=drop_truncated, folder=tmp_path)
+        assert [isinstance(each, Drop) for each in stage(rows())] == [False, False, *[drop_truncated] * 2, False, False]
+        assert stage.summary()["truncated"] == 2
+
+
 def test_top_logprobs_are_kept(teacher, tmp_path):
     content = [{"top_logprobs": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.0}]}]
     teacher.outcome = lambda body, n: (200, {"choices": [{"message": {"content": "a"}, "logprobs": {

@@ -98,7 +98,7 @@ def test_a_model_answers_and_the_best_is_kept(run_script, write_rows, recipe, tm
     model = write_model(tmp_path / "model")
     data = write_rows("rows.jsonl", [{"prompt": f"q {number}", "answer": str(number)} for number in range(20)])
     sample = {"model": str(model), "num_samples": 4, "rewards": "chat_model:digits", "max_new_tokens": 8,
-              "temperature": [0.8, 1.0]}
+              "temperature": [0.8, 1.0], "top_logprobs": 3}
     flags = ("--data", data, "--stages", recipe({"sample": sample}, {"best_of": {"keep": 1}}), "--output-dir")
     assert run_script("curate", *flags, tmp_path / "one")[0] == 0
     kept = [json.loads(line) for line in (tmp_path / "one/kept.jsonl").read_text().splitlines()]
@@ -107,6 +107,9 @@ def test_a_model_answers_and_the_best_is_kept(run_script, write_rows, recipe, tm
     for row in kept:
         others = [json.loads(each["notes"])["reward"] for each in dropped if each["row"] == row["row"]]
         assert row["reward"] == sum(map(str.isdigit, row["completion"])) / max(1, len(row["completion"])) >= max(others)
+        assert [max(top) for top in row["top_logps"]] == [top[0] for top in row["top_logps"]]
+        assert {len(top) for top in row["top_tokens"]} == {3}
+        assert len(row["top_tokens"]) == len(row["completion_tokens"])
     assert len({row["completion"] for row in kept}) > 10
     assert run_script("recount", "--data", data, "--output-dir", tmp_path / "one")[0] == 0
 
