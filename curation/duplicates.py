@@ -5,6 +5,8 @@ that row is named. So A ~ B ~ C with A unlike C keeps A and C, and however many 
 none that has no near copy among what is kept (transitive closure has cut a source from 859,092 rows to 2).
 """
 
+import collections
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from curation.runners import Spread, nth_range
 from curation.spool import Spool, spooling
 from curation.stages import Drop, Row, Stage
-from curation.words import jaccard, ngram_set, normalised, text_of_row
+from curation.words import jaccard, ngram_set, normalised, odd_numbers, text_of_row
 from errors import InputError
 
 ROWS_AT_A_TIME = 4096
@@ -40,7 +43,7 @@ def exact_duplicates(*, columns: tuple[str, ...] = (), prefer: str | None = None
 
 
 def near_duplicates(*, threshold: float = 0.8, ngram: int = 5, num_hashes: int = 128, columns: tuple[str, ...] = (),
-                    prefer: str | None = None) -> Stage:
+                    prefer: str | None = None, spread: Spread | None = None) -> Stage:
     """Drops rows of which a kept row has a Jaccard similarity of at least `threshold`: n-grams of words that both have
     / that either has. Operators count as words.
 
@@ -54,9 +57,14 @@ def near_duplicates(*, threshold: float = 0.8, ngram: int = 5, num_hashes: int =
         raise InputError(f"ngram {ngram} and num_hashes {num_hashes} must be 1 or more")
 
     def stage(rows: Iterable[Row]) -> Iterator[Row | Drop]:
+        sketching = Sketching(rows, ROWS_AT_A_TIME, columns, ngram, num_hashes, rows_per_band(threshold, num_hashes))
         with spooling(rows, prefer) as (spool, path):
-            texts = (text_of_row(row, columns) for row in spool.read())
-            ngrams, bands = _sketch(texts, ngram, num_hashes, rows_per_band(threshold, num_hashes), path)
+            if spread is None or not isinstance(rows, Sequence):
+                blocks = map(sketching.sketch, _blocks(spool.read()))
+            else:
+                collections.deque(spool.read(), 0)  # to see where each row stands
+                blocks = spread(sketching, -(-len(rows) // ROWS_AT_A_TIME))
+            ngrams, bands = _write_sketches(blocks, sketching.num_bands, path)
             kept_by, similarity = _lead(ngrams, _buckets(bands), spool.best_first(), threshold)
             yield from _decide(spool, kept_by, lambda number: f"shares {similarity[number]:.2f} of its {ngram}-grams")
 
@@ -95,54 +103,69 @@ class Ngrams(NamedTuple):
 
     hashes: np.ndarray
     ends: np.ndarray
+    """[N + 1], where each row's end, the first one's beginning before them"""
 
     def of(self, number: int) -> np.ndarray:
-        return self.hashes[self.ends[number - 1] if number else 0 : self.ends[number]]
+        return self.hashes[self.ends[number] : self.ends[number + 1]]
 
 
-def _sketch(texts: Iterable[str], ngram: int, num_hashes: int, rows_in_band: int,
-            path: Callable[[str], Path]) -> tuple[Ngrams, np.ndarray]:
-    """The n-grams of each text; and a hash of each of its bands, uint64 [N, bands], 0 where it has no words."""
-    ends = [np.zeros(0, np.int64)]
+class Sketching(NamedTuple):
+    """The n-grams and hashed bands of the n-th `size` rows, as bytes of uint64."""
+
+    rows: Iterable[Row]
+    size: int
+    columns: tuple[str, ...]
+    ngram: int
+    num_hashes: int
+    rows_in_band: int
+
+    @property
+    def num_bands(self) -> int:
+        return self.num_hashes // self.rows_in_band
+
+    def __call__(self, number: int) -> bytes:
+        return self.sketch([self.rows[each] for each in nth_range(number, self.size, len(self.rows))])
+
+    def sketch(self, rows: Sequence[Row]) -> bytes:
+        """How many rows; how many n-grams each has; the n-grams; the bands [rows, bands], 0 of a row without words."""
+        sets = [ngram_set(text_of_row(row, self.columns), self.ngram) for row in rows]
+        sizes, flat = np.array([len(each) for each in sets], np.uint64), np.concatenate(sets)
+        bands = self._hash_bands(flat, sizes)
+        return np.concatenate([np.array([len(rows)], np.uint64), sizes, flat, bands.ravel()]).tobytes()
+
+    def _hash_bands(self, flat: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """MinHash signatures of the sets, each band of them hashed to one uint64."""
+        import rensa
+
+        offsets = np.concatenate([np.zeros(1, np.uint64), np.cumsum(sizes, dtype=np.uint64)])
+        signatures = np.array(rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+            flat, offsets, self.num_hashes, 0).to_rows(), np.uint64)
+        banded = signatures[:, : self.num_bands * self.rows_in_band].reshape(len(sizes), self.num_bands, -1)
+        hashes = np.sum(banded * odd_numbers(self.rows_in_band), axis=2, dtype=np.uint64)  # modulo 2^64
+        return np.where(sizes[:, None] > 0, hashes | np.uint64(1), np.uint64(0))
+
+
+def _write_sketches(blocks: Iterable[bytes], num_bands: int,
+                    path: Callable[[str], Path]) -> tuple[Ngrams, np.ndarray]:
+    """The n-grams, and the bands [N, bands], of all rows in files."""
+    ends = [np.zeros(1, np.int64)]
     with path("ngrams").open("wb") as ngrams, path("bands").open("wb") as bands:
-        for block in _blocks(ngram_set(text, ngram) for text in texts):
-            sizes = np.array([len(each) for each in block], np.int64)
-            ends.append(np.cumsum(sizes) + (ends[-1][-1] if len(ends[-1]) else 0))
-            flat = np.concatenate(block)
-            flat.tofile(ngrams)
-            _hash_bands(flat, sizes, num_hashes, rows_in_band).tofile(bands)
-    ends = np.concatenate(ends)
-    return (Ngrams(_mapped(path("ngrams")), ends),
-            _mapped(path("bands")).reshape(len(ends), num_hashes // rows_in_band))
+        for block in blocks:
+            found = np.frombuffer(block, np.uint64)
+            count = int(found[0])
+            ends.append(ends[-1][-1] + np.cumsum(found[1 : 1 + count]).astype(np.int64))
+            found[1 + count : len(found) - count * num_bands].tofile(ngrams)
+            found[len(found) - count * num_bands :].tofile(bands)
+    return (Ngrams(_mapped(path("ngrams")), np.concatenate(ends)), _mapped(path("bands")).reshape(-1, num_bands))
 
 
 def _mapped(path: Path) -> np.ndarray:
     return np.memmap(path, np.uint64, "r") if path.stat().st_size else np.zeros(0, np.uint64)
 
 
-def _blocks(arrays: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    block = []
-    for each in arrays:
-        block.append(each)
-        if len(block) == ROWS_AT_A_TIME:
-            yield block
-            block = []
-    if block:
+def _blocks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while block := list(itertools.islice(rows, ROWS_AT_A_TIME)):
         yield block
-
-
-def _hash_bands(flat: np.ndarray, sizes: np.ndarray, num_hashes: int, rows_in_band: int) -> np.ndarray:
-    """MinHash signatures of sets of hashes, each band of them hashed to one uint64 [N, bands]."""
-    import rensa
-
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
-    signatures = np.array(rensa.RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, num_hashes, 0).to_rows(),
-                          np.uint32)
-    count = num_hashes // rows_in_band
-    banded = signatures[:, : count * rows_in_band].reshape(len(sizes), count, rows_in_band).astype(np.uint64)
-    odd = np.random.default_rng(0).integers(0, 2**63, rows_in_band, np.uint64) * np.uint64(2) + np.uint64(1)
-    hashes = np.sum(banded * odd, axis=2, dtype=np.uint64) | np.uint64(1)  # modulo 2^64; 0 stands for no words
-    return np.where(sizes[:, None] > 0, hashes, np.uint64(0))
 
 
 def _buckets(bands: np.ndarray) -> np.ndarray:

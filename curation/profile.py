@@ -18,6 +18,7 @@ from curation.ledger import Counts
 from curation.recipe import Recipe, Step
 from curation.rows import digest
 from curation.run import run_stages
+from curation.runners import Spread
 from curation.stages import Row
 from curation.words import strings
 from errors import InputError
@@ -39,8 +40,8 @@ class Done(NamedTuple):
     """rows of a sample that each stage was given at first; 0 where it was given all"""
 
 
-def dry_run(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, sample_rows: int, processes: int = 1,
-            tell: Callable[[str], None] = lambda line: None) -> Done:
+def dry_run(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, sample_rows: int,
+            spread: Spread | None = None, tell: Callable[[str], None] = lambda line: None) -> Done:
     """Runs the stages without their bounds, from the first with a model on with `sample_rows` rows. Raises InputError
     where a recipe has been applied already, whose ledger this would overwrite."""
     if (output / "counts.json").exists():
@@ -48,14 +49,14 @@ def dry_run(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, sample_
     cut = next((number for number, step in enumerate(recipe.steps) if needs_model(step)), len(recipe.steps))
     done = Done(rows, [], [])
     if cut:
-        left, counts = run_stages(rows, Recipe(recipe.steps[:cut]), output, key, processes, tell, bounded=False)
+        left, counts = run_stages(rows, Recipe(recipe.steps[:cut]), output, key, spread, tell, bounded=False)
         done = Done(left, counts, [0] * cut)
     if cut == len(recipe.steps):
         return done
     sample, rest = Spaced(done.left, sample_rows), recipe.steps[cut:]
     tell(f"the stages from {rest[0].label} on are tried on {len(sample)} of {len(done.left)} rows")
     own_key = key if len(sample) == len(rows) else digest(key, sample_rows, recipe.as_written())
-    left, counts = run_stages(sample, Recipe(rest), output, own_key, processes, tell, bounded=False)
+    left, counts = run_stages(sample, Recipe(rest), output, own_key, spread, tell, bounded=False)
     return Done(left, done.counts + counts, done.rows_in + [len(sample)] * len(rest))
 
 

@@ -49,8 +49,9 @@ STAGES = {
 }
 """name in a recipe -> module and function of what makes the stage; package.module:function names one of yours"""
 DEFAULT_MAX_REMOVAL = 0.5
-GIVEN = ("folder",)
-"""arguments that a maker is given by the run and that no recipe names: a folder of the stage's own, which stays"""
+GIVEN = ("folder", "spread")
+"""arguments that a maker is given by the run and that no recipe names: a folder of the stage's own, which stays, and
+what spreads work over processes (runners.Spread), or None"""
 
 
 class Step(NamedTuple):
@@ -67,9 +68,10 @@ class Step(NamedTuple):
     def maker(self) -> Any:
         return load_maker(self.name)
 
-    def make(self, folder: Path) -> Stage:
+    def make(self, folder: Path, spread: Any = None) -> Stage:
         """Raises InputError, naming the stage, for values that make no sense."""
-        given = {"folder": folder} if "folder" in inspect.signature(self.maker).parameters else {}
+        taken = inspect.signature(self.maker).parameters
+        given = {name: value for name, value in (("folder", folder), ("spread", spread)) if name in taken}
         try:
             return self.maker(**self.keys, **given)
         except InputError as error:

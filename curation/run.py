@@ -8,18 +8,16 @@ KEY is a digest of the data and of the recipe up to the stage, so a recipe that 
 that differs. Stages that decide on each row alone are shared by processes, a range of rows at a time, in order.
 """
 
-import collections
+import functools
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from curation.ledger import Counts, Places, check_counts, check_removal, drop_writer, row_writer
 from curation.recipe import Recipe, Step
 from curation.rows import FileRows, digest
+from curation.runners import Spread, nth_range
 from curation.stages import Drop, Row, Stage
 from errors import InputError
 from files import write_text
@@ -28,7 +26,7 @@ SHARE = 1024
 """rows that a process takes at a time"""
 
 
-def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, processes: int = 1,
+def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, spread: Spread | None = None,
                tell: Any = lambda line: None, bounded: bool = True) -> tuple[Sequence[Row], list[Counts]]:
     """(the rows that are left, the counts of each stage). `key` is a digest of the data.
 
@@ -37,14 +35,15 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, proc
     """
     for name in ("work", "dropped", "cache"):
         (output / name).mkdir(parents=True, exist_ok=True)
-    stages = [step.make(output / "cache" / step.label) for step in recipe.steps]  # raises before any work is done
+    # what makes no sense is told before any work is done
+    stages = [step.make(output / "cache" / step.label, spread) for step in recipe.steps]
     counted, before = [], count_rows(rows)
     for number, (step, stage) in enumerate(zip(recipe.steps, stages)):
         key = digest(key, step.name, step.keys)
         work = output / "work" / f"{number:02d}-{step.label}-{key}"
         counts = _finished(work, output / "dropped", step)
         if counts is None:
-            counts = _run_stage(rows, step, stage, before, output, work, processes)
+            counts = _run_stage(rows, step, stage, before, output, work, spread)
         total = sum(counts.kept.values()) + sum(counts.dropped.values())
         tell("; ".join([f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept", *counts.told()]))
         if bounded:
@@ -89,11 +88,11 @@ def _file(work: Path, kind: str) -> Path:
 
 
 def _run_stage(rows: Sequence[Row], step: Step, stage: Stage, counts: Counts, output: Path, work: Path,
-               processes: int) -> Counts:
+               spread: Spread | None) -> Counts:
     """Keeps and drops rows into files that appear whole, `counts`, which says what is read, last."""
     left = Places(counts.places_left)
-    shared = processes > 1 and len(rows) > SHARE and getattr(step.maker, "by_row", False)
-    given = _shared(step, rows, output / "cache" / step.label, processes) if shared else stage(rows)
+    shared = spread is not None and len(rows) > SHARE and getattr(step.maker, "by_row", False)
+    given = _shared(step, rows, output / "cache" / step.label, spread) if shared else stage(rows)
     with (drop_writer(output / "dropped" / f"{step.label}.parquet", work.name) as drop,
           row_writer(_file(work, "jsonl")) as keep):
         for each in given:
@@ -112,41 +111,29 @@ def _run_stage(rows: Sequence[Row], step: Step, stage: Stage, counts: Counts, ou
 
 # ------------------------------------------------------------------------------------------------ several processes
 
-_here: dict[str, Any] = {}
+
+class Deciding:
+    """What a stage gives for the n-th `size` rows, as JSON."""
+
+    def __init__(self, step: Step, folder: Path, rows: Sequence[Row], size: int):
+        self._step, self._folder, self._rows, self._size = step, folder, rows, size
+
+    @functools.cached_property
+    def _stage(self) -> Stage:
+        return self._step.make(self._folder)
+
+    def __call__(self, number: int) -> bytes:
+        some = [self._rows[each] for each in nth_range(number, self._size, len(self._rows))]
+        given = [(vars(each.row), each.reason, each.kept_instead) if isinstance(each, Drop) else
+                 (vars(each), None, None) for each in self._stage(some)]
+        return json.dumps(given, default=str).encode("utf-8")
 
 
-def _shared(step: Step, rows: Sequence[Row], folder: Path, processes: int) -> Iterator[Row | Drop]:
-    """What the stage gives, in the order of the rows, by processes that take ranges of them."""
-    context = multiprocessing.get_context("spawn")
-    waiting = collections.deque()
-    try:
-        with ProcessPoolExecutor(processes, context, _open, (step, folder, rows)) as pool:
-            for start in range(0, len(rows), SHARE):
-                waiting.append(pool.submit(_decide, start, min(start + SHARE, len(rows))))
-                if len(waiting) > 2 * processes:
-                    yield from _parsed(waiting.popleft().result())
-            while waiting:
-                yield from _parsed(waiting.popleft().result())
-    except BrokenProcessPool:
-        raise InputError(f"stage {step.label}: one of its {processes} processes was killed (out of memory?); lower "
-                         f"--processes, and give the same command again") from None
-
-
-def _open(step: Step, folder: Path, rows: Sequence[Row]) -> None:
-    _here.update(stage=step.make(folder), rows=rows)
-
-
-def _decide(start: int, stop: int) -> str:
-    """What the stage gives for a range of rows, as JSON."""
-    some = [_here["rows"][number] for number in range(start, stop)]
-    given = [(vars(each.row), each.reason, each.kept_instead) if isinstance(each, Drop) else (vars(each), None, None)
-             for each in _here["stage"](some)]
-    return json.dumps(given, default=str)
-
-
-def _parsed(text: str) -> Iterator[Row | Drop]:
-    for row, reason, instead in json.loads(text):
-        yield Row(**row) if reason is None else Drop(Row(**row), reason, tuple(instead) if instead else None)
+def _shared(step: Step, rows: Sequence[Row], folder: Path, spread: Spread) -> Iterator[Row | Drop]:
+    """What the stage gives, in the order of the rows, by workers that take ranges of them."""
+    for found in spread(Deciding(step, folder, rows, SHARE), -(-len(rows) // SHARE)):
+        for row, reason, instead in json.loads(found):
+            yield Row(**row) if reason is None else Drop(Row(**row), reason, tuple(instead) if instead else None)
 
 
 # ------------------------------------------------------------------------------------------------ the end of a run

@@ -40,7 +40,7 @@ def hash_ngrams(words: list[str], n: int) -> np.ndarray:
     """
     hashes, n = np.array([_hash_word(word) for word in words], np.uint64), min(n, len(words))
     total = np.zeros(len(words) - n + 1 if n else 0, np.uint64)
-    for place, odd in enumerate(_odd_numbers(n)):
+    for place, odd in enumerate(odd_numbers(n)):
         total += odd * hashes[place : place + len(total)]
     return total
 
@@ -51,7 +51,7 @@ def _hash_word(word: str) -> int:
 
 
 @functools.lru_cache(64)
-def _odd_numbers(count: int) -> np.ndarray:
+def odd_numbers(count: int) -> np.ndarray:
     """uint64 [count], the first ones of always the same sequence."""
     return np.random.default_rng(0).integers(0, 2**63, count, np.uint64) * np.uint64(2) + np.uint64(1)
 

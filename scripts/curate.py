@@ -40,6 +40,9 @@ class Config:
     """The rows that are left are written like this."""
     processes: int = 1
     """Stages that decide on each row alone are shared by this many processes; what is kept is the same."""
+    runner: Literal["local", "ray"] = "local"
+    """local: by --processes. ray: by all processors of the Ray cluster that RAY_ADDRESS names, which sees the same
+    files; what is kept is the same."""
     dry_run: bool = False
     """Nothing is applied: profile.json and report.html say what the stages would do."""
     sample_rows: int = 256
@@ -54,21 +57,23 @@ def main(config: Config) -> None:
     from curation.recipe import read_recipe
     from curation.rows import DataRows, digest, fingerprint
     from curation.run import finished, run_stages, write_counts
+    from curation.runners import make_spread
 
     check_positive(config, "processes", "sample_rows")
+    spread = make_spread(config.runner, config.processes)
     recipe, output = read_recipe(Path(config.stages)), Path(config.output_dir)
     rows = DataRows(config.data)
     key = fingerprint(rows)
     kept = output / f"kept.{config.format}"
     if config.dry_run:
-        done = dry_run(rows, recipe, output, key, config.sample_rows, config.processes, tell)
+        done = dry_run(rows, recipe, output, key, config.sample_rows, spread, tell)
         write_profile(output, rows, recipe, key, done, applied=False)
         write_page(output)
         tell(f"nothing is applied; what the stages would do: {output}/report.html")
         return
     check_profile(output, key)
     if not finished(output, kept, digest(key, recipe.as_written())):
-        left, counts = run_stages(rows, recipe, output, key, config.processes, tell)
+        left, counts = run_stages(rows, recipe, output, key, spread, tell)
         write_kept(kept, left)
         write_counts(output, kept, key, recipe, counts)
         write_card(output, recipe, counts, left)

@@ -1,5 +1,9 @@
 """Stages that tests of curation name in recipes."""
 
+import os
+import signal
+from pathlib import Path
+
 from curation.stages import Drop, by_row
 from errors import InputError
 
@@ -61,3 +65,16 @@ def fussy(prompts, completions, **columns):
 def letters(texts):
     """An encoder: how often each letter is in a text."""
     return [[text.count(chr(letter)) for letter in range(97, 123)] for text in texts]
+
+
+@by_row
+def deadly(*, marker: str):
+    """Keeps rows; the first worker that meets row 100 is killed there."""
+    def stage(rows):
+        for row in rows:
+            if row.index == 100 and not os.path.exists(marker):
+                Path(marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield row
+
+    return stage

@@ -96,6 +96,22 @@ def test_operators_and_short_texts_count():
     assert kept(near_duplicates(), make_rows(texts))[1] == {2: 0, 8: 7}
 
 
+def test_spread_over_workers_it_gives_the_same(monkeypatch):
+    draw = random.Random(1)
+    rows = make_rows([edited(draw, ["a", "b", "c", "d", "e", "f"] * 3, draw.randrange(2)) for _ in range(50)])
+    expected = list(near_duplicates()(rows))
+    monkeypatch.setattr("curation.duplicates.ROWS_AT_A_TIME", 7)
+    asked = []
+
+    def spread(work, count):
+        asked.append(count)
+        return map(work, range(count))
+
+    assert list(near_duplicates(spread=spread)(rows)) == expected == list(near_duplicates()(iter(rows)))
+    assert asked == [8]
+    assert any(isinstance(each, Drop) for each in expected)
+
+
 def test_bands_find_a_pair_at_the_threshold():
     for threshold in (0.3, 0.5, 0.8, 0.95, 1.0):
         size = rows_per_band(threshold, 128)

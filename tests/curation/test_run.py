@@ -10,6 +10,7 @@ from curation.output import write_kept
 from curation.recipe import parse_recipe
 from curation.rows import DataRows, fingerprint
 from curation.run import run_stages
+from curation.runners import make_spread
 from data.sources import DataSource
 from errors import InputError
 
@@ -26,7 +27,7 @@ def rows(tmp_path):
 
 def run(rows, output, stages, processes=1, **bounds):
     recipe = parse_recipe({"max_removal": {"default": 1, **bounds}, "stages": stages})
-    left, counts = run_stages(rows, recipe, output, fingerprint(rows), processes)
+    left, counts = run_stages(rows, recipe, output, fingerprint(rows), make_spread("local", processes))
     return list(left), counts
 
 
