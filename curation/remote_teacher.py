@@ -5,11 +5,13 @@ belongs to one prompt (400, 413, 422, an answer of another shape) fails that com
 model, an empty account, and a teacher that has stopped answering end the run in one line: answers that came are kept.
 """
 
+import contextlib
 import dataclasses
 import http.client
 import json
 import math
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -103,18 +105,20 @@ class RemoteTeacher:
     def answer(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
         """(number among the asks, answer) as they come. Raises InputError, once all that is on its way has come, where
         there is no use in asking on."""
-        todo, on_their_way, stop = deque(enumerate(asks)), {}, None
-        with ThreadPoolExecutor(self._endpoint.concurrency) as pool:
+        todo, on_their_way, stop, over = deque(enumerate(asks)), {}, None, threading.Event()
+        with ThreadPoolExecutor(self._endpoint.concurrency) as pool, _set_at_the_end(over):
             while on_their_way or (todo and not stop):
                 while todo and not stop and self._has_room(todo[0][1], [ask for _, ask in on_their_way.values()]):
                     number, ask = todo.popleft()
-                    on_their_way[pool.submit(self._ask, ask)] = number, ask
+                    on_their_way[pool.submit(self._ask, ask, over)] = number, ask
                 if not on_their_way:
                     raise self._over_budget(len(todo))
                 for done in wait(on_their_way, return_when=FIRST_COMPLETED).done:
                     number, _ = on_their_way.pop(done)
                     answer, error = self._outcome(done)
                     stop = stop or error
+                    if stop:
+                        over.set()
                     if answer:
                         yield number, answer
         if stop:
@@ -180,15 +184,15 @@ class RemoteTeacher:
         wanted = {"logprobs": True, "top_logprobs": limits.num_likeliest} if limits.num_likeliest else {}
         return body | wanted | self._endpoint.extra
 
-    def _ask(self, ask: Ask) -> Answer:
-        """Raises Transient after the last try, and InputError where no try will do."""
+    def _ask(self, ask: Ask, over: threading.Event) -> Answer:
+        """Raises Transient after the last try, and InputError where no try will do. None follows once it is `over`."""
         for attempt in range(self._endpoint.retries + 1):
             try:
                 return self._parsed(self._post(self._body(ask)))
             except Transient as error:
-                if attempt == self._endpoint.retries:
+                pause = max(error.pause, self._endpoint.wait * 2**attempt)
+                if attempt == self._endpoint.retries or over.wait(pause):
                     raise
-                time.sleep(max(error.pause, self._endpoint.wait * 2**attempt))
         raise AssertionError("unreachable")
 
     def _post(self, body: dict[str, Any]) -> bytes | Answer:
@@ -229,6 +233,15 @@ class RemoteTeacher:
             raise InputError(f"teacher {self.name} does not say how many tokens it used (usage), so no budget can be "
                              f"kept; leave max_total_tokens and max_cost out")
         return Answer(text, str(thought), finish_reason, top=top, usage=tokens, teacher=self.name)
+
+
+@contextlib.contextmanager
+def _set_at_the_end(over: threading.Event) -> Iterator[None]:
+    """However the block ends: nobody waits for tries that are yet to come."""
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _fetch(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> bytes:

@@ -149,6 +149,14 @@ def test_a_teacher_that_is_not_there(tmp_path, teacher):
         ask(teacher, tmp_path, endpoint={"name": "wise", "retries": 1})
 
 
+def test_nobody_waits_for_tries_that_are_yet_to_come(tmp_path, teacher):
+    """One request is told to wait for a minute, the other that the key is wrong."""
+    teacher.outcome = lambda body, n: (429, {}, [("Retry-After", "60")]) if n == 1 else (401, {})
+    with pytest.raises(InputError, match="HTTP 401"):
+        ask(teacher, tmp_path, endpoint={"concurrency": 2})
+    assert len(teacher.bodies) == 2
+
+
 def test_a_slow_teacher_is_given_up(tmp_path, teacher):
     import time
 
