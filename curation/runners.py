@@ -71,25 +71,24 @@ def over_ray(work: Work, count: int) -> Iterator[bytes]:
     context.execution_options.preserve_order, context.enable_progress_bars = True, False
     ranges = ray.data.from_items([{"number": number} for number in range(count)], override_num_blocks=count)
     workers = max(1, min(count, int(ray.cluster_resources().get("CPU", 1))))
-    done = ranges.map_batches(OnRay, fn_constructor_args=(work,), batch_size=1, concurrency=workers, max_restarts=-1,
-                              max_task_retries=-1)
-    try:
-        for row in done.iter_rows():
-            yield row["found"]
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise InputError(str(error.cause)) from None
-        raise
+    done = ranges.map_batches(OnRay, fn_constructor_args=(work,), batch_size=1, concurrency=workers)
+    for row in done.iter_rows():
+        if row["problem"]:
+            raise InputError(row["problem"])
+        yield row["found"]
 
 
 class OnRay:
-    """What an actor does with a batch of one range."""
+    """What an actor does with a batch of one range; the line of an InputError goes back as `problem`."""
 
     def __init__(self, work: Work):
         self._work = work
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        return {"found": [self._work(int(number)) for number in batch["number"]]}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        try:
+            return {"found": [self._work(int(batch["number"][0]))], "problem": [""]}
+        except InputError as error:
+            return {"found": [b""], "problem": [str(error)]}
 
 
 def import_ray() -> Any:
