@@ -6,19 +6,17 @@ none that has no near copy among what is kept (transitive closure has cut a sour
 """
 
 import collections
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
-from curation.runners import Spread, nth_range
+from curation.runners import Spread
+from curation.sketches import Buckets, Ngrams, Sketching, blocks_of, find_buckets, writing_sketches
 from curation.spool import Spool, spooling
 from curation.stages import Drop, Row, Stage
-from curation.words import jaccard, ngram_set, normalised, odd_numbers, text_of_row
+from curation.words import jaccard, normalised, text_of_row
 from errors import InputError
 
 ROWS_AT_A_TIME = 4096
@@ -49,7 +47,7 @@ def near_duplicates(*, threshold: float = 0.8, ngram: int = 5, num_hashes: int =
 
     Candidates come from MinHash-LSH (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4): `num_hashes`
     hashes in bands that find a pair at the threshold with 99 %; the similarity of each is then computed from the
-    n-grams themselves. `columns` and `prefer` as in exact_duplicates. Memory: about 100 bytes a row, the rest on disk.
+    n-grams themselves. `columns` and `prefer` as in exact_duplicates. Memory: about 200 bytes a row, the rest on disk.
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold} is no similarity above 0 and up to 1")
@@ -60,12 +58,13 @@ def near_duplicates(*, threshold: float = 0.8, ngram: int = 5, num_hashes: int =
         sketching = Sketching(rows, ROWS_AT_A_TIME, columns, ngram, num_hashes, rows_per_band(threshold, num_hashes))
         with spooling(rows, prefer) as (spool, path):
             if spread is None or not isinstance(rows, Sequence):
-                blocks = map(sketching.sketch, _blocks(spool.read()))
+                blocks = map(sketching.sketch, blocks_of(spool.read(), ROWS_AT_A_TIME))
             else:
                 collections.deque(spool.read(), 0)  # to see where each row stands
                 blocks = spread(sketching, -(-len(rows) // ROWS_AT_A_TIME))
-            ngrams, bands = _write_sketches(blocks, sketching.num_bands, path)
-            kept_by, similarity = _lead(ngrams, _buckets(bands), spool.best_first(), threshold)
+            with writing_sketches(blocks, sketching.num_bands, path) as (ngrams, bands):
+                buckets = find_buckets(bands, len(spool))
+                kept_by, similarity = _lead(ngrams, buckets, spool.best_first(), threshold)
             yield from _decide(spool, kept_by, lambda number: f"shares {similarity[number]:.2f} of its {ngram}-grams")
 
     return stage
@@ -98,107 +97,27 @@ def _decide(spool: Spool, kept_by: np.ndarray, reason: Callable[[int], str]) -> 
         yield row if leader < 0 else Drop(row, reason(number), spool.place(leader))
 
 
-class Ngrams(NamedTuple):
-    """The n-grams of all rows, one row's after the other's, on disk."""
-
-    hashes: np.ndarray
-    ends: np.ndarray
-    """[N + 1], where each row's end, the first one's beginning before them"""
-
-    def of(self, number: int) -> np.ndarray:
-        return self.hashes[self.ends[number] : self.ends[number + 1]]
-
-
-class Sketching(NamedTuple):
-    """The n-grams and hashed bands of the n-th `size` rows, as bytes of uint64."""
-
-    rows: Iterable[Row]
-    size: int
-    columns: tuple[str, ...]
-    ngram: int
-    num_hashes: int
-    rows_in_band: int
-
-    @property
-    def num_bands(self) -> int:
-        return self.num_hashes // self.rows_in_band
-
-    def __call__(self, number: int) -> bytes:
-        return self.sketch([self.rows[each] for each in nth_range(number, self.size, len(self.rows))])
-
-    def sketch(self, rows: Sequence[Row]) -> bytes:
-        """How many rows; how many n-grams each has; the n-grams; the bands [rows, bands], 0 of a row without words."""
-        sets = [ngram_set(text_of_row(row, self.columns), self.ngram) for row in rows]
-        sizes, flat = np.array([len(each) for each in sets], np.uint64), np.concatenate(sets)
-        bands = self._hash_bands(flat, sizes)
-        return np.concatenate([np.array([len(rows)], np.uint64), sizes, flat, bands.ravel()]).tobytes()
-
-    def _hash_bands(self, flat: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """MinHash signatures of the sets, each band of them hashed to one uint64."""
-        import rensa
-
-        offsets = np.concatenate([np.zeros(1, np.uint64), np.cumsum(sizes, dtype=np.uint64)])
-        signatures = np.array(rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-            flat, offsets, self.num_hashes, 0).to_rows(), np.uint64)
-        banded = signatures[:, : self.num_bands * self.rows_in_band].reshape(len(sizes), self.num_bands, -1)
-        hashes = np.sum(banded * odd_numbers(self.rows_in_band), axis=2, dtype=np.uint64)  # modulo 2^64
-        return np.where(sizes[:, None] > 0, hashes | np.uint64(1), np.uint64(0))
-
-
-def _write_sketches(blocks: Iterable[bytes], num_bands: int,
-                    path: Callable[[str], Path]) -> tuple[Ngrams, np.ndarray]:
-    """The n-grams, and the bands [N, bands], of all rows in files."""
-    ends = [np.zeros(1, np.int64)]
-    with path("ngrams").open("wb") as ngrams, path("bands").open("wb") as bands:
-        for block in blocks:
-            found = np.frombuffer(block, np.uint64)
-            count = int(found[0])
-            ends.append(ends[-1][-1] + np.cumsum(found[1 : 1 + count]).astype(np.int64))
-            found[1 + count : len(found) - count * num_bands].tofile(ngrams)
-            found[len(found) - count * num_bands :].tofile(bands)
-    return (Ngrams(_mapped(path("ngrams")), np.concatenate(ends)), _mapped(path("bands")).reshape(-1, num_bands))
-
-
-def _mapped(path: Path) -> np.ndarray:
-    return np.memmap(path, np.uint64, "r") if path.stat().st_size else np.zeros(0, np.uint64)
-
-
-def _blocks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while block := list(itertools.islice(rows, ROWS_AT_A_TIME)):
-        yield block
-
-
-def _buckets(bands: np.ndarray) -> np.ndarray:
-    """For each row and band the number of its bucket, int32 [N, bands]; -1 where it is alone there, or has no words."""
-    buckets, used = np.full(bands.shape, -1, np.int32), 0
-    for band in range(bands.shape[1]):
-        _, group, count = np.unique(bands[:, band], return_inverse=True, return_counts=True)
-        shared = (count > 1)[group] & (bands[:, band] != 0)
-        _, numbers = np.unique(group[shared], return_inverse=True)
-        buckets[shared, band] = numbers + used
-        used += numbers.max(initial=-1) + 1
-    return buckets
-
-
-def _lead(ngrams: Ngrams, buckets: np.ndarray, best_first: np.ndarray,
-          threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _lead(ngrams: Ngrams, buckets: Buckets, best_first: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """For each row the number of the row that is kept instead (-1: it is kept itself), and their similarity.
 
     Rows are taken best first. One that is no near duplicate of a row kept so far is kept, and leads from then on: it
     stands first in a chain through each of its buckets (`newest`, `older`), which later rows walk.
     """
-    kept_by, similarity = np.full(len(buckets), -1, np.int64), np.zeros(len(buckets), np.float32)
-    newest, older = np.full(int(buckets.max(initial=-1)) + 1, -1, np.int32), np.full(buckets.shape, -1, np.int32)
-    for number in best_first[(buckets[best_first] >= 0).any(axis=1)]:
-        shared = [(band, bucket) for band, bucket in enumerate(buckets[number].tolist()) if bucket >= 0]
-        own, leaders = ngrams.of(number), _candidates(shared, newest, older)
-        similarities = [jaccard(own, ngrams.of(leader)) for leader in leaders]
+    members = buckets.members
+    kept_by, similarity = np.full(len(best_first), -1, np.int64), np.zeros(len(best_first), np.float32)
+    newest, older = np.full(buckets.count, -1, np.int32), np.full(buckets.numbers.shape, -1, np.int32)
+    ranks = np.empty(len(best_first), np.int32)
+    ranks[best_first] = np.arange(len(best_first))
+    for place in np.argsort(ranks[members]).tolist():
+        shared = [(band, bucket) for band, bucket in enumerate(buckets.numbers[place].tolist()) if bucket >= 0]
+        own, leaders = ngrams.of(members[place]), _candidates(shared, newest, older)
+        similarities = [jaccard(own, ngrams.of(members[leader])) for leader in leaders]
         nearest = int(np.argmax(similarities)) if similarities else None
         if nearest is not None and similarities[nearest] >= threshold:
-            kept_by[number], similarity[number] = leaders[nearest], similarities[nearest]
+            kept_by[members[place]], similarity[members[place]] = members[leaders[nearest]], similarities[nearest]
             continue
         for band, bucket in shared:
-            older[number, band], newest[bucket] = newest[bucket], number
+            older[place, band], newest[bucket] = newest[bucket], place
     return kept_by, similarity
 
 

@@ -25,6 +25,10 @@ class Spool:
         self._source_ids, self._indices, self._samples = array.array("i"), array.array("q"), array.array("i")
         self._preferences = array.array("d")
 
+    def __len__(self) -> int:
+        """Rows that were read so far."""
+        return len(self._indices)
+
     def read(self) -> Iterator[Row]:
         """The rows, for the first time."""
         for row in self._rows if isinstance(self._rows, Sequence) else self._written():
