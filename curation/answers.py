@@ -4,7 +4,9 @@ A line is {"key": digest of the request, "value": the answer}. Another model, pr
 another key, so a file may serve many recipes. Only keys are held in memory; values are read where they lie.
 """
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +20,27 @@ class Answers:
         self._path, self._places = path, {}
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
+            self._writer = path.open("ab", buffering=0)  # what a full disk refuses must not wait in a buffer
+        self._reader = path.open("rb")
         end = self._read()
         with writing(path):
-            self._file.truncate(end)
+            self._writer.truncate(end)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
     def __getitem__(self, key: str) -> Any:
-        self._file.seek(self._places[key])
-        return json.loads(self._file.readline())["value"]
+        self._reader.seek(self._places[key])
+        return json.loads(self._reader.readline())["value"]
 
     def put(self, key: str, value: Any) -> None:
         """Raises InputError where it cannot be written."""
         line = f"{json.dumps({'key': key, 'value': value})}\n".encode()
         with writing(self._path):
-            start = self._file.seek(0, 2)
-            try:
-                self._file.write(line)
-                self._file.flush()
-            except OSError:
-                self._file = self._path.open("a+b")  # without what its buffer still holds
-                self._file.truncate(start)
-                raise
+            start = self._writer.seek(0, os.SEEK_END)
+            if self._writer.write(line) < len(line):
+                self._writer.truncate(start)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._places[key] = start
 
     def values(self) -> Any:
@@ -50,9 +49,8 @@ class Answers:
 
     def _read(self) -> int:
         """Finds where each value lies; the length of all whole lines."""
-        self._file.seek(0)
         end = 0
-        for line in self._file:
+        for line in self._reader:
             if line.endswith(b"\n"):
                 self._places[json.loads(line)["key"]] = end
                 end += len(line)

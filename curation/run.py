@@ -35,6 +35,7 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, spre
     """
     for name in ("work", "dropped", "cache"):
         (output / name).mkdir(parents=True, exist_ok=True)
+    (output / "counts.json").unlink(missing_ok=True)  # what is in dropped/ will not be of that run
     # what makes no sense is told before any work is done
     stages = [step.make(output / "cache" / step.label, spread) for step in recipe.steps]
     counted, before = [], count_rows(rows)
@@ -134,23 +135,3 @@ def _shared(step: Step, rows: Sequence[Row], folder: Path, spread: Spread) -> It
     for found in spread(Deciding(step, folder, rows, SHARE), -(-len(rows) // SHARE)):
         for row, reason, instead in json.loads(found):
             yield Row(**row) if reason is None else Drop(Row(**row), reason, tuple(instead) if instead else None)
-
-
-# ------------------------------------------------------------------------------------------------ the end of a run
-
-
-def write_counts(output: Path, kept: Path, key: str, recipe: Recipe, counts: Sequence[Counts]) -> None:
-    """counts.json: what scripts.recount counts again."""
-    stages = [{"stage": step.label, "name": step.name, "keys": step.keys, "max_removal": step.max_removal}
-              | each.as_dict() for step, each in zip(recipe.steps, counts)]
-    found = {"data": key, "run": digest(key, recipe.as_written()), "kept": kept.name, "stages": stages}
-    write_text(output / "counts.json", json.dumps(found, indent=1))
-
-
-def finished(output: Path, kept: Path, run: str) -> bool:
-    """Whether this very run has been done to its end."""
-    path = output / "counts.json"
-    if not (path.exists() and kept.exists()):
-        return False
-    found = json.loads(path.read_text())
-    return (found["run"], found["kept"]) == (run, kept.name)

@@ -61,6 +61,8 @@ def sample(*, model: str | dict[str, Any] | tuple[str | dict[str, Any], ...], nu
                 _count(each, told)
                 is_cut = isinstance(each, Row) and each.notes["finish_reason"] == "length"
                 yield Drop(each, "cut at max_new_tokens") if is_cut and drop_truncated else each
+        if told["completions_failed"] and not told["completions"]:
+            raise InputError(f"none of {told['completions_failed']} completions could be had; the last {each.reason}")
 
     stage.summary = lambda: _summarise(told)
     return stage

@@ -1,7 +1,6 @@
 """Data curation: rows sampled, chosen, filtered and mixed by a recipe of stages, with nothing lost unseen."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -51,12 +50,13 @@ class Config:
 
 def main(config: Config) -> None:
     from curation.card import write_card
+    from curation.folder import end, finished, only_one
     from curation.output import write_kept
     from curation.page import write_page
     from curation.profile import Done, check_profile, dry_run, write_profile
     from curation.recipe import read_recipe
     from curation.rows import DataRows, digest, fingerprint
-    from curation.run import finished, run_stages, write_counts
+    from curation.run import run_stages
     from curation.runners import make_spread
 
     check_positive(config, "processes", "sample_rows")
@@ -65,22 +65,22 @@ def main(config: Config) -> None:
     rows = DataRows(config.data)
     key = fingerprint(rows)
     kept = output / f"kept.{config.format}"
-    if config.dry_run:
-        done = dry_run(rows, recipe, output, key, config.sample_rows, spread, tell)
-        write_profile(output, rows, recipe, key, done, applied=False)
-        write_page(output)
-        tell(f"nothing is applied; what the stages would do: {output}/report.html")
-        return
-    check_profile(output, key)
-    if not finished(output, kept, digest(key, recipe.as_written())):
-        left, counts = run_stages(rows, recipe, output, key, spread, tell)
-        write_kept(kept, left)
-        write_counts(output, kept, key, recipe, counts)
-        write_card(output, recipe, counts, left)
-        write_profile(output, rows, recipe, key, Done(left, counts, [0] * len(counts)), applied=True)
-        write_page(output)
-        shutil.rmtree(output / "work")
-    tell(f"kept: {kept}; dropped: {output}/dropped; what was done: {output}/card.md, {output}/report.html")
+    with only_one(output):
+        if config.dry_run:
+            done = dry_run(rows, recipe, output, key, config.sample_rows, spread, tell)
+            write_profile(output, rows, recipe, key, done, applied=False)
+            write_page(output)
+            tell(f"nothing is applied; what the stages would do: {output}/report.html")
+            return
+        check_profile(output, key)
+        if not finished(output, kept, digest(key, recipe.as_written())):
+            left, counts = run_stages(rows, recipe, output, key, spread, tell)
+            write_kept(kept, left)
+            write_card(output, recipe, counts, left)
+            write_profile(output, rows, recipe, key, Done(left, counts, [0] * len(counts)), applied=True)
+            write_page(output)
+            end(output, kept, key, recipe, counts)
+        tell(f"kept: {kept}; dropped: {output}/dropped; what was done: {output}/card.md, {output}/report.html")
 
 
 def tell(line: str) -> None:

@@ -5,11 +5,12 @@ import json
 
 import pytest
 
+from curation.folder import write_counts
 from curation.page import write_page
 from curation.profile import Done, Spaced, check_profile, dry_run, histograms, write_profile
 from curation.recipe import parse_recipe
 from curation.rows import DataRows, fingerprint
-from curation.run import run_stages, write_counts
+from curation.run import run_stages
 from data.sources import DataSource
 from errors import InputError
 

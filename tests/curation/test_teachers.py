@@ -202,6 +202,12 @@ def test_several_teachers_and_what_they_think(teacher, tmp_path):
     assert sorted({body["messages"][1]["content"] for body in teacher.bodies}) == ["Now: u", "u"]
 
 
+def test_a_teacher_that_answers_nothing_is_a_line(teacher, tmp_path):
+    teacher.outcome = lambda body, n: (400, {"error": "no"})
+    with pytest.raises(InputError, match="none of 6 completions could be had; the last failed: HTTP 400"):
+        ask(teacher, tmp_path)
+
+
 def test_what_is_told_of_completions(teacher, tmp_path):
     teacher.outcome = lambda body, n: (400, {}) if "p1" in str(body["messages"]) else None
     stage = sample(model=teacher.url, num_samples=2, rewards="chat_model:of_level", folder=tmp_path)

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from curation.folder import only_one
 from data.sources import DataSource, open_source
 
 
@@ -53,6 +54,21 @@ def test_a_folder_of_rows_becomes_kept_dropped_and_a_card(run_script, data, reci
 
     assert run_script("recount", "--data", *data, "--output-dir", out)[:2] == (
         0, "40 read + 0 made = 20 kept + 20 dropped; no row is lost, and none is there twice\n")
+
+
+def test_a_folder_is_of_one_run_at_a_time_and_of_one_recipe(run_script, data, recipe, tmp_path):
+    out = tmp_path / "out"
+    flags = ("--data", *data, "--output-dir", out, "--stages")
+    assert run_script("curate", *flags, recipe(*STAGES))[0] == 0
+    with only_one(out):
+        status, _, err = run_script("curate", *flags, recipe(*STAGES))
+        assert (status, "is being written by another process" in err, err.count("\n")) == (1, True, 1)
+    assert run_script("curate", *flags, recipe("curated:distinct", default=0.1))[0] == 1
+    status, _, err = run_script("recount", "--data", *data, "--output-dir", out)
+    assert (status, "of a scripts.curate that has ended" in err) == (1, True)
+    assert run_script("curate", *flags, recipe("curated:distinct"))[0] == 0
+    assert [path.name for path in (out / "dropped").iterdir()] == ["curated.distinct.parquet"]
+    assert run_script("recount", "--data", *data, "--output-dir", out)[0] == 0
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -1,0 +1,61 @@
+"""A curated folder: of one run at a time, and known to be done by its counts.json, which is written last."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from curation.ledger import Counts
+from curation.recipe import Recipe
+from curation.rows import digest
+from errors import InputError
+from files import write_text, writing
+
+
+def end(output: Path, kept: Path, key: str, recipe: Recipe, counts: Sequence[Counts]) -> None:
+    """The run is done: what it has no use for goes, and counts.json says so."""
+    own = {f"{step.label}.parquet" for step in recipe.steps}
+    for path in (output / "dropped").iterdir():
+        if path.name not in own:  # of another recipe, or of a stage that was ended
+            path.unlink()
+    write_counts(output, kept, key, recipe, counts)
+    shutil.rmtree(output / "work")
+
+
+def write_counts(output: Path, kept: Path, key: str, recipe: Recipe, counts: Sequence[Counts]) -> None:
+    """counts.json: what scripts.recount counts again."""
+    stages = [{"stage": step.label, "name": step.name, "keys": step.keys, "max_removal": step.max_removal}
+              | each.as_dict() for step, each in zip(recipe.steps, counts)]
+    found = {"data": key, "run": digest(key, recipe.as_written()), "kept": kept.name, "stages": stages}
+    write_text(output / "counts.json", json.dumps(found, indent=1))
+
+
+def finished(output: Path, kept: Path, run: str) -> bool:
+    """Whether this very run has been done to its end."""
+    path = output / "counts.json"
+    if not (path.exists() and kept.exists()):
+        return False
+    found = json.loads(path.read_text())
+    return (found["run"], found["kept"]) == (run, kept.name)
+
+
+@contextlib.contextmanager
+def only_one(output: Path) -> Iterator[None]:
+    """Raises InputError where another process curates into the same folder."""
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"--output-dir {output} is being written by another process; wait for it, or name another "
+                         f"folder") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
