@@ -48,6 +48,8 @@ def _problem(record: dict[str, Any], ends_with: str) -> str | None:
     for name in [*(["prompt"] if "prompt" in record else []), *answers, *(["text"] if "text" in record else [])]:
         if _is_empty(record[name]):
             return f"{name} is empty"
+        if not isinstance(record[name], str | list):
+            return f"{name} is a {type(record[name]).__name__}, neither a string nor messages"
     if isinstance(prompt, list):
         problem = _turns_problem(read_messages(prompt), "user")
         if problem:

@@ -1,5 +1,6 @@
 """Contamination: rows that hold what an evaluation asks, word for word."""
 
+import functools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -133,7 +134,12 @@ def _tell(asked: Asked, shared: list[str], share: str) -> str:
 
 def _check_apart(row: Row, names: Sequence[str]) -> None:
     for name in names:
-        if row.source == name or os.path.exists(row.source) and os.path.exists(name) and (
-                os.path.samefile(row.source, name)):
+        if _is_same(row.source, name):
             raise InputError(f"contamination against {name}: it is the data itself, and would drop all of it; give "
                              f"the evaluation's own file")
+
+
+@functools.lru_cache(1024)
+def _is_same(source: str, name: str) -> bool:
+    """Whether two names are of the same data or file."""
+    return source == name or (os.path.exists(source) and os.path.exists(name) and os.path.samefile(source, name))

@@ -11,6 +11,7 @@ import numpy as np
 from batch import Row as TokenRow
 from data.specs import load_function
 from errors import InputError
+from files import writing
 
 BLOCK = 256
 """texts that are embedded together"""
@@ -39,7 +40,8 @@ def embed(texts: Iterable[str], encoder: Encoder, path: Path) -> np.ndarray:
                 raise InputError(f"the encoder gave numbers of shape {list(vectors.shape)} for {len(block)} texts, or "
                                  f"some that are not finite; it must give [texts, width]")
             width = vectors.shape[1]
-            vectors.tofile(file)
+            with writing(path):
+                vectors.tofile(file)
     found = np.memmap(path, np.float32, "r+").reshape(-1, width) if width else np.zeros((0, 1), np.float32)
     return _centre(found)
 

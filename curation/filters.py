@@ -22,7 +22,11 @@ def length(*, tokenizer: str = "smollm2-135m-instruct", min_tokens: int = 1, max
     encode = _open_tokenizer(tokenizer).encode
 
     def problem(row: Row) -> str | None:
-        row.notes["tokens"] = count = len(encode(text_of_row(row, columns)))
+        text = text_of_row(row, columns)
+        try:
+            row.notes["tokens"] = count = len(encode(text))
+        except InputError as error:  # no valid Unicode
+            return str(error)
         if count < min_tokens:
             return f"{count} tokens, fewer than {min_tokens}"
         return f"{count} tokens, more than {max_tokens}" if max_tokens is not None and count > max_tokens else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from curation.stages import Drop, Row, Stage, by_row
-from curation.words import parts, text_of_row
+from curation.words import parts
 from errors import InputError
 
 CONFIDENT, UNLIKELY = 0.5, 0.1
@@ -32,17 +32,19 @@ def language(*, keep: tuple[str, ...] = ("en",)) -> Stage:
 
     def stage(rows: Iterable[Row]) -> Iterator[Row | Drop]:
         for row in rows:
-            texts = [text_of_row(row), *(part for part in parts(row) if _letters(part) >= MIN_LETTERS)]
-            row.notes["language"], _ = _identify(texts[0])[0]
-            other = next(filter(None, (_foreign(text, keep) for text in texts)), None)
+            found = parts(row)
+            texts = ["\n".join(found), *(part for part in found if len(found) > 1 and _letters(part) >= MIN_LETTERS)]
+            ranked = _identify(texts[0])
+            row.notes["language"] = ranked[0][0]
+            other = _foreign(texts[0], ranked, keep) or next(
+                filter(None, (_foreign(text, _identify(text), keep) for text in texts[1:])), None)
             yield row if other is None else Drop(row, other)
 
     return stage
 
 
-def _foreign(text: str, keep: Sequence[str]) -> str | None:
+def _foreign(text: str, ranked: Sequence[tuple[str, float]], keep: Sequence[str]) -> str | None:
     """Why a text is in none of the languages to keep; None where it is, or may be."""
-    ranked = _identify(text)
     best, probability = ranked[0]
     kept = sum(each for language, each in ranked if language in keep)
     shown = " ".join(text.split())[:60]

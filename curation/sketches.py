@@ -14,6 +14,7 @@ import numpy as np
 from curation.runners import nth_range
 from curation.stages import Row
 from curation.words import ngram_set, odd_numbers, text_of_row
+from files import writing
 
 
 class Sketching(NamedTuple):
@@ -83,9 +84,10 @@ def writing_sketches(blocks: Iterable[bytes], num_bands: int, path: Callable[[st
             found = np.frombuffer(block, np.uint64)
             count = int(found[0])
             ends.append(ends[-1][-1] + np.cumsum(found[1 : 1 + count]).astype(np.int64))
-            found[1 + count : len(found) - count * num_bands].tofile(ngrams)
-            for hashes, file in zip(found[len(found) - count * num_bands :].reshape(count, num_bands).T, files):
-                hashes.tofile(file)
+            with writing(path("ngrams")):
+                found[1 + count : len(found) - count * num_bands].tofile(ngrams)
+                for hashes, file in zip(found[len(found) - count * num_bands :].reshape(count, num_bands).T, files):
+                    hashes.tofile(file)
     with path("ngrams").open("rb") as file:
         yield Sketches(Ngrams(file, np.concatenate(ends)), bands)
 

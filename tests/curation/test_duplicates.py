@@ -126,3 +126,7 @@ def test_what_makes_no_sense_is_one_line():
     with pytest.raises(InputError, match="some.jsonl row 0: no column with text, only answer"):
         list(near_duplicates()([Row("some.jsonl", 0, {"answer": "x"})]))
     assert list(near_duplicates()([])) == [] == list(exact_duplicates()([]))
+
+
+def test_rows_without_any_word_are_no_duplicates():
+    assert kept(near_duplicates(), make_rows(["!!!", "???", "", "..."]))[1] == {}

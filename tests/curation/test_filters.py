@@ -101,6 +101,7 @@ def test_sound_chats_stay(record):
     ({"messages": [HELLO[0], turn("assistant", "Hi!\n\nHuman: And then?")]}, "template's markup"),
     ({"prompt": "[INST] Hi [/INST]", "completion": "Hi"}, "prompt has a template's markup"),
     ({"prompt": "Hi", "completion": "  "}, "completion is empty"),
+    ({"prompt": 3, "completion": "x"}, "prompt is a int"),
     ({"prompt": "", "completion": "x"}, "prompt is empty"),
     ({"conversations": [{"from": "martian", "value": "Hi"}]}, "martian"),
     ({"prompt": HELLO, "completion": HELLO[1:]}, "prompt: the last message is by assistant"),

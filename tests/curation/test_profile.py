@@ -7,10 +7,11 @@ import pytest
 
 from curation.folder import write_counts
 from curation.page import write_page
-from curation.profile import Done, Spaced, check_profile, dry_run, histograms, write_profile
+from curation.profile import Done, Spaced, check_profile, dry_run, histograms, measure, write_profile
 from curation.recipe import parse_recipe
 from curation.rows import DataRows, fingerprint
 from curation.run import run_stages
+from curation.stages import Row
 from data.sources import DataSource
 from errors import InputError
 
@@ -101,7 +102,13 @@ def test_what_rows_say_is_text_on_the_page(rows, tmp_path):
 
 
 def test_histograms_count_every_number_once():
-    found = histograms({"a": [1, 2, 3, float("nan")], "b": [5.0]}, {"a": [2], "c": [0, 1, 10, 100_000], "d": ["x"]})
+    def measured(**notes):
+        longest = max(map(len, notes.values()))
+        return measure(Row("data", index, {}, {name: values[index] for name, values in notes.items()
+                                               if index < len(values)}) for index in range(longest))
+
+    found = histograms(measured(a=[1, 2, 3, float("nan")], b=[5.0]), measured(a=[2], c=[0, 1, 10, 100_000], d=["x"]))
+    del found["characters"], found["words"]
     assert {name: sum(sum(each.get(when, ())) for when in ("before", "after")) for name, each in found.items()} \
         == {"a": 4, "b": 1, "c": 4}
     assert all(sorted(each["edges"]) == each["edges"] for each in found.values())
