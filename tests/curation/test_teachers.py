@@ -162,7 +162,7 @@ def test_a_slow_teacher_is_given_up(tmp_path, teacher):
 
     teacher.outcome = lambda body, n: time.sleep(0.3)
     with pytest.raises(InputError, match="does not answer .*(imed out|imeout)"):
-        ask(teacher, tmp_path, endpoint={"timeout": 0.05, "retries": 0})
+        ask(teacher, tmp_path, endpoint={"name": "wise", "timeout": 0.05, "retries": 0})
 
 
 @pytest.mark.parametrize(("budget", "least", "most"), [
