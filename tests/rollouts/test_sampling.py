@@ -15,7 +15,9 @@ from rollouts.sampling import make_controls, sample, truncate
 DRAWS = 20_000
 CONTROLS = {"all": {}, "temperature": {"temperature": 0.6}, "top_k": {"top_k": 5}, "top_p": {"top_p": 0.7},
             "min_p": {"min_p": 0.3}, "together": {"temperature": 1.3, "top_k": 20, "top_p": 0.9, "min_p": 0.1}}
-QUICK = [how if how in ("all", "together") else pytest.param(how, marks=pytest.mark.slow) for how in CONTROLS]
+SLOW = pytest.mark.slow
+QUICK = [how if how in ("all", "together") else pytest.param(how, marks=SLOW) for how in CONTROLS]
+TOGETHER = [how if how == "together" else pytest.param(how, marks=SLOW) for how in CONTROLS]
 
 
 def exact(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -44,7 +46,7 @@ def assert_drawn_from(tokens, p):
     assert statistic < freedom + 5 * np.sqrt(2 * freedom) + 5, (statistic, freedom)
 
 
-@pytest.mark.parametrize("how", QUICK)
+@pytest.mark.parametrize("how", TOGETHER)
 def test_a_tiny_models_first_and_second_token(how):
     model, params, prompt = Transformer(CONFIG), random_variables()["params"], [3, 14, 15]
     engine = Engine(model, 4000, page=8)
