@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all, and one line where the system does not let them be written."""
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -19,6 +20,17 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); make room or mend the permissions, "
                          f"and give the same command again") from None
+
+
+def lock(opened: Any, place: str, kind: str) -> None:
+    """Keeps an open file or folder (`kind`) for this process alone until it is closed. Raises InputError, which begins
+    with `place`, where another process has it."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{place} is being written by another process; wait for it, or name another {kind}") from None
+    except OSError:  # a file system without locks
+        pass
 
 
 @contextlib.contextmanager

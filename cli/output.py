@@ -7,7 +7,6 @@ A row is there whole, or is the last line and lacks its end, which is cut off wh
 """
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from errors import InputError, shown
-from files import write_text, writing
+from files import lock, write_text, writing
 
 
 def check_same(output: Path, command: dict[str, Any]) -> None:
@@ -76,13 +75,7 @@ def _opened(output: Path) -> Iterator[BinaryIO]:
     with contextlib.ExitStack() as stack:
         with writing(output):
             file = stack.enter_context(output.open("a+b"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--output {output} is being written by another process; wait for it, or name another "
-                             f"file") from None
-        except OSError:  # a file system without locks
-            pass
+        lock(file, f"--output {output}", "file")
         yield file
 
 

@@ -1,7 +1,6 @@
 """A curated folder: of one run at a time, and known to be done by its counts.json, which is written last."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -11,8 +10,7 @@ from pathlib import Path
 from curation.ledger import Counts
 from curation.recipe import Recipe
 from curation.rows import digest
-from errors import InputError
-from files import write_text, writing
+from files import lock, write_text, writing
 
 
 def end(output: Path, kept: Path, key: str, recipe: Recipe, counts: Sequence[Counts]) -> None:
@@ -49,13 +47,7 @@ def only_one(output: Path) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         folder = os.open(output, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"--output-dir {output} is being written by another process; wait for it, or name another "
-                         f"folder") from None
-    except OSError:  # a file system without locks
-        pass
-    try:
+        lock(folder, f"--output-dir {output}", "folder")
         yield
     finally:
         os.close(folder)
