@@ -28,10 +28,10 @@ class Segment(NamedTuple):
         return min(self.start + SEGMENT, len(self.sequence.tokens) - 1)
 
 
-def segments_of(unread: abc.Iterable[Sequence]) -> list[Segment]:
+def segments_of(unread: abc.Iterable[Sequence]) -> abc.Iterator[Segment]:
     """What is missing of contexts, one after the other."""
-    return [Segment(sequence, start) for sequence in unread
-            for start in range(sequence.cached, len(sequence.tokens) - 1, SEGMENT)]
+    return (Segment(sequence, start) for sequence in unread
+            for start in range(sequence.cached, len(sequence.tokens) - 1, SEGMENT))
 
 
 def prefill_tokens(rows: abc.Sequence[Segment | None]) -> tuple[np.ndarray, np.ndarray]:

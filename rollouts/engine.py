@@ -237,9 +237,8 @@ class Engine:
             unread = [] if some_are_ready else self._slots.unread()
 
     def _prefill_part(self, unread: abc.Sequence[Sequence]) -> None:
-        segments = [segments_of(each for each in unread if self._slots.share_of(each) == share)
-                    for share in range(self.shares)]
         few, many = SEGMENTS
+        segments = [list(itertools.islice(segments_of(mine), many)) for mine in self._by_share(unread)]
         rows = _in_rows(segments, many if max(map(len, segments)) > many // 2 else few)
         read = [row for row in rows if row]
         self._call_prefill(rows, self._width([row.sequence for row in read]))
@@ -247,6 +246,10 @@ class Engine:
             segment.sequence.cached = segment.stop
         for sequence in dict.fromkeys(segment.sequence for segment in read):
             self._slots.remember(sequence)
+
+    def _by_share(self, sequences: abc.Sequence[Sequence]) -> list[list[Sequence]]:
+        """Those of each share of the slots."""
+        return [[each for each in sequences if self._slots.share_of(each) == share] for share in range(self.shares)]
 
     def _call_prefill(self, rows: abc.Sequence[Segment | None], width: int) -> None:
         table = page_table([row and row.sequence for row in rows], width)
@@ -262,7 +265,7 @@ class Engine:
     # ------------------------------------------------------------------------------------------------- what is drawn
 
     def _decode(self, ready: abc.Sequence[Sequence]) -> None:
-        by_share = [[each for each in ready if self._slots.share_of(each) == share] for share in range(self.shares)]
+        by_share = self._by_share(ready)
         rows = _in_rows(by_share, self._rows_of_share(by_share))
         patience, steps = self._patience(len(ready)), self._steps(ready)
         drawn = jax.device_get(self._call_decode(rows, self._width(rows), patience, steps))
