@@ -228,3 +228,25 @@ def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Se
         return {name: value for name, value in metrics.items() if name.startswith(names)}
 
     return evaluate if prompts else None
+
+
+def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer: Any, mesh: Any, state: Any, step: Any,
+                     collect: Callable[..., Any], key: Any, tasks: Sequence[Any]) -> None:
+    """The last part of a script of online training: a run directory, its loop, and evaluation with `key`, by the tasks
+    of --evaluate.tasks, too. `step` is rollouts.online.Step."""
+    from cli.evaluation import make_benchmarks
+    from cli.experiment import loop_config, print_done
+    from data.prompts import PromptBatches
+    from rollouts.online import train_online
+    from training.runs import start
+
+    def open_batches(position: Any) -> PromptBatches:
+        weights = [each.weight for each in flags.data]
+        return PromptBatches(prompts.sources, weights, flags.batch_size, flags.seed, position)
+
+    run = Path(flags.output_dir)
+    evaluate = make_evaluation(flags, collect, prompts.eval_prompts, key)
+    start(run, prompts.config, model.config, tokenizer)
+    benchmarks = make_benchmarks(flags, tasks, model, tokenizer, mesh, collect.engine)
+    train_online(state, step, open_batches, run, mesh, loop_config(flags, flops_per_token=0.0), evaluate, benchmarks)
+    print_done(run)

@@ -77,8 +77,8 @@ def main(config: Config) -> None:
 
     from cli import online
     from cli.columns import needed_columns
-    from cli.evaluation import make_benchmarks, open_benchmarks
-    from cli.experiment import choose_reference, load_model, loop_config, open_optimizer, print_done
+    from cli.evaluation import open_benchmarks
+    from cli.experiment import choose_reference, load_model, open_optimizer
     from data.prompts import PromptBatches
     from models.scoring import score, score_by
     from objectives.base import declared
@@ -88,12 +88,10 @@ def main(config: Config) -> None:
     from rollouts.episodes import to_batch
     from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics, time_shares
     from rollouts.minibatches import Packer
-    from rollouts.online import train_online
     from rollouts.recording import Recorder
     from rollouts.vine import prefix_values
     from sharding.mesh import make_mesh
     from training.reference import prepare_rollouts
-    from training.runs import start
     from training.state import init_state
     from training.step import check_split, make_accumulated_step, make_minibatch_updates
 
@@ -176,15 +174,7 @@ def main(config: Config) -> None:
         metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], packed.gathered(logps))
 
-    def open_batches(position: Any) -> PromptBatches:
-        weights = [each.weight for each in config.data]
-        return PromptBatches(prompts.sources, weights, config.batch_size, config.seed, position)
-
-    evaluate = online.make_evaluation(config, collect, prompts.eval_prompts, eval_key)
-    start(run, prompts.config, model.config, tokenizer)
-    benchmarks = make_benchmarks(config, tasks, model, tokenizer, mesh, collect.engine)
-    train_online(state, step, open_batches, run, mesh, loop_config(config, flops_per_token=0.0), evaluate, benchmarks)
-    print_done(run)
+    online.train_on_prompts(config, prompts, model, tokenizer, mesh, state, step, collect, eval_key, tasks)
 
 
 def check(config: Config) -> None:
