@@ -40,7 +40,7 @@ class Config:
     """a text file"""
     count: int = 50
     """questions with four choices of each task; others have four times, or twice, as many"""
-    max_length: int = 512
+    max_length: int = 320
     """tokens that the model reads"""
     max_gen_toks: int = 32
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
@@ -79,10 +79,12 @@ def evaluate_theirs(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
 
 
 def evaluate_ours(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
-    """The same by lm-eval's own loop, over our model; and how many contexts were cut, which our loop tells."""
+    """The same by lm-eval's own loop, over our model; and how many contexts were cut, which our loop
+    tells from the same responses."""
     import jax
     from lm_eval import simple_evaluate
 
+    from evals.cache import Cache
     from evals.harness import HarnessModel, judge
     from evals.lm_eval_tasks import load_tasks, open_manager
     from evals.subject import Subject
@@ -92,7 +94,7 @@ def evaluate_ours(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     model, variables, tokenizer = load(str(folder / "model"), mesh, dtype)
     subject = Subject(Transformer(dataclasses.replace(model.config, max_length=config.max_length)), tokenizer, mesh,
-                      num_slots=config.batch_size)
+                      num_slots=config.batch_size, cache=Cache(folder / "responses.jsonl"))
     subject.load(variables)
     harness, found = HarnessModel(subject), {}
     manager = open_manager("", [str(folder / "tasks")])
@@ -101,7 +103,7 @@ def evaluate_ours(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
         result = simple_evaluate(harness, tasks=[name], task_manager=manager, apply_chat_template=chat,
                                  fewshot_as_multiturn=chat, bootstrap_iters=0)
         found[name] = {"results": result["results"][name], "seconds": time.perf_counter() - start,
-                       "asked": [[each["arguments"], each["resps"]] for each in result["samples"][name]]}
+                       "requests": [[each["arguments"], each["resps"]] for each in result["samples"][name]]}
         (task,) = load_tasks(manager, name, {}, {})
         samples = judge(task, harness, chat=chat).samples[name]
         found[name]["cut"] = sum(sample.truncated_context for sample in samples)
@@ -125,8 +127,8 @@ def write_tasks(config: Config, folder: Path) -> None:
     rows = [json.loads(line) for line in Path(config.questions).read_text().split("\n")[:-1]]
     text, count = Path(config.text).read_text(), config.count
     shown = rows[-8:]
-    choices = [choice_row(rng, text, words) for words in spread(count, 20, 200)]
-    cut = [choice_row(rng, text, words) for words in spread(count // 5, 450, 700)]
+    choices = [choice_row(rng, text, words) for words in spread(count, 10, 50)]
+    cut = [choice_row(rng, text, words) for words in spread(count // 5, 280, 420)]
     write(folder, "choices", choices, "multiple_choice", MULTIPLE_CHOICE | {"num_fewshot": 2}, examples=choices[:8])
     write(folder, "choices_in_chat", choices, "multiple_choice", MULTIPLE_CHOICE | {"num_fewshot": 2},
           examples=choices[:8])
@@ -134,15 +136,15 @@ def write_tasks(config: Config, folder: Path) -> None:
     pieces = [{"text": " ".join(passage(rng, text, words))} for words in spread(4 * count, 5, 40)]
     write(folder, "without_context", pieces, "loglikelihood", {"doc_to_text": "", "doc_to_target": "{{text}}",
                                                                "metric_list": [{"metric": "acc"}]})
-    pieces = [{"text": " ".join(passage(rng, text, words))} for words in [*spread(4 * count - 6, 3, 150), 0, 700, 1200,
-                                                                          1500, 400, 390]]
+    pieces = [{"text": " ".join(passage(rng, text, words))} for words in [*spread(4 * count - 6, 3, 60), 0, 450, 750,
+                                                                          900, 250, 245]]
     write(folder, "rolling", pieces, "loglikelihood_rolling", {"doc_to_text": "", "doc_to_target": "{{text}}",
                                                                "metric_list": [{"metric": "bits_per_byte"}]})
     generation = {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{answer}}",
                   "generation_kwargs": {"until": ["Question:", "\n\n"], "do_sample": False,
                                         "max_gen_toks": config.max_gen_toks}}
-    write(folder, "answers", rows[: 2 * count], "generate_until", generation | {"num_fewshot": 1}, examples=shown)
-    write(folder, "answers_in_chat", rows[2 * count : 4 * count], "generate_until", generation | {"num_fewshot": 2},
+    write(folder, "answers", rows[: 2 * count], "generate_until", generation)
+    write(folder, "answers_in_chat", rows[2 * count : 4 * count], "generate_until", generation | {"num_fewshot": 1},
           examples=shown[:4])
     write(folder, "answers_cut", rows[: count // 5], "generate_until", generation | {"num_fewshot": 6}, examples=shown)
 
@@ -187,7 +189,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]], kind: str, settin
 
 def requests(side: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """(arguments, response) of every request of a task, in order."""
-    for arguments, resps in side["asked"]:
+    for arguments, resps in side["requests"]:
         for argument, response in zip(arguments, resps, strict=True):
             yield argument, response[0]
 

@@ -28,7 +28,7 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
         result = simple_evaluate(model, tasks=[name], task_manager=TaskManager(include_path=settings["include_path"]),
                                  apply_chat_template=chat, fewshot_as_multiturn=chat, bootstrap_iters=0)
         found[name] = {"results": result["results"][name], "seconds": time.perf_counter() - start,
-                       "asked": [[each["arguments"], each["resps"]] for each in result["samples"][name]]}
+                       "requests": [[each["arguments"], each["resps"]] for each in result["samples"][name]]}
     return found
 
 

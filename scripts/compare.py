@@ -44,7 +44,7 @@ class Config:
     """Runs, table.md and plot.png are made here."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each method is trained with these seeds."""
-    max_steps: int = 30
+    max_steps: int = 20
     """A run takes this many steps."""
 
 
