@@ -17,7 +17,8 @@ class CommonError(InputError):
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """The run was asked to stop (SIGTERM) and has saved itself. Scripts print the message and exit with status 0."""
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved itself. Scripts print the message and exit with
+    status 0."""
 
 
 def shown(value: object) -> str:

@@ -31,9 +31,6 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
         sys.exit(1)
     except Stopped as stop:
         print(stop, file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def set_malloc() -> None:

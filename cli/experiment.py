@@ -11,7 +11,7 @@ from cli.checks import max_row_length, resolve_dtype
 from cli.columns import NOTHING, Needed
 from cli.command import print_once
 from cli.flags import RunFlags, TrainingFlags, check_flags
-from cli.resume import MAY_DIFFER, ON_ROWS, check_steps, stored_dtype, tell
+from cli.resume import MAY_DIFFER, ON_ROWS, check_place, check_steps, stored_dtype, tell
 from cli.values import defaults
 from errors import InputError
 
@@ -31,6 +31,7 @@ def begin(flags: Flags, check: Callable[[Any], None] = lambda flags: None) -> Fl
     check_flags(flags)
     check(flags)
     connect(flags.hosts)
+    check_place(flags)
     return resolve(flags)
 
 
@@ -141,6 +142,7 @@ def check_output_dir(flags: RunFlags, *sources: list[Any],
     from training.runs import check_free
 
     config = dataclasses.asdict(flags) | {"sha256": [fingerprint(each) for each in sources]}
+    del config["restart"]
     may_differ = MAY_DIFFER | ON_ROWS if isinstance(flags, TrainingFlags) else MAY_DIFFER
     tell(check_free(Path(flags.output_dir), config, may_differ, renamed, defaults(flags)))
     return config
@@ -198,6 +200,7 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
     next. `tasks` judge the model as --evaluate says."""
     from cli.evaluation import make_benchmarks
     from data.batches import TrainingBatches
+    from training.holding import held
     from training.loop import train
     from training.runs import start
     from training.throughput import flops_per_token
@@ -205,9 +208,10 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
     run, records = Path(flags.output_dir), placement.local_rows()
     loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.mesh)
-    start(run, config, model.config, tokenizer)
-    train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
-          loop, evaluate, benchmarks)
+    with held(run):
+        start(run, config, model.config, tokenizer)
+        train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
+              loop, evaluate, benchmarks)
     print_done(run, command)
 
 

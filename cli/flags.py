@@ -33,6 +33,8 @@ class RunFlags:
     "{source: NAME, columns: {prompt: question}}"."""
     output_dir: str
     """The run directory is made here: config.yaml, metrics.jsonl, checkpoints/."""
+    restart: bool = False
+    """A run that is there is moved to OUTPUT_DIR.1, or .2, ..., and begun anew; give it once."""
     batch_size: int = 8
     """A step takes this many rows, pairs of them, or prompts, over all devices and micro-batches."""
     learning_rate: float = 1e-4

@@ -10,6 +10,7 @@ from cli.columns import NOTHING, Needed
 from cli.command import print_once, tell_dropped
 from cli.experiment import Flags, check_output_dir, open_sources, resolve
 from cli.flags import OnlineFlags, check_online_flags
+from cli.resume import check_place
 from errors import InputError
 
 
@@ -20,6 +21,7 @@ def begin(flags: Flags, check: Callable[[Any], None]) -> Flags:
     check_online_flags(flags)
     check(flags)
     connect(flags.hosts)
+    check_place(flags)
     if flags.sampling.note:
         print_once(flags.sampling.note)
     return resolve(flags)
@@ -238,6 +240,7 @@ def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer
     from cli.experiment import loop_config, print_done
     from data.prompts import PromptBatches
     from rollouts.online import train_online
+    from training.holding import held
     from training.runs import start
 
     def open_batches(position: Any) -> PromptBatches:
@@ -246,7 +249,9 @@ def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer
 
     run = Path(flags.output_dir)
     evaluate = make_evaluation(flags, collect, prompts.eval_prompts, key)
-    start(run, prompts.config, model.config, tokenizer)
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, mesh, collect.engine)
-    train_online(state, step, open_batches, run, mesh, loop_config(flags, flops_per_token=0.0), evaluate, benchmarks)
+    loop = loop_config(flags, flops_per_token=0.0)
+    with held(run):
+        start(run, prompts.config, model.config, tokenizer)
+        train_online(state, step, open_batches, run, mesh, loop, evaluate, benchmarks)
     print_done(run)

@@ -1,10 +1,14 @@
 """Going on with a run under other flags: what may differ, as it leaves the mathematics as it was, and what is said."""
 
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 from cli.command import print_once
 from errors import InputError, shown
+from files import writing
+from sharding.exchange import decided
 
 MAY_DIFFER = frozenset({
     "output_dir", "mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
@@ -27,6 +31,48 @@ def tell(differing: dict[str, tuple[Any, Any]]) -> None:
     if changed:
         print_once(f"note: the run goes on with {'; '.join(changed)}: the same mathematics, computed otherwise "
                    f"(dropout, if any, draws other numbers in other micro-batches)")
+
+
+def check_place(flags: Any) -> None:
+    """Before anything is read: waits for a run that is about to leave --output-dir, and moves it away for --restart.
+    Raises InputError where it does not leave, and where it has lost its checkpoints."""
+    from training.holding import wait_until_free
+
+    run = Path(flags.output_dir)
+    wait_until_free(run)
+    if flags.restart:
+        decided(lambda: _move_away(run))
+    else:
+        decided(lambda: _check_checkpoints(flags))
+
+
+def _move_away(run: Path) -> None:
+    from training.runs import is_run
+
+    if is_run(run):
+        places = (run.with_name(f"{run.name}.{number}") for number in itertools.count(1))
+        place = next(place for place in places if not place.exists())
+        with writing(run):
+            run.rename(place)
+        print(f"note: the run that was in {run} is now in {place}")
+
+
+def _check_checkpoints(flags: Any) -> None:
+    """Raises InputError where a run that had a checkpoint has none: their folder is made before the first step, and the
+    first one is whole before a second begins. A run that was ended before is begun anew."""
+    from training.checkpoints import finished_steps
+    from training.metrics import read_metrics
+
+    stored, run = stored_flags(flags), Path(flags.output_dir)
+    folder = run / "checkpoints"
+    if not stored or finished_steps(folder) or list(folder.glob("damaged-*")):
+        return
+    made = max((line["step"] for line in read_metrics(run)), default=0)
+    if made and (not folder.exists() or made > 2 * (stored.get("save_every") or math.inf)):
+        raise InputError(f"output directory {run} holds a run that made {made} steps, and no checkpoint any more; put "
+                         f"them back, give --restart to begin anew, or choose another --output-dir")
+    if made:
+        print(f"note: {run} has no checkpoint of the {made} steps that were made there, which begin anew")
 
 
 def stored_flags(flags: Any) -> dict[str, Any]:

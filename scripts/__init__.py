@@ -1,1 +1,15 @@
 """One experiment a file, each read from top to bottom; `python -m scripts.NAME --help` teaches it."""
+
+import sys
+from typing import Any
+
+
+def _one_line(kind: type[BaseException], *error: Any) -> None:
+    """Ctrl-C is no error: from the first import on it is one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, *error)
+
+
+sys.excepthook = _one_line

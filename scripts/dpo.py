@@ -20,7 +20,8 @@ DESCRIPTION = """Change how a model answers, by pairs of a better and a worse an
 Losses: sigmoid (DPO), hinge, ipo, ipo_sum, robust, exo_pair, nca_pair, bco_pair, sppo_hard, aot, aot_unpaired,
 apo_zero, apo_down, discopop, sigmoid_norm, sft, sft_token. objectives/dpo.py has their equations.
 
-Stopped, by whatever, it goes on where it was when the same command is given again."""
+Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest checkpoint when the
+same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,8 @@ format(pattern=...), length(target=...), overlong(max_length=..., cache=...), re
 (both also with _share; unit_tests(isolation=strict|shared|auto, packages=[numpy]), see docs/online.md), gym:TASK,
 gym_exact:TASK, model:PATH_OR_ID, judge:URL, or package.module:function, with TRL's signature.
 
-Stopped, by whatever, it goes on where it was when the same command is given again."""
+Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest checkpoint when the
+same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

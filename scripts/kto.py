@@ -14,7 +14,8 @@ DESCRIPTION = """Change how a model answers, by answers that are labelled good o
 Rows have prompt and completion (or messages, or tokens) and a label, true or false. The reference point z is estimated
 over the whole batch, from each row's prompt with another row's answer, so batches should not be tiny.
 
-Stopped, by whatever, it goes on where it was when the same command is given again."""
+Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest checkpoint when the
+same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ A step: the policy answers --batch-size prompts --group-size times, rewards judg
 best answer and the worst are a pair for one update by the losses of scripts.dpo (Guo et al. 2024, arXiv:2402.04792,
 have two answers a prompt). Rewards are those of scripts.grpo (docs/online.md).
 
-Stopped, by whatever, it goes on where it was when the same command is given again."""
+Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest checkpoint when the
+same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ A step: the policy answers --batch-size prompts --group-size times, rewards judg
 token's state was worth, a token's advantage is how much better it went than that (GAE), and critic and policy are
 updated, each with an optimiser of its own. Rewards are those of scripts.grpo (docs/online.md).
 
-Stopped, by whatever, it goes on where it was when the same command is given again."""
+Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest checkpoint when the
+same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

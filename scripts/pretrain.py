@@ -19,7 +19,8 @@ DESCRIPTION = """Train a language model to predict the next token of every text.
       --max-steps 500
 
 Without --model the weights are random and the sizes --architecture's; with it, training goes on from there (continual
-pre-training). Stopped, by whatever, it goes on where it was when the same command is given again."""
+pre-training). Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest
+checkpoint when the same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ DESCRIPTION = """Train a reward model from pairs of a better and a worse answer 
       --lora.rank 16 --learning-rate 1e-4
   python -m scripts.score --model runs/reward --data rows.jsonl --output scores.jsonl
 
-A pair's `margin`, where it has one, is how much better the chosen answer is. Stopped, by whatever, it goes on where it
-was when the same command is given again."""
+A pair's `margin`, where it has one, is how much better the chosen answer is. Stopped by Ctrl-C or SIGTERM,
+it saves first; ended by whatever else, it goes on from its newest checkpoint when the same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

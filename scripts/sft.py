@@ -11,7 +11,8 @@ DESCRIPTION = """Fine-tune a language model; the loss is on the assistant's (or 
   python -m scripts.sft --model smollm2-135m-instruct --data chats.jsonl --output-dir runs/first --max-steps 100 \\
       --lora.rank 16 --learning-rate 2e-4
 
-Stopped, by whatever, it goes on where it was when the same command is given again."""
+Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest checkpoint when the
+same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ def kept(run: Path, state: TrainState, mesh: jax.sharding.Mesh, config: LoopConf
     with Preemption() as stop, checkpoints.opened(run, keep_best=config.keep_best) as manager, jax.set_mesh(mesh):
         restored = checkpoints.restore_newest(manager, state)
         state, position = restored if restored else (state, None)
+        _tell_progress(int(state.step), config.max_steps)
         keeper = Keeper(run, config, manager, stop, evaluate, gather, int(state.step), benchmarks)
         try:
             with lost_peers(lambda: keeper.saved), keeper.log:
@@ -69,6 +70,13 @@ def kept(run: Path, state: TrainState, mesh: jax.sharding.Mesh, config: LoopConf
             keeper.profiler.close(lambda: None)
         with checkpoints.writing(manager):
             manager.wait_until_finished()
+
+
+def _tell_progress(done: int, max_steps: int) -> None:
+    """A line where a run goes on."""
+    if done and jax.process_index() == 0:
+        print(f"already finished: all {max_steps} steps are made; nothing to do" if done == max_steps else
+              f"resumes at step {done + 1} of {max_steps} from checkpoint {done}", flush=True)
 
 
 class Keeper:
@@ -109,7 +117,7 @@ class Keeper:
     def finish(self, state: TrainState, step: int, position: Any, record: Callable[[], None] = lambda: None) -> None:
         """Records what there is of a step beside its state, evaluates, saves, and stops, as is due. `position` is
         where the data are after all that the step has drawn. What `record` raises saves nothing: no checkpoint is of a
-        step that is not kept. Raises Stopped, the run being saved, after SIGTERM."""
+        step that is not kept. Raises Stopped, the run being saved, after SIGTERM or Ctrl-C."""
         self._position, self._eval_metrics = position, None
         record()
         if self._evaluate is not None and self._due(step, self._config.eval_every):
@@ -122,8 +130,8 @@ class Keeper:
             self._save(state, step)
         if stopping:
             self._wait_for_save()
-            raise Stopped(f"stopped by SIGTERM after step {step} of {self._config.max_steps}, which is saved; the same "
-                          f"command goes on from there")
+            raise Stopped(f"stopped by {self._stop.cause} after step {step} of {self._config.max_steps}, which is "
+                          f"saved; the same command goes on from there")
         self._judge(state, step)
 
     def _judge(self, state: TrainState, step: int) -> None:

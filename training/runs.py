@@ -24,6 +24,7 @@ from models.weights import abstract_params, on_host
 from sharding import hosts
 from sharding.rules import tree_shardings
 from training.checkpoints import finished_steps, restore_trainable
+from training.holding import LOCK
 
 
 class SavableTokenizer(Protocol):
@@ -31,6 +32,10 @@ class SavableTokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes what it can be loaded from."""
+
+
+HISTORY = "history"
+"""in config.yaml: what a run that went on did with other flags from which step on"""
 
 
 def is_run(path: Path) -> bool:
@@ -47,12 +52,12 @@ def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str],
     """
     if not is_run(run):
         # a run killed while it was being made leaves these
-        leftovers = {"model", "config.yaml.partial"}
+        leftovers = {"model", "config.yaml.partial", LOCK}
         if run.exists() and (not run.is_dir() or any(path.name not in leftovers for path in run.iterdir())):
             raise InputError(f"output directory {run} exists and is no run of Temper; choose another --output-dir")
         return {}
     stored = yaml.safe_load(_dump(dict(defaults))) | {_python_name(renamed.get(name.replace("_", "-"), name)): value
-             for name, value in flatten(read_config(run)).items()}
+             for name, value in flatten(read_config(run)).items() if name != HISTORY}
     current = flatten(yaml.safe_load(_dump(config)))
     names = [*current, *(name for name in stored if name not in defaults)]
     differing = {name: (stored.get(name), current.get(name)) for name in names if stored.get(name) != current.get(name)}
@@ -77,7 +82,7 @@ def _python_name(flag: str) -> str:
 
 def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: SavableTokenizer | None) -> None:
     """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml, in
-    which a run that goes on for other steps has these.
+    which a run that goes on with other flags has these, and what they were before under `history`.
 
     One process writes; the others wait for it.
     """
@@ -85,8 +90,8 @@ def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Sava
         with writing(run):
             if not is_run(run):
                 _write(run, config, model, tokenizer)
-            elif steps := {name: config[name] for name in ("max_steps", "max_tokens") if name in config}:
-                _write_steps(run, steps)
+            else:
+                _write_changes(run, json.loads(json.dumps(config)))
     hosts.barrier("run directory")
 
 
@@ -99,10 +104,15 @@ def _write(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Sav
     write_text(run / "config.yaml", _dump(config))
 
 
-def _write_steps(run: Path, steps: dict[str, Any]) -> None:
+def _write_changes(run: Path, config: dict[str, Any]) -> None:
     stored = read_config(run)
-    if any(stored.get(name) != value for name, value in steps.items()):
-        write_text(run / "config.yaml", _dump(stored | steps))
+    before, now = flatten(stored), flatten(config)
+    changed = {name: {"before": before[name], "now": value} for name, value in now.items()
+               if name in before and before[name] != value}
+    if changed:
+        steps = finished_steps(run / "checkpoints")
+        history = [*stored.get(HISTORY, []), {"from_step": steps[-1] if steps else 0, "changed": changed}]
+        write_text(run / "config.yaml", _dump(config | {HISTORY: history}))
 
 
 def _dump(config: dict[str, Any]) -> str:

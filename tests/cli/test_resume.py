@@ -5,15 +5,16 @@ import dataclasses
 import json
 
 import pytest
+import tiny
 import yaml
 
 from cli import resume
 from cli.experiment import check_output_dir
-from cli.resume import MAY_DIFFER, check_steps, stored_dtype, tell
+from cli.resume import MAY_DIFFER, check_place, check_steps, stored_dtype, tell
 from errors import InputError
 from scripts import grpo, pretrain, sft
 from training.optimizer import OptimizerConfig
-from training.runs import check_free
+from training.runs import check_free, read_config, start
 
 
 @pytest.fixture
@@ -124,3 +125,59 @@ def test_what_a_run_is_judged_by_may_change_where_it_does_not_decide_what_is_dra
         flags = dataclasses.replace(flags, evaluate=dataclasses.replace(flags.evaluate, **changed))
         with pytest.raises(InputError, match="another experiment") if script in refused else contextlib.nullcontext():
             check_output_dir(flags)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Makes a run that made steps, with its checkpoints; gives the flags of its command."""
+
+    def place(made, checkpoints=(), restart=False, folder=True):
+        run = tmp_path / "run"
+        (run / "checkpoints").mkdir(parents=True) if folder else run.mkdir()
+        for step in checkpoints:
+            (run / "checkpoints" / str(step)).mkdir()
+        (run / "config.yaml").write_text("save_every: 4\n")
+        (run / "metrics.jsonl").write_text("".join(f'{{"step": {step + 1}}}\n' for step in range(made)))
+        return sft.Config(model="m", data=(), output_dir=str(run), max_steps=20, restart=restart)
+
+    return place
+
+
+@pytest.mark.parametrize(("made", "folder", "lost"), [(9, True, True), (1, False, True), (8, True, False),
+                                                      (0, False, False)])
+def test_a_run_that_lost_its_checkpoints_is_not_begun_anew_unasked(place, capsys, made, folder, lost):
+    flags = place(made, folder=folder)
+    with pytest.raises(InputError, match=f"made {made} steps, .* --restart") if lost else contextlib.nullcontext():
+        check_place(flags)
+    assert ("begin anew" in capsys.readouterr().out) == (made > 0 and not lost)
+
+
+def test_a_run_with_a_checkpoint_goes_on(place, capsys):
+    check_place(place(30, checkpoints=(28,)))
+    assert capsys.readouterr().out == ""
+
+
+def test_restart_moves_the_run_away(place, tmp_path, capsys):
+    for number in (1, 2):
+        check_place(place(9, checkpoints=(8,), restart=True))
+        assert not (tmp_path / "run").exists()
+        assert (tmp_path / f"run.{number}" / "checkpoints" / "8").exists()
+        assert f"is now in {tmp_path}/run.{number}" in capsys.readouterr().out
+    check_place(dataclasses.replace(place(0), output_dir=str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_flags_are_recorded_with_the_step(tmp_path):
+    config = {"model": "m", "save_every": 4, "lora": {"rank": 4}, "max_steps": 8}
+    start(tmp_path / "run", config, tiny.CONFIG, None)
+    run = tmp_path / "run"
+    start(run, config, tiny.CONFIG, None)
+    assert "history" not in read_config(run)
+    (run / "checkpoints" / "4").mkdir(parents=True)
+    longer = config | {"max_steps": 16, "save_every": 2}
+    start(run, longer, tiny.CONFIG, None)
+    changed = {"max_steps": {"before": 8, "now": 16}, "save_every": {"before": 4, "now": 2}}
+    assert read_config(run) == longer | {"history": [{"from_step": 4, "changed": changed}]}
+    assert check_free(run, config, MAY_DIFFER) == {"save_every": (2, 4), "max_steps": (16, 8)}
+    start(run, config, tiny.CONFIG, None)
+    assert len(read_config(run)["history"]) == 2

@@ -27,6 +27,7 @@ from same_run import (
 from cli import command, experiment
 from scripts import sft
 from training.checkpoints import finished_steps
+from training.preemption import NOTE
 
 STEPS = 60
 
@@ -49,20 +50,22 @@ def saved(run):
 
 def stopped_at(line):
     """The step that the one line of a run that was stopped names."""
-    return int(re.fullmatch(rf"stopped by SIGTERM after step (\d+) of {STEPS}, which is saved; the same command goes "
-                            rf"on from there", line)[1])
+    return int(re.fullmatch(rf"stopped by (?:SIGTERM|Ctrl-C) after step (\d+) of {STEPS}, which is saved; the same "
+                            rf"command goes on from there", line)[1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--workers", 1)], ids=["alone", "workers"])
-def test_sigterm_ends_a_run_that_is_saved(tmp_path, rows, whole, more):
-    """The signal goes to the workers, too, as Slurm's does."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_that_is_saved(tmp_path, rows, whole, more, number):
+    """It goes to the workers, too, as Slurm's does, and a terminal's."""
     run = tmp_path / "run"
     arguments = flags(run, rows, STEPS, *more)
     done, process = steps_done(run), start(arguments)
     wait_until(lambda: done() >= 8, process)
-    os.killpg(process.pid, signal.SIGTERM)
-    status, [line] = ended(process)
+    os.killpg(process.pid, number)
+    status, [*note, line] = ended(process)
+    assert note == (NOTE.splitlines() if number == signal.SIGINT else [])
     step = stopped_at(line)
     assert status == 0
     assert 8 <= step < STEPS
