@@ -19,7 +19,7 @@ from training.metrics import read_metrics
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "fixtures" / "families" / "smollm2"
 LORA = ("--lora.rank", 4, "--lora.dropout", 0.1)
-TIMES = {"tokens_per_second", "step_seconds", "data_seconds", "tflops_per_second", "host_memory_gib",
+TIMES = {"tokens_per_second", "step_seconds", "data_seconds", "compile_seconds", "tflops_per_second", "host_memory_gib",
          "rollout_tokens_per_second", *(f"time_share/{part}" for part in ("rollout", "reward", "scoring", "update"))}
 WAIT = 300
 """seconds after which a process counts as hanging"""

@@ -6,15 +6,14 @@ from typing import Any
 
 import jax
 
-from errors import InputError, Stopped
+from errors import Stopped
 from files import writing
+from training.compiling import compile_seconds
 from training.metrics import MetricsFile
 from training.progress import TrainingProgress
 from training.throughput import device_memory, throughput_metrics
 from training.trackers import open_trackers
-
-MAX_SKIPPED = 10
-"""updates skipped in a row (non-finite gradients) after which a run stops"""
+from training.watching import Watch
 
 
 class Log:
@@ -24,12 +23,12 @@ class Log:
     def __init__(self, run: Path, first: int, max_steps: int, trackers: tuple[str, ...] = (),
                  flops_per_token: float = 0.0):
         self.run, self._main, self._flops_per_token = run, jax.process_index() == 0, flops_per_token
-        self._pending, self._skipped = None, 0
+        self._pending, self._watch = None, Watch(shown=self._main)
         with writing(run / "metrics.jsonl"):
             self._file = MetricsFile(run, first) if self._main else None
         self._trackers = open_trackers(trackers, run, first)
         self._progress = TrainingProgress(first, max_steps, shown=self._main)
-        self._last = time.perf_counter()
+        self._last, self._compiled = time.perf_counter(), compile_seconds()
 
     def __enter__(self) -> "Log":
         self._progress.__enter__()
@@ -47,8 +46,8 @@ class Log:
         self._pending = (step, metrics, data_seconds)
 
     def flush(self) -> None:
-        """Waits for the step that is pending and writes it down. Raises InputError after MAX_SKIPPED skipped updates in
-        a row."""
+        """Waits for the step that is pending and writes it down. Raises InputError after many that taught
+        nothing (Watch)."""
         if self._pending is None:
             return
         (step, metrics, data_seconds), self._pending = self._pending, None
@@ -59,9 +58,9 @@ class Log:
                    "data_seconds": min(data_seconds, seconds)}
         if self._flops_per_token:
             values |= throughput_metrics(self._flops_per_token, values["num_tokens"], seconds)
-        values |= device_memory()
+        values |= device_memory() | self._compile_seconds()
         self._write(step, values)
-        self._check(values["skipped_updates"], step)
+        self._watch.update(step, values)
 
     def evaluated(self, step: int, values: dict[str, float], shown: bool = True) -> None:
         """Writes eval metrics down; `shown`: prints them, too."""
@@ -79,8 +78,7 @@ class Log:
         elif shown:
             self._progress.note(step, values)
 
-    def _check(self, skipped: int, step: int) -> None:
-        self._skipped = self._skipped + 1 if skipped else 0
-        if self._skipped >= MAX_SKIPPED:
-            raise InputError(f"step {step}: {self._skipped} updates in a row had non-finite gradients and were "
-                             f"skipped; lower --learning-rate, or use --dtype float32")
+    def _compile_seconds(self) -> dict[str, float]:
+        """Since the step before, if anything was compiled."""
+        before, self._compiled = self._compiled, compile_seconds()
+        return {"compile_seconds": self._compiled - before} if self._compiled > before else {}

@@ -41,7 +41,7 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
 
     `open_batches` takes the position in the data, None for its beginning. `evaluate` gives eval metrics: before the
     first step, every eval_every steps and after the last; `benchmarks` judge when they say. Raises InputError for bad
-    rows (after saving what is done), and after MAX_SKIPPED skipped updates in a row; Stopped, the run being saved,
+    rows (after saving what is done), and after many steps that teach nothing (Watch); Stopped, the run being saved,
     after SIGTERM or Ctrl-C.
     """
     gather_all = functools.partial(gather_position, batch_size=placement.batch_size)

@@ -58,7 +58,8 @@ class TrainingProgress:
     def step(self, step: int, values: dict[str, Any]) -> None:
         reward = f"reward {values['reward']:.3f}  " if "reward" in values else ""
         loss = f"loss {values['loss']:.4f}  " if "loss" in values else ""
-        numbers = f"{reward}{loss}{values['tokens_per_second']:,.0f} tokens/s"
+        compiled = f" (compiled {values['compile_seconds']:.1f} s)" if values.get("compile_seconds", 0) > 1 else ""
+        numbers = f"{reward}{loss}{values['tokens_per_second']:,.0f} tokens/s{compiled}"
         self._bar.update(self._task, completed=step, numbers=numbers)
         due = time.monotonic() - self._printed >= PLAIN_SECONDS
         if not self._console.is_terminal and (due or step % self._every == 0 or step == self._last):
