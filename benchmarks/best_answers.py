@@ -182,14 +182,16 @@ def report(path: Path, compared: Sequence[tuple[str, Sequence[tuple[Path, str]],
 
 
 def pooled(runs: Sequence[tuple[Path, str]]) -> dict[str, list[Any]]:
-    """The answers of several runs at a step, by task."""
+    """The answers of several runs at a step: those to sums, those to products, and all of them."""
     from evals.results import read_evaluation
 
     found: dict[str, list[Any]] = {}
     for run, step in runs:
         for task, samples in read_evaluation(run / "evals" / step).items():
-            found.setdefault(task, []).extend(samples)
-    return found
+            for name in ("sums" if "chain_sum" in task else "products", "both"):
+                found.setdefault(name, []).extend(dataclasses.replace(
+                    sample, task=name, values={"right": next(iter(sample.values.values()))}) for sample in samples)
+    return {name: found[name] for name in ("sums", "products", "both")}
 
 
 if __name__ == "__main__":

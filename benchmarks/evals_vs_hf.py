@@ -44,6 +44,10 @@ class Config:
     """tokens that the model reads"""
     max_gen_toks: int = 32
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    peer_dtype: str | None = None
+    """the peer's, where it is another: beside its float64 one sees whose rounding a difference is"""
+    tasks: tuple[str, ...] = ()
+    """these alone"""
     batch_size: int = 8
     model: str = "smollm2-135m-instruct"
     """any model that scripts.export can write as a Hugging Face folder"""
@@ -62,15 +66,16 @@ def main(config: Config) -> None:
         turns.run_child([sys.executable, "-m", "scripts.export", "--model", config.model, "--output",
                          str(folder / "model")], folder / "export.log")
         for dtype in config.dtypes:
-            print(f"{dtype}: lm-eval's own backend ...", flush=True)
-            theirs = evaluate_theirs(config, folder, dtype)
+            print(f"{config.peer_dtype or dtype}: lm-eval's own backend ...", flush=True)
+            theirs = evaluate_theirs(config, folder, config.peer_dtype or dtype)
             print(f"{dtype}: Temper ...", flush=True)
-            print_results(dtype, evaluate_ours(config, folder, dtype), theirs)
+            print_results(dtype, config.peer_dtype or dtype, evaluate_ours(config, folder, dtype), theirs)
 
 
 def evaluate_theirs(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
-    settings = {"model": str(folder / "model"), "dtype": dtype, "batch_size": config.batch_size, "tasks": TASKS,
-                "max_length": config.max_length, "include_path": str(folder / "tasks"), "threads": turns.threads()}
+    settings = {"model": str(folder / "model"), "dtype": dtype, "batch_size": config.batch_size,
+                "tasks": chosen(config), "max_length": config.max_length, "include_path": str(folder / "tasks"),
+                "threads": turns.threads()}
     (folder / "settings.json").write_text(json.dumps(settings))
     worker = str(Path(__file__).with_name("lm_eval_hf_worker.py"))
     turns.run_child([config.peer_python, worker, str(folder / "settings.json"), str(folder / "theirs.json")],
@@ -98,7 +103,7 @@ def evaluate_ours(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
     subject.load(variables)
     harness, found = HarnessModel(subject), {}
     manager = open_manager("", [str(folder / "tasks")])
-    for name, chat in TASKS.items():
+    for name, chat in chosen(config).items():
         start = time.perf_counter()
         result = simple_evaluate(harness, tasks=[name], task_manager=manager, apply_chat_template=chat,
                                  fewshot_as_multiturn=chat, bootstrap_iters=0)
@@ -108,6 +113,10 @@ def evaluate_ours(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
         samples = judge(task, harness, chat=chat).samples[name]
         found[name]["cut"] = sum(sample.truncated_context for sample in samples)
     return found
+
+
+def chosen(config: Config) -> dict[str, bool]:
+    return {name: chat for name, chat in TASKS.items() if not config.tasks or name in config.tasks}
 
 
 def load(model: str, mesh: Any, dtype: str) -> tuple[Any, Any, Any]:
@@ -194,10 +203,10 @@ def requests(side: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
             yield argument, response[0]
 
 
-def print_results(dtype: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def print_results(dtype: str, peer_dtype: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     table = Table("task", "requests", "cut", "largest difference", "same greedy flag or text", "figures", "theirs",
-                  "seconds", "theirs", title=f"{dtype}: lm-eval over Temper, and over transformers")
-    for name in TASKS:
+                  "seconds", "theirs", title=f"lm-eval over Temper ({dtype}), and over transformers ({peer_dtype})")
+    for name in ours:
         mine, other = list(requests(ours[name])), list(requests(theirs[name]))
         if [json.dumps(argument) for argument, _ in mine] != [json.dumps(argument) for argument, _ in other]:
             sys.exit(f"{name}: the sides were not asked the same")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ from cli.values import check_values
 from errors import InputError, Stopped
 from sharding.hosts import lost_peers
 
+DEBUG = "--debug"
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 
 
@@ -18,15 +20,20 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
         renamed: Mapping[str, str] = MappingProxyType({})) -> None:
     """Parses the command line into `config_type` and calls `main`; `renamed` flags are refused with their new names.
 
-    InputError becomes one line and exit status 1, a stop that was asked for one line and 0.
+    InputError becomes one line and exit status 1, with the traceback of what it came from before it where --debug is
+    given; a stop that was asked for one line and 0.
     """
     set_malloc()
+    debug = DEBUG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     try:
         config = parse(config_type, sys.argv[1:], description, renamed)
         check_values(config)
         with lost_peers():
             main(config)
     except InputError as error:
+        if debug:
+            traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Stopped as stop:

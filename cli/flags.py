@@ -184,6 +184,8 @@ class RolloutFlags:
     averaged."""
     log_completions_every: int = 10
     """Some completions are printed every so many steps; 0 prints none."""
+    allow_failing_rewards: bool = False
+    """The run goes on where a reward raises an exception on every row of the first step, instead of ending there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

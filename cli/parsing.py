@@ -33,7 +33,8 @@ def parse(config_type: type[Config], arguments: list[str], description: str,
     recipe, arguments = take_recipe(arguments)
     check_names(arguments, renamed)
     arguments = [*(read_recipe(config_type, recipe, renamed) if recipe else ()), *arguments]
-    description += "\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win."
+    description += ("\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win. --debug "
+                    "shows the traceback of an error, too.")
     with _errors_in_one_line(f"with {recipe}: " if recipe else ""):
         return tyro.cli(config_type, args=arguments, description=description, registry=_constructors())
 

@@ -12,9 +12,10 @@ from sharding.exchange import decided
 
 MAY_DIFFER = frozenset({
     "output_dir", "mesh", "hosts", "workers", "save_every", "eval_every", "keep_best", "trackers", "profile",
-    "bad_rows", "reward_timeout", "unsafe_code_without_sandbox", "rollouts.log_completions_every", "sampling.mesh.data",
-    "sampling.mesh.tensor", "num_microbatches", "microbatch_tokens", "critic.microbatch_tokens", "environment.timeout",
-    "remat", "attention", "max_steps", "max_tokens", "evaluate.at", "evaluate.num_samples", "evaluate.max_new_tokens"})
+    "bad_rows", "reward_timeout", "unsafe_code_without_sandbox", "rollouts.log_completions_every",
+    "rollouts.allow_failing_rewards", "sampling.mesh.data", "sampling.mesh.tensor", "num_microbatches",
+    "microbatch_tokens", "critic.microbatch_tokens", "environment.timeout", "remat", "attention",
+    "max_steps", "max_tokens", "evaluate.at", "evaluate.num_samples", "evaluate.max_new_tokens"})
 """what a resumed run may change; steps as check_steps says"""
 
 ON_ROWS = frozenset({"evaluate"})

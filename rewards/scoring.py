@@ -15,6 +15,7 @@ import functools
 import inspect
 import math
 import numbers
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from rewards.registry import Weighted
 
 HEAD = 200
 """characters of a completion in the record of a failure"""
+TRACEBACK = 2000
+"""and of its traceback"""
 GRACE = 1.0
 """seconds that a reward which minds its time has, after that, to hand over what it has"""
 LOOKS = 0.1
@@ -56,6 +59,8 @@ class Failure(NamedTuple):
     error: str
     completion: str
     """the beginning of it"""
+    traceback: str = ""
+    """the end of the exception's"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +174,8 @@ def _total(rewards: Sequence[Weighted], outcomes: Mapping[str, Outcome], row: in
 
 def _failure(name: str, row: int | None, error: BaseException, completions: Sequence[Any]) -> Failure:
     head = "" if row is None else completion_text(completions[row])[:HEAD]
-    return Failure(name, row, " ".join(f"{type(error).__name__}: {error}".split())[:500], head)
+    where = "" if isinstance(error, TimeoutError) else "".join(traceback.format_exception(error))[-TRACEBACK:]
+    return Failure(name, row, " ".join(f"{type(error).__name__}: {error}".split())[:500], head, where)
 
 
 def _here(reward: Weighted, rows: Rows, timeout: float, stop: Future) -> Outcome:

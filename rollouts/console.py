@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from errors import InputError
 from files import write_text, writing
 from rollouts.episodes import Group, rewards_of
 
@@ -57,6 +58,21 @@ class FailureLog:
                 print(f"warning: step {step}: {name} failed {self._counts[name]} time(s) so far, the last time with "
                       f"{' '.join(failure.error.split())}; such completions are not trained on; {self._path} has them",
                       file=sys.stderr)
+
+
+def check_rewards_work(groups: Sequence[Group], path: Path) -> None:
+    """Raises InputError where a reward, or an environment, has raised on every row of a step; what was late may be
+    better off later. `path` has what it raised."""
+    counts: Counter[str] = Counter()
+    for group in groups:
+        for failure in group.failures:
+            counts[failure.reward] += len(group.episodes) if failure.row is None else 1
+    total = sum(len(group.episodes) for group in groups)
+    for failure in (failure for group in groups for failure in group.failures):
+        if counts[failure.reward] >= total and not failure.error.startswith(TimeoutError.__name__):
+            raise InputError(f"{failure.reward} failed on every row of the first step, with "
+                             f"{' '.join(failure.error.split())}; {path} has the traceback; mend it, or give "
+                             f"--rollouts.allow-failing-rewards to go on with what else there is")
 
 
 def log_failures(path: Path, step: int, groups: Sequence[Group]) -> None:

@@ -130,7 +130,8 @@ def main(config: Config) -> None:
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old)
     update = make_minibatch_updates(make_accumulated_step(
         model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
-    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor())
+    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(),
+                        config.rollouts.allow_failing_rewards)
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards

@@ -91,7 +91,8 @@ def main(config: Config) -> None:
         prompts.max_length + config.max_new_tokens)
     prepare = prepare_pairs(reference, frozen, mesh, objective)
     update = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
-    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor())
+    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(),
+                        config.rollouts.allow_failing_rewards)
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards

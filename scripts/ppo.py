@@ -161,7 +161,8 @@ def main(config: Config) -> None:
         critic.clone(training=True), functools.partial(value_loss, epsilon=config.critic.epsilon), critic_optimizer,
         critic_schedule, critic_state, values_by), critic_state)
     skip = make_skip(state)
-    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=False))
+    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=False),
+                        config.rollouts.allow_failing_rewards)
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards; what has none is trained on by nobody

@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +18,7 @@ from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import Loss, combine, extreme, zero_loss
 from sharding.rules import RULES
+from training.objective_call import call_objective
 from training.state import TrainState
 
 Objective = Callable[[Any, dict[str, jax.Array]], Loss]
@@ -192,8 +192,7 @@ def _micro_loss(trainable: Any, model: Transformer, objective: Objective, scorer
     """(total, (loss, scores)) of the step's micro-batch of this number."""
     key = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), number)
     scores = scorer(model, state.with_trainable(trainable).variables(), columns, rngs={"dropout": key})
-    loss = objective(scores, Columns(columns))
-    chex.assert_shape([loss.total, loss.weight], ())
+    loss = call_objective(objective, scores, Columns(columns))
     return loss.total, (loss, scores)
 
 
@@ -276,6 +275,6 @@ def make_eval_step(model: Transformer, objective: Objective, mesh: jax.sharding.
     """The jitted evaluation: (variables, batch of [1, B, T] arrays) -> the Loss of its rows, everywhere."""
     def sums(variables: Any, batch: dict[str, jax.Array]) -> Loss:
         batch = {name: column[0] for name, column in batch.items()}
-        return objective(scorer(model, variables, batch), Columns(batch))
+        return call_objective(objective, scorer(model, variables, batch), Columns(batch))
 
     return jax.jit(sums, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
