@@ -1,9 +1,16 @@
-"""Packages that code may import in the sandbox, by list: what is installed of them and of what they need."""
+"""Packages that can be imported in the sandbox: by code those of a list, what is installed of them and of what they
+need; by verifiers all that are installed."""
 
 import functools
+import json
+import os
 import re
+import site
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 from errors import InputError
@@ -32,6 +39,19 @@ def allowed(names: tuple[str, ...] | None) -> Packages:
     tops = {(each.locate_file(""), top) for each in found.values() for top in _tops(each)}
     paths = sorted({str(folder) for folder, _ in tops})
     return Packages(tuple(sorted(str(folder / top) for folder, top in tops if (folder / top).exists())), tuple(paths))
+
+
+@functools.cache
+def import_folders() -> tuple[str, ...]:
+    """Where Python imports from: what it puts on sys.path by itself (the standard library, site-packages, the user's
+    own, whatever .pth files name), and of PYTHONPATH the folders that packages were installed to. Not the script's
+    folder, nor what a program adds."""
+    given = [folder for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+             if any(Path(folder).glob("*.dist-info"))]
+    alone = [sys.executable, "-E", "-P", *([] if site.ENABLE_USER_SITE else ["-s"])]
+    printed = subprocess.check_output([*alone, "-c", "import json, sys; print(); print(json.dumps(sys.path))"])
+    folders = map(os.path.abspath, [*given, *json.loads(printed.splitlines()[-1])])
+    return tuple(dict.fromkeys(filter(os.path.isdir, folders)))
 
 
 def _collect(name: str, found: dict[str, metadata.Distribution]) -> None:

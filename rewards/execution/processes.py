@@ -16,7 +16,6 @@ import os
 import queue
 import secrets
 import select
-import site
 import sys
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from typing import Any
 
 from rewards.contract import NotReachedError, time_left
 from rewards.execution.cpus import cpus
+from rewards.execution.packages import import_folders
 from rewards.execution.sandbox import Limits, start
 
 IMPORT_SECONDS = 120.0
@@ -155,12 +155,6 @@ def _outcome(future: Future) -> Any:
         return error if str(error) else NotReachedError("not reached in the time the reward has")
 
 
-def _library_folders() -> list[str]:
-    """Where packages are installed that verifiers import: whole folders of them alone, and nothing of the user's."""
-    user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-    return [path for path in dict.fromkeys([*site.getsitepackages(), *user]) if os.path.isdir(path)]
-
-
 _started: set["_Process"] = set()
 
 
@@ -191,7 +185,7 @@ class _Process:
         hold = self._stack.enter_context
         self._asking, self._replying = hold(os.fdopen(asking, "wb")), hold(os.fdopen(replying, "rb"))
         self._complaints = hold(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the others
-        readable = [*pool.readable, *_library_folders()]
+        readable = [*pool.readable, *import_folders()]
         path = [*pool.readable, *filter(None, sys.path)] if pool.unsafe else readable
         job = {"target": pool.target, "path": path, "calls": calls, "replies": replies, "alone": not pool.unsafe}
         try:
