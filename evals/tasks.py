@@ -16,6 +16,7 @@ from data.prompts import Prompt
 from data.sources import open_source, parse_source
 from data.specs import split_outside
 from errors import InputError
+from evals.cache import NOTHING_KEPT, Cache
 from evals.graded import Graded, is_graded, open_graded, run_graded
 from evals.named import ALIASES, NAMED, UNTIL_NEXT, Named
 from evals.samples import Sample
@@ -54,6 +55,9 @@ class Server:
     tasks."""
 
     url: str
+    name: str = ""
+    """the model's, there"""
+    cache: Cache = NOTHING_KEPT
     chat_template: str = "the server's"
 
 
@@ -217,7 +221,7 @@ def _model(subject: Subject | Server, how: How) -> Any:
     if isinstance(subject, Server):
         from evals.remote import RemoteModel
 
-        return RemoteModel(subject.url, generation)
+        return RemoteModel(subject.url, subject.name, generation, subject.cache)
     return HarnessModel(subject, generation, how.template_kwargs)
 
 

@@ -146,17 +146,21 @@ def judge(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, basel
 
 
 def open_subject(config: Config, tokenizer: Any, mesh: Any) -> tuple[Any, str]:
-    """(what is judged, a digest of its weights); a server's are not known."""
+    """(what is judged, a digest of its weights); of a server's the name of its model."""
     from evals.cache import Cache
     from evals.subject import Subject
     from training.progress import counted
     from training.runs import open_policy
 
+    cache = Cache(Path(config.output_dir) / "responses.jsonl")
     if is_url(config.model):
-        return tokenizer, ""
+        from evals.remote import served_model
+
+        cache.weights = served_model(config.model)
+        return dataclasses.replace(tokenizer, name=cache.weights, cache=cache), cache.weights
     model, variables = open_policy(config.model).load(mesh, dtype=config.dtype, param_dtype=config.dtype)
     subject = Subject(model, tokenizer, mesh, None, config.num_slots, config.sampling.mesh,
-                      Cache(Path(config.output_dir) / "responses.jsonl"), counted)
+                      cache, counted)
     subject.load(variables)
     return subject, subject.cache.weights
 
