@@ -5,11 +5,13 @@ another key, so a file may serve many recipes. Only keys are held in memory; val
 """
 
 import errno
+import itertools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from errors import InputError
 from files import writing
 
 
@@ -43,15 +45,27 @@ class Answers:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._places[key] = start
 
+    def unused(self, key: str) -> str:
+        """The key with a number behind it, under which nothing is kept."""
+        return next(other for number in itertools.count(1) if (other := f"{key} {number}") not in self)
+
     def values(self) -> Any:
         """Each value that is kept."""
         return (self[key] for key in self._places)
 
     def _read(self) -> int:
-        """Finds where each value lies; the length of all whole lines."""
+        """Finds where each value lies; the length of all whole lines. Raises InputError for one that is no answer."""
         end = 0
-        for line in self._reader:
+        for number, line in enumerate(self._reader, 1):
             if line.endswith(b"\n"):
-                self._places[json.loads(line)["key"]] = end
+                self._places[_read_key(line, f"{self._path}:{number}")] = end
                 end += len(line)
         return end
+
+
+def _read_key(line: bytes, place: str) -> str:
+    try:
+        found = json.loads(line)
+        return str((found["key"], found["value"])[0])
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{place}: is no answer of a teacher; remove the line, and it is asked for again") from None

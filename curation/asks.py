@@ -51,7 +51,11 @@ class Answer:
     """tokens of prompt and completion"""
     teacher: str = ""
     failure: str | None = None
-    """one line; such an answer is never kept, and is asked for again"""
+    """one line; such an answer is never given again, and is asked for anew"""
+    of_teacher: bool = False
+    """of a failure: it may be that of every prompt"""
+    tool_calls: list[dict[str, Any]] | None = None
+    """of a remote teacher, as messages have them"""
 
 
 def draw_number(*parts: Any) -> int:

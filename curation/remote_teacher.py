@@ -1,12 +1,14 @@
 """A teacher behind an OpenAI-compatible URL: /chat/completions, several requests at a time, within a budget.
 
-What another try may mend (no connection, timeouts, 408, 409, 425, 429, 5xx) is tried again, later each time; what
-belongs to one prompt (400, 413, 422, an answer of another shape) fails that completion alone; a wrong key, an unknown
-model, an empty account, and a teacher that has stopped answering end the run in one line: answers that came are kept.
+What another try may mend (no connection, an answer that is cut, timeouts, 408, 409, 425, 429, 5xx) is tried again,
+later each time; what belongs to one prompt (400, 413, 422, nothing said, an answer of another shape) fails that
+completion alone; a wrong key, an unknown model, an empty account, and a teacher that has stopped answering end the run
+in one line: answers that came are kept.
 """
 
 import contextlib
 import dataclasses
+import email.utils
 import http.client
 import json
 import math
@@ -14,6 +16,7 @@ import os
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from curation.asks import Answer, Ask, Limits
+from curation.completions import error_code, read_completion, write_request
 from curation.rows import digest
 from errors import InputError
 
@@ -30,6 +34,8 @@ LONGEST_WAIT = 120.0
 """seconds that a teacher may ask to be left alone for"""
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 OF_THE_PROMPT = {400, 413, 422}
+PROMPTS_REFUSED = 64
+"""different prompts, refused before the first answer to any, that end the run"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +84,7 @@ class RemoteTeacher:
         self._endpoint, self._limits = dataclasses.replace(endpoint, url=endpoint.url.rstrip("/")), limits
         self._name = endpoint.name
         self._spent, self._has_answered, self._failed_in_a_row = [0, 0], False, 0
+        self._refused_places: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -114,8 +121,8 @@ class RemoteTeacher:
                 if not on_their_way:
                     raise self._over_budget(len(todo))
                 for done in wait(on_their_way, return_when=FIRST_COMPLETED).done:
-                    number, _ = on_their_way.pop(done)
-                    answer, error = self._outcome(done)
+                    number, ask = on_their_way.pop(done)
+                    answer, error = self._outcome(done, ask)
                     stop = stop or error
                     if stop:
                         over.set()
@@ -124,23 +131,29 @@ class RemoteTeacher:
         if stop:
             raise stop
 
-    def _outcome(self, done: Future) -> tuple[Answer | None, InputError | None]:
+    def _outcome(self, done: Future, ask: Ask) -> tuple[Answer | None, InputError | None]:
         """(the answer, why there is no use in asking on), either or both."""
         try:
             answer = done.result()
         except InputError as error:
             return None, error
         except Transient as error:
-            answer = Answer(failure=str(error))
+            answer = Answer(failure=str(error), of_teacher=True)
             if not self._has_answered:
                 return answer, self._stopped(str(error))
+        self.count(answer)
+        return answer, self._stopped(str(answer.failure)) if self._has_failed_enough(answer, ask) else None
+
+    def _has_failed_enough(self, answer: Answer, ask: Ask) -> bool:
+        """Whether so many failed in a row that it must be the teacher; one that answers may refuse any number."""
         if answer.failure is None:
             self._has_answered, self._failed_in_a_row = True, 0
-            self.count(answer)
-            return answer, None
-        self._failed_in_a_row += 1
-        enough = self._failed_in_a_row >= max(8, 2 * self._endpoint.concurrency)
-        return answer, self._stopped(answer.failure) if enough else None
+        elif answer.of_teacher:
+            self._failed_in_a_row += 1
+        elif not self._has_answered:
+            self._refused_places.add(ask.place)
+        return self._failed_in_a_row >= max(8, 2 * self._endpoint.concurrency) or (
+            not self._has_answered and len(self._refused_places) >= PROMPTS_REFUSED)
 
     def _stopped(self, text: str) -> InputError:
         return InputError(f"teacher {self.name} does not answer ({text}); what it has answered is kept: see to it, and "
@@ -174,9 +187,8 @@ class RemoteTeacher:
     # --------------------------------------------------------------------------------------------------- one request
 
     def _body(self, ask: Ask) -> dict[str, Any]:
-        limits, prompt = self._limits, ask.record["prompt"]
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        body = {"model": self._name, "messages": messages, "max_tokens": limits.max_new_tokens,
+        limits = self._limits
+        body = {"model": self._name, **write_request(ask), "max_tokens": limits.max_new_tokens,
                 "temperature": ask.temperature, "seed": ask.number}
         optional = {"top_p": (limits.top_p, 1.0), "top_k": (limits.top_k, 0), "min_p": (limits.min_p, 0.0),
                     "stop": (list(limits.stop), [])}
@@ -205,10 +217,11 @@ class RemoteTeacher:
             raise Transient(f"{type(error).__name__}: {getattr(error, 'reason', error) or 'no answer'}") from None
 
     def _refused(self, error: urllib.error.HTTPError) -> Answer:
-        text = f"HTTP {error.code}: {_excerpt(error)}"
+        body = _read_body(error)
+        text = f"HTTP {error.code}: {' '.join(body.split())[:200] or error.reason}"
         if error.code in OF_THE_PROMPT:
             return Answer(failure=text)
-        if error.code in AGAIN and "insufficient_quota" not in text:
+        if error.code in AGAIN and "insufficient_quota" not in body:
             raise Transient(text, _pause(error.headers.get("Retry-After")))
         raise InputError(f"teacher {self.name} refuses ({text}); see to the key in {self._endpoint.key_variable}, the "
                          f"model's name and the account, and give the same command again")
@@ -219,20 +232,15 @@ class RemoteTeacher:
             return given
         try:
             found = json.loads(given)
-            choice, usage = found["choices"][0], found.get("usage") or {}
-            text, finish_reason = choice["message"]["content"], choice.get("finish_reason") or "stop"
-            thought = choice["message"].get("reasoning_content") or choice["message"].get("reasoning") or ""
-            tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-            top = _likeliest(choice) if self._limits.num_likeliest else None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            text = None
-        if not isinstance(text, str) or (self._limits.num_likeliest and top is None):
-            lacks = "choices[0].message.content" if not isinstance(text, str) else "logprobs"
-            return Answer(failure=f"an answer of another shape, without {lacks}: {given[:200]!r}")
-        if self.has_budget and not tokens[1] and text:
+        except (ValueError, RecursionError):  # half of it, or a proxy's page
+            raise Transient(f"an answer that is no JSON: {given[:200]!r}") from None
+        if error_code(found) in AGAIN:
+            raise Transient(f"an answer with error {error_code(found)}: {given[:200]!r}")
+        answer = read_completion(found, with_logprobs=bool(self._limits.num_likeliest))
+        if self.has_budget and not answer.usage[1] and answer.text:
             raise InputError(f"teacher {self.name} does not say how many tokens it used (usage), so no budget can be "
                              f"kept; leave max_total_tokens and max_cost out")
-        return Answer(text, str(thought), finish_reason, top=top, usage=tokens, teacher=self.name)
+        return dataclasses.replace(answer, teacher=self.name)
 
 
 @contextlib.contextmanager
@@ -245,19 +253,29 @@ def _set_at_the_end(over: threading.Event) -> Iterator[None]:
 
 
 def _fetch(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> bytes:
-    """Raises TimeoutError where the answer is not complete in time, though it come in drops."""
-    key = os.environ.get(endpoint.key_variable, "")
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    """Raises TimeoutError where the answer is not complete in time, though it come in drops, and IncompleteRead where
+    the connection ends before it does."""
     data = None if body is None else json.dumps(body).encode()
     end, parts, missing = time.monotonic() + endpoint.timeout, [], LARGEST
-    with urllib.request.urlopen(urllib.request.Request(f"{endpoint.url}/{path}", data, headers),
+    with urllib.request.urlopen(urllib.request.Request(f"{endpoint.url}/{path}", data, _headers(endpoint)),
                                 timeout=endpoint.timeout) as response:
         while missing and (part := response.read1(missing)):
             if time.monotonic() > end:
                 raise TimeoutError(f"not complete within {endpoint.timeout:g} s")
             parts.append(part)
             missing -= len(part)
+        if missing and response.length:
+            raise http.client.IncompleteRead(b"", response.length)
     return b"".join(parts)
+
+
+def _headers(endpoint: Endpoint) -> dict[str, str]:
+    """Raises InputError, which does not tell it, for a key that no header takes."""
+    key = os.environ.get(endpoint.key_variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"teacher {endpoint.url}: the key in {endpoint.key_variable} has a line's end or another "
+                         f"character that no key has; set it anew")
+    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
 def _first_model(endpoint: Endpoint) -> str:
@@ -269,28 +287,23 @@ def _first_model(endpoint: Endpoint) -> str:
                          f"OpenAI's interface, http://HOST:PORT/v1") from None
 
 
-def _likeliest(choice: dict[str, Any]) -> list[list[list[Any]]] | None:
-    """[[text, log-probability], ...] for each token; None where there are none."""
-    content = (choice.get("logprobs") or {}).get("content")
-    return None if content is None else [
-        [[each["token"], float(each["logprob"])] for each in token["top_logprobs"]] for token in content]
-
-
-def _excerpt(error: urllib.error.HTTPError) -> str:
-    """The message of an error's body, or its beginning; one line."""
+def _read_body(error: urllib.error.HTTPError) -> str:
     try:
-        text = error.read(1 << 16).decode(errors="replace")
+        return error.read(1 << 16).decode(errors="replace")
     except (OSError, http.client.HTTPException):
-        return str(error.reason)
-    return " ".join(text.split())[:200] or str(error.reason)
+        return ""
 
 
 def _pause(header: str | None) -> float:
-    """Seconds that Retry-After says, within reason; a date says nothing here."""
+    """Seconds from now that Retry-After says, as a number or a date, within reason; 0 for anything else."""
     try:
-        return min(LONGEST_WAIT, max(0.0, float(header or 0)))
+        seconds = float(header or 0)
     except ValueError:
-        return 0.0
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return min(LONGEST_WAIT, max(0.0, seconds))
 
 
 def _or_endless(value: float | None) -> float:
@@ -298,13 +311,22 @@ def _or_endless(value: float | None) -> float:
 
 
 def _check(endpoint: Endpoint) -> None:
-    if not endpoint.url.startswith(("http://", "https://")):
+    if not endpoint.url.startswith(("http://", "https://")) or not _is_address(endpoint.url):
         raise InputError(f"teacher {endpoint.url}: is no http:// or https:// address; give one")
     for name in ("concurrency", "timeout"):
         if not getattr(endpoint, name) > 0:
             raise InputError(f"teacher {endpoint.url}: {name} is {getattr(endpoint, name)}; it takes more than 0")
-    if endpoint.retries < 0 or endpoint.wait < 0:
-        raise InputError(f"teacher {endpoint.url}: retries and wait take 0 or more")
+    for name in ("retries", "wait", "max_total_tokens", "max_cost", "prompt_price", "completion_price"):
+        if (getattr(endpoint, name) or 0) < 0:
+            raise InputError(f"teacher {endpoint.url}: {name} is {getattr(endpoint, name)}; it takes 0 or more")
     if endpoint.max_cost is not None and not endpoint.prompt_price + endpoint.completion_price > 0:
         raise InputError(f"teacher {endpoint.url}: max_cost needs prompt_price and completion_price, of a million "
                          f"tokens")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:  # a port that is no number, brackets that do not close
+        return False

@@ -47,9 +47,13 @@ def sample(*, model: str | dict[str, Any] | tuple[str | dict[str, Any], ...], nu
     reward, how many were cut, how many could not be had, and how many rewards failed on.
     """
     _check(num_samples, max_new_tokens, num_slots, templates)
-    limits = Limits(max_new_tokens, top_k, top_p, min_p, stop, top_logprobs)
-    teachers = [_open_teacher(each, limits, num_slots) for each in (model if isinstance(model, tuple) else (model,))]
     temperatures = temperature if isinstance(temperature, tuple) else (temperature,)
+    _check_draws(temperatures, top_k, top_p, min_p, stop, top_logprobs, reward_timeout)
+    limits = Limits(max_new_tokens, top_k, top_p, min_p, stop, top_logprobs)
+    models = model if isinstance(model, tuple) else (model,)
+    if not all(models) or not models:
+        raise InputError("model names none; give one, or several as a list")
+    teachers = [_open_teacher(each, limits, num_slots) for each in models]
     plan = Plan(teachers, num_samples, temperatures, templates, seed)
     grader, told = Grader(rewards, reward_timeout, teachers[0].is_chat), Counter()
 
@@ -82,7 +86,6 @@ def _summarise(told: Counter) -> dict[str, Any]:
     names = ("completions", "completions_failed", "truncated", "tokens", "rewards_failed")
     mean = {"mean_reward": told["reward"] / told["graded"]} if told["graded"] else {}
     return {name: told[name] for name in names} | mean
-
 
 
 def _open_teacher(model: str | dict[str, Any], limits: Limits, num_slots: int) -> Any:
@@ -161,6 +164,8 @@ def _ask_all(asked: Sequence[tuple[Any, Ask]], answers: Answers) -> list[Answer]
             given[missing[place]] = answer
             if answer.failure is None:
                 answers.put(keys[missing[place]], vars(answer))
+            elif any(answer.usage):  # a budget counts what it cost, and nobody is given it
+                answers.put(answers.unused(keys[missing[place]]), vars(answer))
     return [given[number] for number in range(len(asked))]
 
 
@@ -176,6 +181,7 @@ def _completed(row: Row, sample: int, teacher: str, ask: Ask, answer: Answer) ->
     record = {"prompt": read_prompt(normalise(row.record)), "completion": answer.text} | record
     notes |= {"completion_ids": answer.tokens} if answer.tokens is not None else {}
     notes |= {"thought": answer.thought} if answer.thought else {}
+    notes |= {"tool_calls": answer.tool_calls} if answer.tool_calls else {}
     if answer.top is not None:
         record |= {"completion_tokens": answer.tokens, "top_tokens": [[each[0] for each in top] for top in answer.top],
                    "top_logps": [[each[1] for each in top] for top in answer.top]}
@@ -188,10 +194,17 @@ def _as_asked(row: Row, teacher: Any) -> Row:
     if isinstance(prompt, str) and teacher.takes_as_message(prompt):
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, list):
-        thought = row.notes.pop("thought", "")
-        answer = {"role": "assistant", "content": row.record["completion"]}
-        row.record |= {"prompt": prompt, "completion": [answer | ({"reasoning_content": thought} if thought else {})]}
+        row.record |= {"prompt": prompt, "completion": [_as_message(row)]}
+        row.notes.pop("thought", None)
+        row.notes.pop("tool_calls", None)
     return row
+
+
+def _as_message(row: Row) -> dict[str, Any]:
+    """What a row's completion says, thinks and calls."""
+    more = {"reasoning_content": row.notes.get("thought"), "tool_calls": row.notes.get("tool_calls")}
+    return {"role": "assistant", "content": row.record["completion"]} | {
+        name: value for name, value in more.items() if value}
 
 
 class Grader:
@@ -224,8 +237,8 @@ class Grader:
 def for_rewards(rows: Sequence[Row]) -> tuple[list[Any], list[Any], dict[str, list[Any]]]:
     """Prompts, completions and columns as TRL gives them to reward functions: completions in the prompts' form."""
     prompts = [row.record["prompt"] for row in rows]
-    completions = [[{"role": "assistant", "content": row.record["completion"]}] if isinstance(prompt, list)
-                   else row.record["completion"] for row, prompt in zip(rows, prompts)]
+    completions = [[_as_message(row)] if isinstance(prompt, list) else row.record["completion"]
+                   for row, prompt in zip(rows, prompts)]
     names = dict.fromkeys(name for row in rows for name in row.record if name not in ("prompt", "completion"))
     columns = {name: [row.record.get(name) for row in rows] for name in names}
     return prompts, completions, columns | {"completion_ids": [row.notes.get("completion_ids") for row in rows]}
@@ -244,6 +257,21 @@ def _with_template(record: dict[str, Any], template: str) -> dict[str, Any]:
     if users and template != "{prompt}":
         messages[users[-1]]["content"] = template.replace("{prompt}", text_of(messages[users[-1]]["content"]))
     return {"prompt": messages} | columns
+
+
+def _check_draws(temperatures: Sequence[float], top_k: int, top_p: float, min_p: float, stop: Sequence[str],
+                 top_logprobs: int, reward_timeout: float) -> None:
+    """Raises InputError as rollouts.sampling does, and for other numbers and strings that make no sense."""
+    from rollouts.sampling import make_controls
+
+    for temperature in temperatures:
+        make_controls(temperature, top_k, top_p, min_p)
+    if not temperatures or not all(stop):
+        raise InputError(f"{'stop has an empty string' if temperatures else 'temperature is an empty list'}; leave the "
+                         f"key out, or give what it takes")
+    if top_logprobs < 0 or not reward_timeout > 0:
+        raise InputError(f"top_logprobs is {top_logprobs} and reward_timeout {reward_timeout:g}; they take 0 or more, "
+                         f"and more than 0")
 
 
 def _check(num_samples: int, max_new_tokens: int, num_slots: int, templates: Sequence[str]) -> None:

@@ -56,6 +56,11 @@ def of_level(prompts, completions, level, **columns):
     return [float(each) for each in level]
 
 
+def calls(prompts, completions, **columns):
+    """How many tools a chat's completion calls."""
+    return [float(len(completion[0].get("tool_calls", ()))) for completion in completions]
+
+
 def coupled(scores, batch):
     """An objective that couples the rows of a batch, and is never asked."""
     raise AssertionError

@@ -38,3 +38,13 @@ def test_a_full_disk_is_a_line_and_leaves_whole_lines(tmp_path, monkeypatch):
     answers._writer = writer
     answers.put("c", 3)
     assert list(Answers(tmp_path / "answers.jsonl").values()) == [1, 3]
+
+
+@pytest.mark.parametrize("line", ["\0\0\0", "{}", "[1]", '{"key": "a"}'])
+def test_a_line_that_is_no_answer_is_named(tmp_path, line):
+    path = tmp_path / "answers.jsonl"
+    Answers(path).put("a", 1)
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match="answers.jsonl:2: is no answer"):
+        Answers(path)

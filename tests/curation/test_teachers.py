@@ -6,7 +6,9 @@ import threading
 
 import pytest
 
+import curation.remote_teacher as remote_teacher
 from curation.recipe import parse_recipe
+from curation.remote_teacher import _pause
 from curation.samples import sample
 from curation.stages import Drop, Row
 from errors import InputError
@@ -28,6 +30,8 @@ class Teacher:
         teacher, lock = self, threading.Lock()
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            wbufsize = -1  # headers and body in one packet
+
             def do_GET(self):
                 self.respond(200, {"data": [{"id": "wise"}]})
 
@@ -40,9 +44,9 @@ class Teacher:
                 self.respond(*(teacher.outcome(body, number) or (200, usual(body))))
 
             def respond(self, status, value, headers=()):
-                data = json.dumps(value).encode()
+                data = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
-                for name, text in (*headers, ("Content-Length", str(len(data)))):
+                for name, text in ({"Content-Length": str(len(data))} | dict(headers)).items():
                     self.send_header(name, text)
                 self.end_headers()
                 self.wfile.write(data)
@@ -112,7 +116,10 @@ def test_what_fails_for_a_moment_is_asked_again(teacher, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("status", "answer", "words"), [
     (400, {"error": "too long"}, "HTTP 400"), (200, {"choices": []}, "another shape"),
-    (200, {"choices": [{"message": {"content": None}}]}, "another shape"), (200, ["?"], "another shape")])
+    (200, {"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, "says nothing (finish_reason len"),
+    (200, ["?"], "another shape"), (200, {"choices": {"0": 1}, "usage": [1e999]}, "another shape"),
+    (200, {"choices": [{"message": {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}}]},
+     "a call of a tool that cannot be read")])
 def test_what_fails_for_a_prompt_fails_apart(teacher, tmp_path, status, answer, words):
     teacher.outcome = lambda body, n: (status, answer) if body["messages"][0]["content"] == "p1" else None
     made = ask(teacher, tmp_path)
@@ -121,6 +128,84 @@ def test_what_fails_for_a_prompt_fails_apart(teacher, tmp_path, status, answer, 
     teacher.outcome = lambda body, n: None
     assert not any(isinstance(each, Drop) for each in ask(teacher, tmp_path))
     assert len(teacher.bodies) == 8
+
+
+@pytest.mark.parametrize("broken", [
+    (200, b'{"choices": [{"message": {"content": "ha'), (200, usual({"messages": [{"content": "p"}], "seed": 1}),
+     [("Content-Length", "9999")]), (200, b"<html>busy</html>"), (200, {"error": {"code": 502}}), (500, b"\xff")])
+def test_an_answer_that_is_cut_is_asked_for_again(teacher, tmp_path, broken):
+    teacher.outcome = lambda body, n: broken if n % 2 else None
+    made = ask(teacher, tmp_path, endpoint={"concurrency": 1, "name": "wise"})
+    assert [row.sample for row in made] == [0, 1] * 3
+    assert len(teacher.bodies) == 12
+
+
+@pytest.mark.parametrize(("header", "least", "most"), [
+    ("7", 7, 7), ("9999", 120, 120), ("-3", 0, 0), ("nan", 0, 0), (None, 0, 0), ("soon", 0, 0),
+    ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 120, 120)])
+def test_how_long_a_teacher_asks_to_be_left_alone(header, least, most):
+    assert least <= _pause(header) <= most
+
+
+def test_any_number_of_prompts_in_a_row_may_be_refused(teacher, tmp_path, monkeypatch):
+    """As where the longest rows stand together: a teacher that answers others is not taken to be down."""
+    teacher.outcome = lambda body, n: (400, {"error": "too long"}) if "p1" in body["messages"][0]["content"] else None
+    made = ask(teacher, tmp_path, rows(2), num_samples=9, endpoint={"concurrency": 1})
+    assert sum(isinstance(each, Drop) for each in made) == 9
+    monkeypatch.setattr(remote_teacher, "PROMPTS_REFUSED", 3)
+    teacher.outcome = lambda body, n: (400, {})
+    with pytest.raises(InputError, match="does not answer .HTTP 400"):
+        ask(teacher, tmp_path / "other", rows(4), num_samples=1, endpoint={"concurrency": 1})
+
+
+def test_an_empty_account_is_told_wherever_the_answer_says_so(teacher, tmp_path):
+    teacher.outcome = lambda body, n: (429, {"error": {"message": "no " * 100, "code": "insufficient_quota"}})
+    with pytest.raises(InputError, match="refuses .HTTP 429"):
+        ask(teacher, tmp_path)
+    assert len(teacher.bodies) <= 8
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nmore", "sk-secr\u00e9t", "sk-secret\x7f"])
+def test_a_key_that_is_none_is_a_line_without_it(teacher, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for endpoint in ({}, {"name": "wise"}):
+        with pytest.raises(InputError, match="the key in OPENAI_API_KEY") as raised:
+            ask(teacher, tmp_path, endpoint=endpoint)
+        assert "secr" not in str(raised.value)
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\n")
+    ask(teacher, tmp_path, rows(1))
+    assert {headers["Authorization"] for headers in teacher.headers} == {"Bearer sk-secret"}
+
+
+TOOL = {"name": "add", "parameters": {"type": "object", "properties": {}}}
+CALLED = [{"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}]
+
+
+def test_tools_and_calls_are_sent_and_come_in_openai_s_shape(teacher, tmp_path):
+    teacher.outcome = lambda body, n: (200, {"choices": [{
+        "message": {"content": None, "tool_calls": CALLED}, "finish_reason": "tool_calls"}]})
+    call = {"name": "add", "arguments": {"x": 1}}
+    chat = [{"role": "user", "content": "1+1?", "weight": 0},
+            {"role": "assistant", "content": None, "tool_calls": [call, {"id": "b", "function": call}]},
+            {"role": "tool", "content": "2"}, {"role": "tool", "content": "3", "tool_call_id": "b"}]
+    full = {"type": "function", "function": TOOL}
+    some = [Row("a", 0, {"messages": chat, "tools": [TOOL]}), Row("a", 1, {
+        "prompt": chat[:1], "tools": json.dumps([full])}), Row("a", 2, {"prompt": chat[:1]})]
+    made = ask(teacher, tmp_path, some, num_samples=1, rewards="chat_model:calls")
+    bodies = sorted(teacher.bodies, key=lambda body: (-len(body["messages"]), "tools" not in body))
+    assert [body.get("tools") for body in bodies] == [[full], [full], None]
+    first, called, second, third = bodies[0]["messages"]
+    assert first == {"role": "user", "content": "1+1?"}
+    assert [(each["id"], each["type"], json.loads(each["function"]["arguments"])) for each in called["tool_calls"]] == [
+        ("call_1_0", "function", {"x": 1}), ("b", "function", {"x": 1})]
+    assert (second["tool_call_id"], third["tool_call_id"]) == ("call_1_0", "b")
+    for row in made:
+        [message] = row.record["completion"]
+        assert (message["content"], message["tool_calls"][0]["function"]["arguments"]) == ("", {"x": 1})
+        assert row.notes["reward"] == 1
+        assert not {"thought", "tool_calls"} & row.notes.keys()
+    with pytest.raises(InputError, match="^a row 0: tools are "):
+        ask(teacher, tmp_path, [Row("a", 0, {"prompt": "hi", "tools": "[1]"})])
 
 
 @pytest.mark.parametrize(("outcome", "words"), [
@@ -178,6 +263,16 @@ def test_a_budget_is_never_exceeded_over_runs(teacher, tmp_path, budget, least, 
     assert len(teacher.bodies) == asked
     assert len(ask(teacher, tmp_path, rows(30))) == 60
     assert len(teacher.bodies) == 60
+
+
+def test_what_failed_is_paid_for_too(teacher, tmp_path):
+    """A teacher that says nothing every other time, and takes 15 tokens for it, over two runs."""
+    said_nothing = {"choices": [{"message": {"content": None}}], "usage": {"prompt_tokens": 5, "completion_tokens": 10}}
+    teacher.outcome = lambda body, n: (200, said_nothing) if body["seed"] % 2 else None
+    for _ in range(2):
+        with pytest.raises(InputError, match="270 tokens are spent"):
+            ask(teacher, tmp_path, rows(30), endpoint={"max_total_tokens": 310, "concurrency": 1})
+        assert len(teacher.bodies) == 18
 
 
 def test_a_budget_needs_usage(teacher, tmp_path):
@@ -239,7 +334,13 @@ def test_top_logprobs_are_kept(teacher, tmp_path):
     ({"model": {"url": "http://x", "retry": 3}}, "no key 'retry'"), ({"num_samples": 0}, "num_samples is 0"),
     ({"model": {"url": "http://x", "retries": "3"}}, 'retries is "3"; it takes a whole number'),
     ({"templates": ["Think."]}, "has no {prompt}"), ({"rewards": "nothing"}, "no reward is called"),
-    ({"model": {"url": "http://x", "max_cost": 1.0}}, "needs prompt_price")])
+    ({"model": {"url": "http://x", "max_cost": 1.0}}, "needs prompt_price"),
+    ({"model": {"url": "http://x", "prompt_price": -1.0}}, "prompt_price is -1.0; it takes 0 or more"),
+    ({"model": {"url": "http://[x"}}, "is no http"), ({"model": {"url": "http://x:port"}}, "is no http"),
+    ({"model": ()}, "model names none"), ({"model": ""}, "model names none"), ({"temperature": ()}, "an empty list"),
+    ({"temperature": -1.0}, "temperature must be 0 or more"), ({"top_p": 1.5}, "top-p must be"),
+    ({"top_k": -1}, "top-k must be"), ({"stop": ("",)}, "an empty string"),
+    ({"top_logprobs": -1}, "top_logprobs is -1"), ({"reward_timeout": 0.0}, "reward_timeout 0")])
 def test_bad_keys_are_a_line_before_anything_is_asked(tmp_path, keys, words):
     with pytest.raises(InputError, match=words.replace("{", r"\{").replace("(", r"\(")):
         sample(**({"model": "http://x", "folder": tmp_path} | keys))
