@@ -1,7 +1,6 @@
 """Contamination: rows that hold what an evaluation asks, word for word."""
 
 import functools
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import xxhash
 from curation.filters import dropping
 from curation.stages import Row, Stage, by_row
 from curation.words import hash_ngrams, strings, words
-from data.sources import open_source, parse_source
+from data.sources import file_ids, open_source, parse_source
 from errors import InputError
 
 LONG_RUN = 13
@@ -50,6 +49,8 @@ def contamination(*, against: tuple[str, ...], ngram: int = 8, min_share: float 
     """
     if not against or ngram < 1:
         raise InputError("against is a list of evaluations, and ngram is 1 or more; give both")
+    if not 0 <= min_share <= 1 or max_items < 1:
+        raise InputError(f"min_share {min_share:g} is no share from 0 to 1, or max_items {max_items} is below 1")
     index = _read(against, ngram, max_items)
 
     def problem(row: Row) -> str | None:
@@ -141,5 +142,6 @@ def _check_apart(row: Row, names: Sequence[str]) -> None:
 
 @functools.lru_cache(1024)
 def _is_same(source: str, name: str) -> bool:
-    """Whether two names are of the same data or file."""
-    return source == name or (os.path.exists(source) and os.path.exists(name) and os.path.samefile(source, name))
+    """Whether two names are of the same data, or have a file in common."""
+    other = parse_source(name).source
+    return source == other or bool(file_ids(source).keys() & file_ids(other).keys())

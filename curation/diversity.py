@@ -27,6 +27,8 @@ def semantic_duplicates(*, model: str | None = None, encoder: str | None = None,
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold} is no cosine above 0 and up to 1")
+    if cluster_size < 1:
+        raise InputError(f"cluster_size is {cluster_size}; it takes 1 or more")
 
     def choose(vectors: np.ndarray, best_first: np.ndarray) -> Choice:
         clusters = k_means(vectors, max(1, round(len(vectors) / cluster_size)))

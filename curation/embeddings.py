@@ -23,6 +23,8 @@ def make_encoder(model: str | None, encoder: str | None, max_tokens: int, batch_
     """The model's own embeddings of each text's first `max_tokens` tokens, or `encoder`, package.module:function."""
     if (model is None) == (encoder is None):
         raise InputError("give model, whose hidden states are the embeddings, or encoder, package.module:function")
+    if max_tokens < 1:
+        raise InputError(f"max_tokens is {max_tokens}; it takes 1 or more")
     return load_function(encoder) if model is None else ModelEncoder(model, max_tokens, batch_size)
 
 

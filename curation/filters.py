@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from curation.rows import UNREADABLE
 from curation.stages import Drop, Row, Stage, by_row
 from curation.words import text_of_row
 from errors import InputError
@@ -32,6 +33,13 @@ def length(*, tokenizer: str = "smollm2-135m-instruct", min_tokens: int = 1, max
         return f"{count} tokens, more than {max_tokens}" if max_tokens is not None and count > max_tokens else None
 
     return dropping(problem)
+
+
+@by_row
+def unreadable() -> Stage:
+    """Drops lines that are no rows: broken JSON, no object, without a column that --data renames. It is the first stage
+    of a recipe; without it such a line ends the run."""
+    return dropping(lambda row: row.notes.get(UNREADABLE))
 
 
 def dropping(problem: Callable[[Row], str | None]) -> Stage:

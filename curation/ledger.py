@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from curation.rows import as_json
 from curation.stages import Drop, Row
 from errors import InputError
@@ -37,6 +39,10 @@ class Counts:
     """rows of the data of which something is left"""
     summary: dict = dataclasses.field(default_factory=dict)
     """what else the stage tells of itself, by name"""
+    read_sum: int = 0
+    """hash_place of the rows that were read, and of those that were kept or dropped, added up modulo 2^64"""
+    kept_sum: int = 0
+    dropped_sum: int = 0
 
     @property
     def made(self) -> Counter:
@@ -51,22 +57,40 @@ class Counts:
 
     def after(self) -> "Counts":
         """Of the next stage, before it has done anything."""
-        return Counts(Counter(self.kept), places_read=Counter(self.places_left))
+        return Counts(Counter(self.kept), places_read=Counter(self.places_left), read_sum=self.kept_sum)
+
+    def keep(self, row: Row) -> None:
+        self.kept[row.source] += 1
+        self.kept_sum = (self.kept_sum + hash_place(*row.place, row.sample)) % 2**64
+
+    def drop(self, row: Row) -> None:
+        self.dropped[row.source] += 1
+        self.dropped_sum = (self.dropped_sum + hash_place(*row.place, row.sample)) % 2**64
 
     def told(self) -> list[str]:
         """The summary in words."""
         return [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in self.summary.items()]
 
-    def as_dict(self) -> dict[str, dict[str, int]]:
+    def as_dict(self) -> dict[str, Any]:
         return {"read": dict(self.read), "made": {name: count for name, count in self.made.items() if count},
                 "kept": dict(self.kept), "dropped": dict(self.dropped), "places_read": dict(self.places_read),
-                "places_left": dict(self.places_left), "summary": self.summary}
+                "places_left": dict(self.places_left), "summary": self.summary, "read_sum": self.read_sum,
+                "kept_sum": self.kept_sum, "dropped_sum": self.dropped_sum}
 
     @staticmethod
     def from_dict(found: dict[str, Any]) -> "Counts":
-        return Counts(summary=found["summary"], **{name: Counter(value) for name, value in found.items()
-                                                   if name not in ("made", "summary")})
+        return Counts(**{name: Counter(value) if name in COUNTERS else value for name, value in found.items()
+                         if name != "made"})
+
+
+COUNTERS = ("read", "kept", "dropped", "places_read", "places_left")
+
+
+def hash_place(source: str, index: int, sample: int) -> int:
+    """64 bits of a row's place: the sum over all rows is the same in any order, and another where one is missing and
+    one there twice."""
+    return xxhash.xxh3_64_intdigest(f"{source}\0{index}\0{sample}".encode(errors="backslashreplace"))
 
 
 class Places:
@@ -84,7 +108,8 @@ class Places:
 def check_counts(label: str, counts: Counts, makes_rows: bool) -> None:
     """Raises AssertionError where a stage has lost or doubled rows: kept + dropped is not read (+ made)."""
     wrong = {name: count for name, count in counts.made.items() if (count < 0 if makes_rows else count != 0)}
-    if wrong:
+    others = not makes_rows and (counts.kept_sum + counts.dropped_sum - counts.read_sum) % 2**64
+    if wrong or others:
         raise AssertionError(f"stage {label}: of {dict(counts.read)} rows it kept {dict(counts.kept)} and dropped "
                              f"{dict(counts.dropped)}; a stage gives every row back once, as Row or Drop")
 

@@ -32,6 +32,8 @@ def phrases(*, drop: tuple[str, ...] = REFUSALS, words_from_start: int | None = 
     wanted = [_plain(phrase) for phrase in drop]
     if not all(wanted) or not wanted:
         raise InputError("drop is a list of phrases, none of them empty")
+    if words_from_start is not None and words_from_start < 1:
+        raise InputError(f"words_from_start is {words_from_start}; it takes 1 or more")
 
     def problem(row: Row) -> str | None:
         for text in spoken(row):

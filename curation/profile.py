@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +83,10 @@ class Spaced(Sequence):
         """Rows by source."""
         return dict(Counter(row.source for row in self))
 
+    def places(self) -> Iterator[tuple[str, int, int]]:
+        """(source, index, sample) of every row."""
+        return ((*row.place, row.sample) for row in self)
+
 
 def write_profile(output: Path, rows: Sequence[Row], recipe: Recipe, key: str, done: Done, applied: bool) -> None:
     """profile.json: fingerprint, recipe, what each stage removed of each source with examples, and histograms of rows
@@ -93,7 +97,7 @@ def write_profile(output: Path, rows: Sequence[Row], recipe: Recipe, key: str, d
     profile = {"data": key, "applied": applied, "recipe": recipe.as_written(), "rows": len(rows),
                "left": len(done.left), "stages": stages, "histograms": histograms(before, after),
                "groups": {name: _shares(groups) for name, groups in after.groups.items()}}
-    write_text(output / "profile.json", json.dumps(profile, indent=1, ensure_ascii=False))
+    write_text(output / "profile.json", json.dumps(profile, indent=1, ensure_ascii=False, default=str))
 
 
 def check_profile(output: Path, key: str) -> None:

@@ -9,6 +9,7 @@
 
 import difflib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from data.specs import load_function
 from errors import InputError, as_json
 
 STAGES = {
+    "unreadable": "filters:unreadable",
     "language": "languages:language",
     "length": "filters:length",
     "exact_duplicates": "duplicates:exact_duplicates",
@@ -73,15 +75,23 @@ class Step(NamedTuple):
         taken = inspect.signature(self.maker).parameters
         given = {name: value for name, value in (("folder", folder), ("spread", spread)) if name in taken}
         try:
-            return self.maker(**self.keys, **given)
+            stage = self.maker(**self.keys, **given)
         except InputError as error:
             raise InputError(f"stage {self.name}: {error}") from None
+        if not callable(stage):
+            raise InputError(f"stage {self.name}: its function gives {stage!r}, not a stage: a function of "
+                             f"rows")
+        return stage
 
 
 class Recipe(NamedTuple):
     """What a recipe's file says."""
 
     steps: list[Step]
+
+    @property
+    def drops_unreadable(self) -> bool:
+        return self.steps[0].name == "unreadable"
 
     def as_written(self) -> list[dict[str, Any]]:
         """The stages in plain JSON, for a profile or a card."""
@@ -91,13 +101,24 @@ class Recipe(NamedTuple):
 def read_recipe(path: Path) -> Recipe:
     """Raises InputError for what is no recipe, a stage or a key that does not exist, and a value of another kind."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--stages {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
     try:
         return parse_recipe(found)
     except InputError as error:
         raise InputError(f"--stages {path}: {error}") from None
+
+
+class Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would take the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def parse_recipe(found: Any) -> Recipe:
@@ -111,7 +132,10 @@ def parse_recipe(found: Any) -> Recipe:
         count = sum(step.name == name for step in steps) + 1
         label = name.replace(":", ".") if count == 1 else f"{name.replace(':', '.')}_{count}"
         steps.append(Step(name, _checked(name, keys), 0.0, label))
-    bounds = _read_bounds(found.get("max_removal") or {}, [step.name for step in steps])
+    late = next((number for number, step in enumerate(steps, 1) if step.name == "unreadable" and number > 1), None)
+    if late:
+        raise InputError(f"stage {late} is unreadable, which must be the first: no other is given what it drops")
+    bounds = _read_bounds(found.get("max_removal"), [step.name for step in steps])
     return Recipe([step._replace(max_removal=bounds.get(step.name, bounds["default"])) for step in steps])
 
 
@@ -130,10 +154,11 @@ def _read_entry(entry: Any, number: int) -> tuple[str, dict[str, Any]]:
         raise InputError(f"stage {number} is {as_json(entry)[:80]}; each is one name with its keys, as in "
                          f"- length: {{max_tokens: 512}}")
     name, keys = next(iter(entry.items()))
-    if not isinstance(name, str) or not isinstance(keys or {}, dict):
+    keys = {} if keys is None else keys
+    if not isinstance(name, str) or not isinstance(keys, dict):
         raise InputError(f"stage {number}, {name}: keys are {as_json(keys)[:80]}, not a mapping such as "
                          f"{{max_tokens: 512}}")
-    return name, dict(keys or {})
+    return name, dict(keys)
 
 
 def _checked(name: str, keys: Mapping[Any, Any]) -> dict[str, Any]:
@@ -143,10 +168,13 @@ def _checked(name: str, keys: Mapping[Any, Any]) -> dict[str, Any]:
     if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         _known(keys, tuple(parameters), f"key of stage {name}")
     missing = [key for key, each in parameters.items() if each.default is each.empty and key not in keys
-               and each.kind is each.KEYWORD_ONLY]
+               and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     if missing:
         raise InputError(f"stage {name} needs {', '.join(missing)}; give it as a key")
-    hints = typing.get_type_hints(load_maker(name))
+    try:
+        hints = typing.get_type_hints(load_maker(name))
+    except NameError as error:
+        raise InputError(f"stage {name}: an annotation of its function cannot be read ({error}); mend it") from None
     return {key: fit(f"stage {name}: {key}", value, hints.get(key, Any)) for key, value in keys.items()}
 
 
@@ -177,8 +205,8 @@ def _fit(value: Any, kind: Any) -> Any:
         sound = isinstance(value, dict) and all(isinstance(key, arguments[0]) for key in value)
         fitted = {key: _fit(each, arguments[1]) for key, each in value.items()} if sound else {"": NO_FIT}
         return NO_FIT if any(each is NO_FIT for each in fitted.values()) else fitted
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        return float(value) if abs(value) <= sys.float_info.max else NO_FIT  # which NaN is not
     return value if type(value) is kind or (kind is type(None) and value is None) else NO_FIT
 
 
@@ -199,6 +227,7 @@ def _described(kind: Any) -> str:
 
 def _read_bounds(found: Any, names: list[str]) -> dict[str, float]:
     """max_removal by the stage's name, "default" among them."""
+    found = {} if found is None else found
     if not isinstance(found, dict):
         raise InputError(f"max_removal is {as_json(found)[:80]}; it takes a mapping such as {{default: 0.5}}")
     _known(found, ("default", *dict.fromkeys(names)), "stage in max_removal")

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from curation.stages import Row
-from data.records import JsonlSource
-from data.sources import DataSource, Source, open_in_order
+from data.records import JsonlSource, UnreadableRow
+from data.sources import DataSource, Source, file_ids, open_in_order
 from errors import InputError
+
+UNREADABLE = "unreadable"
+"""the note that says why a line is no row"""
 
 
 class DataRows(Sequence):
-    """The rows of sources one after the other. Raises InputError as sources do, and for one that is given twice."""
+    """The rows of sources one after the other. Raises InputError as sources do, and for data that is given twice; but a
+    line that is no row becomes one with a note, UNREADABLE, where the recipe `drops_unreadable` ones."""
 
-    def __init__(self, entries: Sequence[DataSource]):
-        twice = next((name for name, count in Counter(each.source for each in entries).items() if count > 1), None)
-        if twice is not None:
-            raise InputError(f"--data {twice} is given twice, and rows are told apart by source and number; give it "
-                             f"once")
+    def __init__(self, entries: Sequence[DataSource], drops_unreadable: bool = False):
+        _check_apart(entries)
         self._names, self._sources = [each.source for each in entries], open_in_order(entries)
+        self._drops_unreadable = drops_unreadable
 
     def __len__(self) -> int:
         return sum(map(len, self._sources))
@@ -30,12 +32,25 @@ class DataRows(Sequence):
         index = range(len(self))[number]
         for name, source in zip(self._names, self._sources):
             if index < len(source):
-                return Row(name, index, source[index])
+                return self._read(name, source, index)
             index -= len(source)
         raise IndexError(number)
 
     def __iter__(self) -> Iterator[Row]:
-        return (Row(name, index, source[index]) for name, source in self.sources for index in range(len(source)))
+        return (self._read(name, source, index) for name, source in self.sources for index in range(len(source)))
+
+    def _read(self, name: str, source: Source, index: int) -> Row:
+        try:
+            return Row(name, index, source[index])
+        except InputError as error:
+            if not self._drops_unreadable:
+                raise
+            line = {"line": error.text} if isinstance(error, UnreadableRow) else {}
+            return Row(name, index, line, {UNREADABLE: str(error)})
+
+    def places(self) -> Iterator[tuple[str, int, int]]:
+        """(source, index, sample) of every row."""
+        return ((name, index, 0) for name, source in self.sources for index in range(len(source)))
 
     def counts(self) -> dict[str, int]:
         """Rows by source."""
@@ -44,6 +59,21 @@ class DataRows(Sequence):
     @property
     def sources(self) -> list[tuple[str, Source]]:
         return list(zip(self._names, self._sources))
+
+
+def _check_apart(entries: Sequence[DataSource]) -> None:
+    """Raises InputError for a source that is given twice, or a file that has two names among them."""
+    twice = next((name for name, count in Counter(each.source for each in entries).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"--data {twice} is given twice, and rows are told apart by source and number; give it once")
+    known: dict[tuple[int, int], str] = {}
+    for each in entries:
+        files = file_ids(each.source)
+        same = next((key for key in files if key in known), None)
+        if same is not None:
+            raise InputError(f"--data {each.source}: {files[same]} is the same file as {known[same]}, which is given "
+                             f"before it; give it once")
+        known |= files
 
 
 class FileRows(Sequence):

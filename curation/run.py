@@ -5,16 +5,19 @@
     DIR/cache/STAGE/               answers that it paid for; these stay
 
 KEY is a digest of the data and of the recipe up to the stage, so a recipe that was changed goes on from the first stage
-that differs. Stages that decide on each row alone are shared by processes, a range of rows at a time, in order.
+that differs; so does one whose code, or a file that it names, is no longer what it was (dependencies.py). Stages that
+decide on each row alone are shared by processes, a range of rows at a time, in order.
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from curation.ledger import Counts, Places, check_counts, check_removal, drop_writer, row_writer
+from curation.dependencies import state_of
+from curation.ledger import Counts, Places, check_counts, check_removal, drop_writer, hash_place, row_writer
 from curation.recipe import Recipe, Step
 from curation.rows import FileRows, digest
 from curation.runners import Spread, nth_range
@@ -38,13 +41,13 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, spre
     (output / "counts.json").unlink(missing_ok=True)  # what is in dropped/ will not be of that run
     # what makes no sense is told before any work is done
     stages = [step.make(output / "cache" / step.label, spread) for step in recipe.steps]
-    counted, before = [], count_rows(rows)
+    counted, before, state = [], count_rows(rows), ""
     for number, (step, stage) in enumerate(zip(recipe.steps, stages)):
-        key = digest(key, step.name, step.keys)
+        key, state = digest(key, step.name, step.keys), state_of(step, state)
         work = output / "work" / f"{number:02d}-{step.label}-{key}"
-        counts = _finished(work, output / "dropped", step)
+        counts = _finished(work, output / "dropped", step, state, tell)
         if counts is None:
-            counts = _run_stage(rows, step, stage, before, output, work, spread)
+            counts = _run_stage(rows, step, stage, before, output, work, state, spread)
         total = sum(counts.kept.values()) + sum(counts.dropped.values())
         tell("; ".join([f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept", *counts.told()]))
         if bounded:
@@ -69,28 +72,33 @@ def count_rows(rows: Sequence[Row]) -> Counts:
     counts = Counts()
     counts.read.update(rows.counts())
     counts.places_read.update(rows.counts())
+    counts.read_sum = sum(itertools.starmap(hash_place, rows.places())) % 2**64
     return counts
 
 
-def _finished(work: Path, dropped: Path, step: Step) -> Counts | None:
-    """The counts of a stage that was done before, if its files are all there."""
+def _finished(work: Path, dropped: Path, step: Step, state: str, tell: Any) -> Counts | None:
+    """The counts of a stage that was done before, if its files are all there, and what it depends on is as it was."""
     marker = _file(work, "json")
     if not (marker.exists() and _file(work, "jsonl").exists()):
         return None
     import pyarrow.parquet as pq
 
-    path = dropped / f"{step.label}.parquet"
+    found, path = json.loads(marker.read_text(encoding="utf-8")), dropped / f"{step.label}.parquet"
+    if found.get("state") != state:
+        tell(f"{step.label}: code or a file that it or a stage before it depends on has changed, so it is done again")
+        return None
     known = path.exists() and pq.read_schema(path).metadata == {b"key": work.name.encode()}
-    return Counts.from_dict(json.loads(marker.read_text())) if known else None
+    return Counts.from_dict(found["counts"]) if known else None
 
 
 def _file(work: Path, kind: str) -> Path:
     return work.with_name(f"{work.name}.{kind}")
 
 
-def _run_stage(rows: Sequence[Row], step: Step, stage: Stage, counts: Counts, output: Path, work: Path,
+def _run_stage(rows: Sequence[Row], step: Step, stage: Stage, counts: Counts, output: Path, work: Path, state: str,
                spread: Spread | None) -> Counts:
     """Keeps and drops rows into files that appear whole, `counts`, which says what is read, last."""
+    _file(work, "json").unlink(missing_ok=True)
     left = Places(counts.places_left)
     shared = spread is not None and len(rows) > SHARE and getattr(step.maker, "by_row", False)
     given = _shared(step, rows, output / "cache" / step.label, spread) if shared else stage(rows)
@@ -98,15 +106,18 @@ def _run_stage(rows: Sequence[Row], step: Step, stage: Stage, counts: Counts, ou
           row_writer(_file(work, "jsonl")) as keep):
         for each in given:
             if isinstance(each, Drop):
-                counts.dropped[each.row.source] += 1
+                counts.drop(each.row)
                 drop(each)
-            else:
-                counts.kept[each.source] += 1
+            elif isinstance(each, Row):
+                counts.keep(each)
                 left.add(each)
                 keep(each)
+            else:
+                raise InputError(f"stage {step.label} gives {str(each)[:80]!r}; a stage gives each row back, as a Row "
+                                 f"or a Drop")
     counts.summary = getattr(stage, "summary", dict)()
     check_counts(step.label, counts, getattr(step.maker, "makes_rows", False))
-    write_text(_file(work, "json"), json.dumps(counts.as_dict()))
+    write_text(_file(work, "json"), json.dumps({"state": state, "counts": counts.as_dict()}))
     return counts
 
 

@@ -30,6 +30,8 @@ def quality(*, rewards: str, min_score: float | None = None, max_score: float | 
     """
     from rewards.registry import load_rewards
 
+    if not timeout > 0:
+        raise InputError(f"timeout is {timeout:g}; it takes seconds, more than 0")
     loaded = load_rewards(rewards)
 
     def score(rows: Sequence[Row]) -> Scores:
@@ -106,7 +108,11 @@ def quantiles(*, by: str, drop_lowest: float = 0.0, drop_highest: float = 0.0) -
 
 def _scoring(score: Callable[[Sequence[Row]], Scores], note: str, lowest: float | None, highest: float | None,
              block_size: int) -> Stage:
-    """The stage that notes a number and drops rows whose number is out of bounds, or that have none."""
+    """The stage that notes a number and drops rows whose number is out of bounds, or that have none. Raises InputError
+    for bounds that leave none, and for blocks of no rows."""
+    if block_size < 1 or (lowest is not None and highest is not None and lowest > highest):
+        raise InputError(f"{note} from {lowest:g} to {highest:g} leaves no row; give them in order" if block_size >= 1
+                         else "batch_size takes 1 or more")
 
     def decide(row: Row, value: float | str) -> Row | Drop:
         if isinstance(value, str):

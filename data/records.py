@@ -25,6 +25,14 @@ VERBATIM = ("tools",)
 SCAN_BYTES = 1 << 24  # of the file at a time while its lines are being found
 
 
+class UnreadableRow(InputError):
+    """A line that is no row; `text` is what stands there."""
+
+    def __init__(self, message: str, text: str = ""):
+        super().__init__(message)
+        self.text = text
+
+
 class JsonlSource:
     """The rows of a .jsonl or .jsonl.gz file, one JSON object a line, blank lines passed over.
 
@@ -53,12 +61,15 @@ class JsonlSource:
 
     def as_written(self, index: int) -> Record:
         """The row with its nulls: what run directories know the data by."""
+        line = _line(self._data, self._starts[index])
         try:
-            record = json.loads(_line(self._data, self._starts[index]))
+            record = json.loads(line)
         except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
-            raise InputError(f"{self.place(index)}: malformed JSON ({error}); mend or remove the line") from None
+            raise UnreadableRow(f"{self.place(index)}: malformed JSON ({error}); mend or remove the line",
+                                line.decode(errors="backslashreplace")) from None
         if not isinstance(record, dict):
-            raise InputError(f"{self.place(index)}: a JSON object was expected, not {type(record).__name__}")
+            raise UnreadableRow(f"{self.place(index)}: a JSON object was expected, not {type(record).__name__}",
+                                line.decode(errors="backslashreplace"))
         return record
 
     def place(self, index: int) -> str:

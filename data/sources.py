@@ -114,6 +114,25 @@ def open_mixture(entries: Sequence[DataSource]) -> list[Source]:
     return open_in_order(entries) if len(entries) == 1 else [open_source(each) for each in entries]
 
 
+def files_of(source: str) -> list[str]:
+    """The files that a source of this name is read from; none where it is no file's name."""
+    scheme = source.partition(":")[0]
+    is_file = source.endswith((".parquet", ".jsonl", ".jsonl.gz")) and scheme not in ("tfds", "gym", "hf")
+    return _files(source) if is_file else []
+
+
+def file_ids(source: str) -> dict[tuple[int, int], str]:
+    """Of each of these files that is there what it is known by, whatever its names are, and its name. Raises
+    InputError for a file that has two names among them."""
+    found: dict[tuple[int, int], str] = {}
+    for path in filter(os.path.exists, files_of(source)):
+        known = os.stat(path)
+        other = found.setdefault((known.st_dev, known.st_ino), path)
+        if other != path:
+            raise InputError(f"data {source}: {path} is the same file as {other}; leave one of them out")
+    return found
+
+
 def _open(text: str) -> Source:
     scheme, _, spec = text.partition(":")
     if scheme == "tfds":

@@ -50,19 +50,19 @@ class Config:
 
 def main(config: Config) -> None:
     from curation.card import write_card
-    from curation.folder import end, finished, only_one
+    from curation.folder import end, finished, only_one, run_key
     from curation.output import write_kept
     from curation.page import write_page
     from curation.profile import Done, check_profile, dry_run, write_profile
     from curation.recipe import read_recipe
-    from curation.rows import DataRows, digest, fingerprint
+    from curation.rows import DataRows, fingerprint
     from curation.run import run_stages
     from curation.runners import make_spread
 
     check_positive(config, "processes", "sample_rows")
     spread = make_spread(config.runner, config.processes)
     recipe, output = read_recipe(Path(config.stages)), Path(config.output_dir)
-    rows = DataRows(config.data)
+    rows = DataRows(config.data, recipe.drops_unreadable)
     key = fingerprint(rows)
     kept = output / f"kept.{config.format}"
     with only_one(output):
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
             tell(f"nothing is applied; what the stages would do: {output}/report.html")
             return
         check_profile(output, key)
-        if not finished(output, kept, digest(key, recipe.as_written())):
+        if not finished(output, kept, run_key(key, recipe)):
             left, counts = run_stages(rows, recipe, output, key, spread, tell)
             write_kept(kept, left)
             write_card(output, recipe, counts, left)

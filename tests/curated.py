@@ -37,6 +37,37 @@ def lossy():
     return lambda rows: (row for row in rows if row.index != 1)
 
 
+def doubles():
+    """Gives the first row twice, and the second not at all."""
+    return lambda rows: (rows[0] if row.index == 1 else row for row in rows)
+
+
+def renames():
+    """Says that its last row is another one."""
+    def stage(rows):
+        for row in rows:
+            row.index += 1000 * (row.index == 99)
+            yield row
+
+    return stage
+
+
+def odd():
+    return lambda rows: ("a row" for _ in rows)
+
+
+def shapeless():
+    """Forgets to give its stage."""
+
+
+def positional(than: int):
+    return shorter(than=than)
+
+
+def unresolved(*, than: "Nothing" = 1):  # noqa: F821
+    return shorter(than=than)
+
+
 def sour(*, folder):
     def stage(rows):
         raise InputError("never")

@@ -74,3 +74,10 @@ def test_an_evaluation_that_is_the_data_is_refused(evaluation, tmp_path):
         contamination(against=(str(tmp_path / "none.jsonl"),))
     with pytest.raises(InputError, match="against is a list"):
         contamination(against=())
+
+
+def test_an_evaluation_that_is_one_of_the_data_s_files_is_refused(evaluation, tmp_path):
+    path = evaluation({"question": QUESTION})
+    with pytest.raises(InputError, match="is the data itself"):
+        list(contamination(against=(f"{{source: {path}, columns: {{q: question}}}}",))([
+            Row(str(tmp_path / "*.jsonl"), 0, {"text": "x"})]))

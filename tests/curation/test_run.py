@@ -1,10 +1,12 @@
 """Recipes over rows: nothing is lost, what was ended goes on, and processes change no bit."""
 
 import json
+import sys
 
 import pyarrow.parquet as pq
 import pytest
 
+import curation.dependencies as dependencies
 import curation.run as running
 from curation.output import write_kept
 from curation.recipe import parse_recipe
@@ -101,10 +103,80 @@ def test_a_stage_that_loses_a_row_is_found_out(rows, tmp_path):
         run(rows, tmp_path / "out", ["curated:lossy"])
 
 
-def test_a_source_given_twice_is_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(InputError, match="is given twice"):
-        DataRows([DataSource(str(tmp_path / "a.jsonl"))] * 2)
+@pytest.mark.parametrize("stage", ["doubles", "renames"])
+def test_a_row_that_another_stands_for_is_found_out(rows, tmp_path, stage):
+    """As many rows as before, of the same sources."""
+    with pytest.raises(AssertionError, match=f"curated.{stage}"):
+        run(rows, tmp_path / "out", [f"curated:{stage}"])
+    with pytest.raises(InputError, match="stage curated.odd gives 'a row'; a stage gives each row back"):
+        run(rows, tmp_path / "out", ["curated:odd"])
+    with pytest.raises(InputError, match="stage curated:shapeless: its function gives None"):
+        run(rows, tmp_path / "out", ["curated:shapeless"])
+
+
+@pytest.mark.parametrize("names", [("a.jsonl", "a.jsonl"), ("a.jsonl", "./a.jsonl"), ("link.jsonl", "a.jsonl"),
+                                   ("b.jsonl", "*.jsonl"), ("[al]*.jsonl",)])
+def test_data_given_twice_is_refused_whatever_its_names(tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    with pytest.raises(InputError, match="is given twice|is the same file as"):
+        DataRows([DataSource(name) for name in names])
+
+
+def test_lines_that_are_no_rows_are_dropped_where_the_recipe_says_so(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": \r\n\n[1]\n{"text": "\xff"}\nnull\n{"text": "b"}\r\n'
+                     b'{"x": "y"}')
+    source = DataSource(str(path), columns={"text": "text"})
+    stages = ["unreadable", {"curated:shorter": {"than": 9}}]
+    for processes in (1, 2):
+        left, counts = run(DataRows([source], drops_unreadable=True), tmp_path / str(processes), stages, processes)
+        assert [(row.index, row.record["text"]) for row in left] == [(0, "a"), (5, "b")]
+        dropped = pq.read_table(tmp_path / f"{processes}/dropped/unreadable.parquet").to_pylist()
+        assert [each["row"] for each in dropped] == [1, 2, 3, 4, 6]
+        assert [json.loads(each["record"]).get("line") for each in dropped] == [
+            '{"text": \r', "[1]", '{"text": "\\xff"}', "null", None]
+        assert f"{path}:2: malformed JSON" in dropped[0]["reason"]
+        assert "no column 'text'" in dropped[4]["reason"]
+    with pytest.raises(InputError, match="a.jsonl:2: malformed JSON"):
+        run(DataRows([source]), tmp_path / "out", stages[1:])
+    with pytest.raises(InputError, match="stage unreadable removes 5 of 7 rows"):
+        run(DataRows([source], drops_unreadable=True), tmp_path / "out", stages, unreadable=0.5)
+
+
+def test_a_stage_whose_code_or_files_changed_is_done_again(rows, tmp_path, monkeypatch):
+    """And those after it; what is left is as if there had been no run before."""
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    code = "def far(*, words: str):\n    import helper_of_far\n    return helper_of_far.stage\n"
+    helper = ("from curation.stages import Drop\n\n\ndef stage(rows):\n"
+              "    return (row if row.index < 90 else Drop(row, 'far') for row in rows)\n")
+    (tmp_path / "mine/my_far.py").write_text(code)
+    (tmp_path / "mine/helper_of_far.py").write_text(helper)
+    words = tmp_path / "words.txt"
+    words.write_text("a")
+    ran, run_stage = [], running._run_stage
+    monkeypatch.setattr(running, "_run_stage", lambda rows, step, *rest: ran.append(step.name) or run_stage(
+        rows, step, *rest))
+    stages = ["curated:distinct", {"my_far:far": {"words": str(words)}}, {"shuffle": {"seed": 1}}]
+
+    def again():
+        ran.clear()
+        dependencies._hash_code.cache_clear()
+        sys.modules.pop("helper_of_far", None)
+        return len(run(rows, tmp_path / "out", stages)[0])
+
+    assert (again(), len(ran)) == (90, 3)
+    assert (again(), len(ran)) == (90, 0)
+    (tmp_path / "mine/helper_of_far.py").write_text(helper.replace("90", "9"))
+    assert (again(), ran) == (9, ["my_far:far", "shuffle"])
+    words.write_text("another")
+    assert (again(), ran) == (9, ["my_far:far", "shuffle"])
+    (tmp_path / "mine/helper_of_far.py").write_text(helper)
+    assert (again(), len(ran)) == (90, 2)
+    assert (again(), len(ran)) == (90, 0)
 
 
 def test_half_a_surrogate_pair_is_kept_and_dropped_by_its_escape(tmp_path):
