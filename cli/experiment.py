@@ -121,6 +121,9 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
     max_length, counts = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
                                     functools.partial(track, what="checking rows"))
     tell_counts("checked", counts)
+    if 0 < counts["rows_checked"] <= counts["rows_truncated"] + counts["rows_dropped"]:
+        print_once(f"warning: every one of {counts['rows_checked']} rows that were checked is longer than "
+                   f"{encoder.max_length} tokens, and is cut or left out; raise --max-length up to the model's context")
     weights = tuple(each.weight for each in flags.data)
     return Streams(tuple(sources), weights, encoder, flags.batch_size, max_length or length if measured else length,
                    packing, flags.seed)

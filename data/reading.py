@@ -157,13 +157,14 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
                track: Callable[[Any], Any] = iter) -> tuple[int | None, Counter[str]]:
     """Reads up to `limit` rows, the first of every source, so that what is bad there is known before the first step.
 
-    Returns the tokens of the longest row if these were all rows, else None; and what happened to them, by COUNTS.
+    Returns the tokens of the longest row if these were all rows, else None; and what happened to them, by COUNTS, of
+    how many (`rows_checked`).
     """
     share = limit // len(sources)
     max_length, counts = 0, Counter()
     for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
         rows, events = read_record(index, source, encoder)
-        max_length, counts = max(max_length, longest_row(rows)), counts + events
+        max_length, counts = max(max_length, longest_row(rows)), counts + events + Counter(rows_checked=1)
     return max_length if max_length and all(len(source) <= share for source in sources) else None, counts
 
 
