@@ -1,10 +1,15 @@
 """What is said of completions without a reward, and of what rewards failed on."""
 
+import contextlib
 import json
+from pathlib import Path
+
+import pytest
 
 from data.prompts import Prompt
+from errors import InputError
 from rewards.scoring import Failure
-from rollouts.console import FailureLog, log_completions, log_failures
+from rollouts.console import FailureLog, check_rewards_work, log_completions, log_failures
 from rollouts.episodes import Episode, Group
 
 
@@ -51,3 +56,18 @@ def test_failures_of_a_step_take_the_place_of_those_of_a_killed_run(tmp_path):
         log_failures(path, step, [failed(error)])
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(row["step"], row["error"]) for row in rows] == [(1, "one"), (2, "half a pair: \ud800, ü"), (3, "three")]
+
+
+@pytest.mark.parametrize(("groups", "error"), [
+    ([group([None, None], [0, 1]), group([None, None], [None])], "judge failed on every row of the first step, with "
+     "ValueError: no verdict; runs/x.jsonl has the traceback; mend it, or give --rollouts.allow-failing-rewards"),
+    ([group([None, None], [0, 1]), group([None, 1.0], [0])], None), ([group([1.0, 1.0])], None)])
+def test_a_reward_that_works_on_no_row_is_an_error(groups, error):
+    with pytest.raises(InputError, match=error) if error else contextlib.nullcontext():
+        check_rewards_work(groups, Path("runs/x.jsonl"))
+
+
+def test_a_reward_that_is_late_on_every_row_may_be_better_off_later():
+    late = group([None], [0])
+    late.failures[:] = [late.failures[0]._replace(error="TimeoutError: not done within 60 s")]
+    check_rewards_work([late], Path("runs/x.jsonl"))
