@@ -1,7 +1,9 @@
 """The exceptions that end a script with one line: bad input, and a stop that was asked for."""
 
-
+import functools
+import inspect
 import json
+from typing import Any
 
 
 class InputError(Exception):  # noqa: N818 - what a user sees says "error"
@@ -31,6 +33,14 @@ def shown(value: object) -> str:
         return " ".join(map(shown, value)) or "none"
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else str(value)
+
+
+def place_of(function: Any) -> str:
+    """"file:line" where a function begins, whatever was bound of it; "" of one that Python has not read from a file."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
 def as_json(value: object) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple
 
-from errors import InputError, shown
+from errors import InputError, place_of, shown
 from rewards.answers import completion_text
 from rewards.calls import Call, GivenUp, running, undone, wait_for_one, warn_of_late
 from rewards.contract import Clock, RowErrors, on_clock
@@ -284,7 +284,10 @@ def _call(reward: Weighted, rows: Rows, clock: Clock) -> list[float | None]:
     given = reward.function(prompts=_copied(rows.prompts), completions=_copied(rows.completions), **columns)
     if inspect.isawaitable(given):
         given = asyncio.run(_in_time(given, clock))
-    return _checked(reward.name, given, rows.names)
+    try:
+        return _checked(reward.name, given, rows.names)
+    except InputError as error:
+        raise InputError(f"{error} ({place_of(reward.function)})") from None
 
 
 def _copied(column: Any) -> Any:

@@ -1,14 +1,13 @@
 """An objective is called, which may be a user's own: what is wrong with it is one line that names its file and line."""
 
 import functools
-import inspect
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from errors import InputError
+from errors import InputError, place_of
 from objectives.base import Loss
 
 FORM = "an objective takes (scores, batch) and returns Loss(total, weight, metrics): docs/new_objective.md"
@@ -47,9 +46,8 @@ def _name(objective: Callable[..., Any]) -> str:
     """The objective with its file and line."""
     while isinstance(objective, functools.partial):
         objective = objective.func
-    code = getattr(inspect.unwrap(objective), "__code__", None)
-    name = getattr(objective, "__qualname__", type(objective).__name__)
-    return f"the objective {name}" + (f" ({code.co_filename}:{code.co_firstlineno})" if code else "")
+    place = place_of(objective)
+    return f"the objective {getattr(objective, '__qualname__', type(objective).__name__)}{place and f' ({place})'}"
 
 
 def _first_line(error: Exception) -> str:
@@ -59,8 +57,6 @@ def _first_line(error: Exception) -> str:
 
 def _place(error: Exception, objective: Callable[..., Any]) -> str:
     """Where: the last line of the objective's own file that was left for elsewhere."""
-    while isinstance(objective, functools.partial):
-        objective = objective.func
-    code = getattr(inspect.unwrap(objective), "__code__", None)
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename]
+    file = place_of(objective).rpartition(":")[0]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f"at line {own[-1].lineno} ({own[-1].line})" if own else "where it is called"

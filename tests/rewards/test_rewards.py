@@ -191,7 +191,10 @@ def test_zero_none_and_an_exception_stay_three_things():
     assert scored.values == {"r0": [0.0, 0.0, None], "r1": [None] * 3, "r2": [1.0, None, 1.0]}
     assert scored.totals == [1.0, None, 1.0]  # what is left of a sum is another reward
     assert (scored.exceptions, scored.timeouts) == ({"r0": 0, "r1": 0, "r2": 1}, {"r0": 0, "r1": 0, "r2": 0})
-    assert [tuple(failure) for failure in scored.failures] == [("r2", 1, r"KeyError: 'c\nis wrong'", "c")]
+    [failure] = scored.failures
+    assert failure[:-1] == ("r2", 1, r"KeyError: 'c\nis wrong'", "c")
+    assert f'File "{__file__}"' in failure.traceback
+    assert failure.traceback.endswith("KeyError: 'c\\nis wrong'\n")
     assert score(constant(None, 0.0, None)).totals == [None, 0.0, None]
 
 
