@@ -105,6 +105,10 @@ def open_critic_of(flags: PolicyFlags, critic: CriticFlags, policy: Any, tokeniz
     if not _same_tokens(tokenizer, open_tokenizer(opened.tokenizer), policy, opened):
         raise InputError(f"{where}: its tokenizer is not that of the policy {flags.model}, whose tokens it would read "
                          f"as others; give a critic made from the same family of models")
+    if opened.config.vocab_size < policy.config.vocab_size:
+        raise InputError(f"{where}: it has embeddings for {opened.config.vocab_size} tokens, and the policy "
+                         f"{flags.model} may draw {policy.config.vocab_size}, those beyond the tokenizer's, too; give "
+                         f"a critic with as many")
     if opened.config.max_length < longest:
         raise InputError(f"{where}: its context of {opened.config.max_length} tokens is shorter than the longest "
                          f"episode, {longest}; lower --max-new-tokens, or give another critic")
@@ -113,7 +117,7 @@ def open_critic_of(flags: PolicyFlags, critic: CriticFlags, policy: Any, tokeniz
 
 def _same_tokens(one: Any, other: Any, policy: Any, critic: Any) -> bool:
     """Whether each id of the policy's is the same text to the critic."""
-    if other is None or critic.config.vocab_size < one.vocab_size or one.vocab_size != other.vocab_size:
+    if other is None or one.vocab_size != other.vocab_size:
         return False
     if policy.tokenizer == critic.tokenizer:
         return True

@@ -1,7 +1,7 @@
 """The groups of a step: drawn, graded, and, where they teach nothing, replaced by others."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,9 @@ class Draw(NamedTuple):
     trained: list[Group]
     """those that are trained on, as many as prompts were asked for"""
     seconds: dict[str, float]
-    """that `rollout` took, and how long `reward` went on after it"""
+    """that `rollout` took, and how long `reward` went on after it, of all"""
+    compared: Sequence[Group] = ()
+    """answers that are drawn for advantages to compare with, and not trained on; numbered after all others"""
 
 
 def draw_groups(next_prompts: Callable[[], Sequence[Prompt]], collect: Collect, max_tries: int) -> Draw:
@@ -39,7 +41,7 @@ def draw_groups(next_prompts: Callable[[], Sequence[Prompt]], collect: Collect, 
         more, more_seconds = collect_all(next_prompts(), collect, number)
         for group in more:
             group.number += len(groups)
-        groups, seconds = groups + more, {name: seconds[name] + more_seconds[name] for name in seconds}
+        groups, seconds = groups + more, _added(seconds, more_seconds)
     chosen = sorted(groups, key=lambda group: not group.has_spread) if max_tries > 1 else groups
     return Draw(groups, chosen[: len(prompts)], seconds)
 
@@ -56,8 +58,20 @@ def collect_all(prompts: Sequence[Prompt], collect: Collect, number: int = 0) ->
     return groups, {"rollout": sampled - start, "reward": time.perf_counter() - sampled}
 
 
-def greedy_rewards(groups: Sequence[Group], collect: Callable[[Sequence[Prompt]], Iterable[Group]]) -> np.ndarray:
-    """What the likeliest answer to each row's prompt is worth [N], NaN where it got no reward; `collect` answers each
-    prompt once."""
-    answered = sorted(collect([group.prompt for group in groups]), key=lambda group: group.number)
-    return np.repeat(rewards_of(answered)[:, 0], [len(group.episodes) for group in groups])
+def _added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one[name] + other[name] for name in one}
+
+
+def compared_with(draw: Draw, prompts: Sequence[Prompt], collect: Collect) -> tuple[Draw, np.ndarray]:
+    """(the draw with what `collect` answers to further prompts, the rewards [P, G] of these answers)."""
+    groups, seconds = collect_all(prompts, collect)
+    for group in groups:
+        group.number += len(draw.groups) + len(draw.compared)
+    return draw._replace(compared=[*draw.compared, *groups], seconds=_added(draw.seconds, seconds)), rewards_of(groups)
+
+
+def greedy_rewards(draw: Draw, collect: Collect) -> tuple[Draw, np.ndarray]:
+    """(the draw, what the likeliest answer to each trained row's prompt is worth [N], NaN where it got no reward);
+    `collect` answers each prompt once."""
+    draw, rewards = compared_with(draw, [group.prompt for group in draw.trained], collect)
+    return draw, np.repeat(rewards[:, 0], [len(group.episodes) for group in draw.trained])

@@ -1,11 +1,22 @@
 """What is counted of rollouts, under the names that the field knows, and a warning where rewards teach nothing."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rollouts.drawing import Draw
 from rollouts.episodes import Group, rewards_of
+
+
+def step_metrics(draw: Draw, seconds: Mapping[str, float], num_dropped: int) -> dict[str, float]:
+    """Of a step, whose parts took so many seconds; `num_dropped` prompts of the data were left out. Tokens and failures
+    are of all that was drawn, also of what answers are only compared with."""
+    drawn = [*draw.groups, *draw.compared]
+    tokens = sum(sum(episode.sampled) - group.prompt.drawn for group in drawn for episode in group.episodes)
+    return rollout_metrics(draw.groups, draw.seconds["rollout"]) | failure_metrics(drawn) | time_shares(seconds) | {
+        "rollout_tokens_per_second": tokens / draw.seconds["rollout"], "count/sampled_tokens": tokens,
+        "rows_dropped": num_dropped}
 
 
 def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]:
@@ -39,21 +50,13 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     for name in dict.fromkeys(name for episode in episodes for name in episode.values):
         given = [episode.values[name] for episode in episodes if episode.values.get(name) is not None]
         metrics |= {f"rewards/{name}/mean": np.mean(given), f"rewards/{name}/std": np.std(given)} if given else {}
+    return {name: float(value) for name, value in (metrics | failure_metrics(groups)).items()}
+
+
+def failure_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """rewards/NAME/failures of each that has failed."""
     failed = [failure.reward for group in groups for failure in group.failures]
-    metrics |= {f"rewards/{name}/failures": failed.count(name) for name in dict.fromkeys(failed)}
-    return {name: float(value) for name, value in metrics.items()}
-
-
-class TokenCount:
-    """Counts the tokens that groups cost as they come by: count(groups) -> the same groups."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
-        for group in groups:
-            self.total += sum(sum(episode.sampled) - group.prompt.drawn for episode in group.episodes)
-            yield group
+    return {f"rewards/{name}/failures": float(failed.count(name)) for name in dict.fromkeys(failed)}
 
 
 class SpreadMonitor:
@@ -80,7 +83,7 @@ class SpreadMonitor:
         return len(set(rewards[~np.isnan(rewards)].tolist())) > 1
 
 
-def time_shares(seconds: dict[str, float]) -> dict[str, float]:
+def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:
     """What part of the step went where, time_share/NAME."""
     total = sum(seconds.values())
     return {f"time_share/{name}": each / total for name, each in seconds.items()}

@@ -25,7 +25,7 @@ class Recorder:
         if not is_main():
             return
         samples.write_samples(self._run, number, draw.groups, draw.trained, advantages, policy_logps)
-        self._failures.update(number, draw.groups)
+        self._failures.update(number, [*draw.groups, *draw.compared])
         if not self._checked:
             check_rewards_work(draw.groups, self._run / "failures.jsonl")
             self._checked = True

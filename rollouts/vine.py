@@ -4,12 +4,13 @@ VinePPO (Kazemnejad et al. 2024, arXiv:2410.01679). The engine goes on from the 
 estimate costs what the rest of the answer does. It is unbiased, whatever the number of answers.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from data.prompts import Prompt
-from rollouts.episodes import Episode, Group, rewards_of
+from rollouts.drawing import Collect, Draw, compared_with
+from rollouts.episodes import Episode, Group
 
 Columns = dict[str, np.ndarray]
 
@@ -30,22 +31,20 @@ def prefixes(groups: Sequence[Group], stride: int) -> dict[tuple[int, ...], Prom
     return found
 
 
-def prefix_values(groups: Sequence[Group], stride: int, length: int,
-                  collect: Callable[[Sequence[Prompt]], Iterable[Group]]) -> np.ndarray:
-    """The mean reward of the answers that `collect` gives to each cut point's prefix, [N, length] for the tokens drawn
-    there; NaN elsewhere, and where no answer got a reward."""
-    asked = prefixes(groups, stride)
-    answered = sorted(collect(list(asked.values())), key=lambda group: group.number)
-    rewards = rewards_of(answered)
+def prefix_values(draw: Draw, stride: int, length: int, collect: Collect) -> tuple[Draw, np.ndarray]:
+    """(the draw, the mean reward of the answers that `collect` gives to each cut point's prefix, [N, length] for the
+    tokens drawn there; NaN elsewhere, and where no answer got a reward)."""
+    asked = prefixes(draw.trained, stride)
+    draw, rewards = compared_with(draw, list(asked.values()), collect)
     number = np.sum(~np.isnan(rewards), axis=1)
     means = np.where(number > 0, np.nansum(rewards, axis=1) / np.maximum(number, 1), np.nan)
     of_prefix = dict(zip(asked, means, strict=True))
-    episodes = [episode for group in groups for episode in group.episodes]
+    episodes = [episode for group in draw.trained for episode in group.episodes]
     values = np.full((len(episodes), length), np.nan)
     for row, episode in enumerate(episodes):
         for cut in cut_points(episode, stride):
             values[row, cut] = of_prefix[tuple(episode.tokens[:cut])]
-    return values
+    return draw, values
 
 
 def vine(groups: Sequence[Group], batch: Columns) -> Columns:

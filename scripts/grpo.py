@@ -87,7 +87,7 @@ def main(config: Config) -> None:
     from rollouts.credit import make_credit, rewards_by_token, with_kl_in_reward
     from rollouts.drawing import draw_groups, greedy_rewards
     from rollouts.episodes import to_batch
-    from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics, time_shares
+    from rollouts.metrics import SpreadMonitor, step_metrics
     from rollouts.minibatches import Packer
     from rollouts.recording import Recorder
     from rollouts.vine import prefix_values
@@ -135,28 +135,29 @@ def main(config: Config) -> None:
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards
-        key, count = jax.random.fold_in(rollout_key, number), TokenCount()
-        draw = draw_groups(batches.__next__, lambda some, again, advance: count(collect(
-            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance)),
+        key = jax.random.fold_in(rollout_key, number)
+        draw = draw_groups(batches.__next__, lambda some, again, advance: collect(
+            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance),
             config.dynamic_sampling_tries)
+
+        batch = to_batch(draw.trained, prompts.columns)
+        if "greedy_rewards" in needs:
+            draw, batch["greedy_rewards"] = greedy_rewards(draw, lambda some, _, advance: collect(
+                state.variables(), some, key, number - 1, advance, group_size=1, greedy=True))
+        if "prefix_values" in needs:
+            draw, batch["prefix_values"] = prefix_values(
+                draw, config.algorithm.vine_stride, batch["tokens"].shape[1], lambda some, _, advance: collect(
+                    state.variables(), some, jax.random.fold_in(key, config.dynamic_sampling_tries), number - 1,
+                    advance, config.algorithm.vine_samples))
 
         # log-probabilities under policy and reference
         scoring = time.perf_counter()
-        batch = to_batch(draw.trained, prompts.columns)
         packed = packer.put(batch)
         packed.apply(lambda micro: prepare(state, micro))
         for name in on_host:
             batch[name] = packed.column(name)
 
         # advantages
-        if "greedy_rewards" in needs:
-            batch["greedy_rewards"] = greedy_rewards(draw.trained, lambda some: count(collect(
-                state.variables(), some, key, number - 1, group_size=1, greedy=True)))
-        if "prefix_values" in needs:
-            batch["prefix_values"] = prefix_values(
-                draw.trained, config.algorithm.vine_stride, batch["tokens"].shape[1], lambda some: count(collect(
-                    state.variables(), some, jax.random.fold_in(key, config.dynamic_sampling_tries), number - 1,
-                    group_size=config.algorithm.vine_samples)))
         further = nll_columns(config, batch, batch["rewards"])
         batch["token_rewards"] = rewards_by_token(batch, config.beta if in_reward else 0.0, config.algorithm.kl)
         if in_reward:
@@ -171,9 +172,7 @@ def main(config: Config) -> None:
                 update(state, packed.updates, config.num_iterations, packed.ahead))
         seconds = draw.seconds | {"scoring": updating - scoring, "update": time.perf_counter() - updating}
 
-        host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
-            "rows_dropped": prompts.num_dropped, "count/sampled_tokens": count.total}
-        metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
+        metrics |= jax.tree.map(np.asarray, step_metrics(draw, seconds, prompts.num_dropped))
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], packed.gathered(logps))
 
     online.train_on_prompts(config, prompts, model, tokenizer, mesh, state, step, collect, eval_key, tasks)

@@ -54,7 +54,7 @@ def main(config: Config) -> None:
     from data.prompts import PromptBatches
     from models.scoring import score
     from rollouts.drawing import draw_groups
-    from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics, time_shares
+    from rollouts.metrics import SpreadMonitor, step_metrics
     from rollouts.pairs import best_and_worst, signs, to_rows
     from rollouts.recording import Recorder
     from sharding.mesh import make_mesh
@@ -96,9 +96,9 @@ def main(config: Config) -> None:
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards
-        key, count = jax.random.fold_in(rollout_key, number), TokenCount()
-        draw = draw_groups(batches.__next__, lambda some, again, advance: count(collect(
-            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance)),
+        key = jax.random.fold_in(rollout_key, number)
+        draw = draw_groups(batches.__next__, lambda some, again, advance: collect(
+            state.variables(), some, jax.random.fold_in(key, again), number - 1, advance),
             config.dynamic_sampling_tries)
 
         # pairs
@@ -112,9 +112,7 @@ def main(config: Config) -> None:
             state, metrics = jax.block_until_ready(update(state, prepare(state, pairs)))
         seconds = draw.seconds | {"update": time.perf_counter() - updating}
 
-        host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | {
-            "rows_dropped": prompts.num_dropped, "count/sampled_tokens": count.total}
-        metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
+        metrics |= jax.tree.map(np.asarray, step_metrics(draw, seconds, prompts.num_dropped))
         return state, metrics, lambda: recorder.record(draw, number, signs(draw.trained, members), None)
 
     online.train_on_prompts(config, prompts, model, tokenizer, mesh, state, step, collect, eval_key, tasks)

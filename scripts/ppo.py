@@ -102,7 +102,7 @@ def main(config: Config) -> None:
     from rollouts.credit import GAE, value_metrics
     from rollouts.drawing import draw_groups
     from rollouts.episodes import to_batch
-    from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics, time_shares
+    from rollouts.metrics import SpreadMonitor, step_metrics
     from rollouts.minibatches import Packer
     from rollouts.recording import Recorder
     from sharding.mesh import make_mesh
@@ -166,9 +166,9 @@ def main(config: Config) -> None:
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
         # rollouts and rewards; what has none is trained on by nobody
-        key, count = jax.random.fold_in(rollout_key, number), TokenCount()
-        draw = draw_groups(batches.__next__, lambda some, _, advance: count(collect(
-            state.variables(), some, key, number - 1, advance)), max_tries=1)
+        key = jax.random.fold_in(rollout_key, number)
+        draw = draw_groups(batches.__next__, lambda some, _, advance: collect(
+            state.variables(), some, key, number - 1, advance), max_tries=1)
         batch = to_batch(draw.trained, prompts.columns)
         batch["loss_mask"] *= ~np.isnan(batch["rewards"])[:, None]
 
@@ -201,11 +201,10 @@ def main(config: Config) -> None:
             state = jax.block_until_ready(policy.replace(critic=critic))
         seconds = draw.seconds | {"scoring": updating - scoring, "update": time.perf_counter() - updating}
 
-        host_metrics = rollout_metrics(draw.groups, draw.seconds["rollout"]) | time_shares(seconds) | value_metrics(
-            batch, credited["returns"]) | {"rows_dropped": prompts.num_dropped, "count/sampled_tokens": count.total}
         metrics |= {"skipped_updates": metrics["skipped_updates"] + critic_metrics["skipped_updates"]} | {
             f"critic/{name}": value for name, value in critic_metrics.items() if name in OF_CRITIC}
-        metrics |= {name: np.asarray(value) for name, value in host_metrics.items()}
+        metrics |= jax.tree.map(np.asarray, step_metrics(draw, seconds, prompts.num_dropped) | value_metrics(
+            batch, credited["returns"]))
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], batch["old_logps"])
 
     online.train_on_prompts(config, prompts, model, tokenizer, mesh, state.replace(critic=critic_state), step, collect,

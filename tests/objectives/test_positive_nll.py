@@ -50,6 +50,7 @@ def test_weights_are_of_each_mini_batch():
 def test_invariances():
     batch = padded(rows([9, 4, 12, 7, 6, 11, 5, 8]))
     random = np.random.default_rng(1)
-    columns = {"advantages": random.normal(size=8), "nll_weights": np.array([0, 1.5, 0, 2, 0, 0, 1, 1])}
+    columns = {"advantages": random.normal(size=8), "nll_weights": np.array([0, 1.5, 0, 2, 0, 0, 1, 1]),
+               "old_logps": -random.exponential(size=batch["tokens"].shape)}
     check_objective(with_nll(configure(), 0.1), batch | {name: jnp.asarray(each, jnp.float32)
                                                         for name, each in columns.items()})

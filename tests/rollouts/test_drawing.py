@@ -3,9 +3,10 @@
 import numpy as np
 
 from data.prompts import Prompt
-from rollouts.drawing import draw_groups
+from rewards.scoring import Failure
+from rollouts.drawing import Draw, draw_groups, greedy_rewards
 from rollouts.episodes import Episode, Group, rewards_of
-from rollouts.metrics import SpreadMonitor, TokenCount, rollout_metrics
+from rollouts.metrics import SpreadMonitor, rollout_metrics, step_metrics
 
 
 def group(number, values, lengths=(1, 1), reasons=("stop", "stop"), text=""):
@@ -99,8 +100,18 @@ def test_long_without_spread_is_warned_of_once_in_a_while(capsys):
     assert "all completions of all prompts got equal rewards" in capsys.readouterr().err
 
 
-def test_tokens_that_groups_cost_are_counted():
-    count, begun = TokenCount(), group(1, (1.0, 1.0), (4, 5))
+def test_answers_that_others_are_compared_with_count_but_for_their_rewards():
+    """Their tokens, and what failed on them, under numbers of their own."""
+    first, begun, failing = (group(0, (1.0, 1.0), (2, 3)), group(1, (1.0, 1.0), (4, 5)),
+                             group(0, (None,), (7,), ("stop",)))
     begun.prompt = begun.prompt._replace(drawn=2)
-    assert [each.number for each in count([group(0, (1.0, 1.0), (2, 3)), begun])] == [0, 1]
-    assert count.total == 5 + 9 - 4
+    failing.failures.append(Failure("r", 0, "OSError: gone", ""))
+    draw, rewards = greedy_rewards(Draw([first, begun], [begun, first], {"rollout": 1.0, "reward": 0.0}),
+                                   lambda *_: [group(1, (0.5,), (1,), ("stop",)), failing])
+    np.testing.assert_array_equal(rewards, [np.nan, np.nan, 0.5, 0.5])
+    assert [each.number for each in draw.compared] == [2, 3]
+    metrics = step_metrics(draw, {"rollout": 1.0, "update": 3.0}, num_dropped=4)
+    assert metrics["count/sampled_tokens"] == 5 + 9 - 4 + 1 + 7
+    assert (metrics["rewards/r/failures"], metrics["reward"], metrics["time_share/update"]) == (1, 1, 0.75)
+    assert metrics["rows_dropped"] == 4
+    assert draw.seconds["rollout"] >= 1

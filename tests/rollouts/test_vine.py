@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.prompts import Prompt
+from rollouts.drawing import Draw
 from rollouts.episodes import Episode, Group
 from rollouts.vine import cut_points, prefix_values, prefixes, vine
 
@@ -16,7 +17,7 @@ def episode(tokens, prompt_length=2):
 
 
 def drawer(random, samples):
-    def collect(prompts):
+    def collect(prompts, number, advance):
         for number, prompt in reversed(list(enumerate(prompts))):  # in any order
             rest = LENGTH - prompt.drawn
             drawn = (random.random((samples, rest)) < P).astype(int).tolist()
@@ -32,8 +33,8 @@ def groups():
 
 
 def test_values_are_those_of_the_mdp_on_average(groups):
-    random, draws = np.random.default_rng(0), 3000
-    values = np.asarray([prefix_values(groups, 2, 8, drawer(random, 2)) for _ in range(draws)])
+    random, draws, draw = np.random.default_rng(0), 3000, Draw(groups, groups, {"rollout": 1.0, "reward": 1.0})
+    values = np.asarray([prefix_values(draw, 2, 8, drawer(random, 2))[1] for _ in range(draws)])
     exact = np.full((2, 8), np.nan)
     for row, each in enumerate(groups[0].episodes):
         for cut in (2, 4, 6):

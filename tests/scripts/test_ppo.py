@@ -135,6 +135,8 @@ def test_a_reward_model_is_a_critic(train, model, tmp_path):
     ({"critic.epsilon": 0}, "--critic.epsilon must be above 0"),
     ({"critic.model": "nowhere"}, "model 'nowhere': no such file or folder"),
     ({"critic.model": "tiny"}, "its tokenizer is not that of the policy"),
+    ({"critic.model": "few"}, "it has embeddings for 97 tokens, and the policy"),
+    ({"critic.model": "short"}, "its context of 8 tokens is shorter than the longest episode"),
     ({"critic.lora.alpha": 3}, "--critic.lora.alpha 3: nothing reads it"),
     ({"rewards": "model:policy"}, "is a language model"),
     ({"model": "judge"}, "is a reward model, which writes nothing"),
@@ -144,7 +146,8 @@ def test_a_reward_model_is_a_critic(train, model, tmp_path):
     ({"algorithm.nll_reward": 0.5}, "--algorithm.nll-reward 0.5: nothing reads it")])
 def test_what_is_refused_is_one_line(train, model, tmp_path, tiny_model, replaced, line):
     folders = {"tiny": tiny_model, "model:policy": f"model:{model}", "judge": tiny_model.replace(
-        "families/smollm2", "reward_model")}
+        "families/smollm2", "reward_model"), "few": other(model, tmp_path / "few", vocab_size=97),
+        "short": other(model, tmp_path / "short", max_position_embeddings=8)}
     status, _, err, _ = train(**{name: folders.get(value, value) for name, value in replaced.items()})
     assert status != 0
     assert line in err.splitlines()[-1]
@@ -152,14 +155,16 @@ def test_what_is_refused_is_one_line(train, model, tmp_path, tiny_model, replace
     assert not (tmp_path / "run").exists()
 
 
+def other(model, folder, **settings):
+    """The model with another configuration."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return folder
+
+
 @pytest.mark.slow
-def test_a_critic_of_another_context_or_another_model_is_refused(train, model, tmp_path):
-    short = tmp_path / "short"
-    shutil.copytree(model, short)
-    config = json.loads((short / "config.json").read_text())
-    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
-    status, _, err, _ = train("--critic.model", short)
-    assert (status, "its context of 8 tokens is shorter than the longest episode" in err) == (1, True)
+def test_a_run_goes_on_with_the_critic_that_it_began_with(train):
     assert train("--critic.lora.rank", 4, name="run", max_steps=1)[0] == 0
     status, _, err, _ = train("--critic.lora.rank", 2, name="run", max_steps=1)
     assert (status, "(critic.lora.rank: 4 there, 2 now)" in err) == (1, True)
