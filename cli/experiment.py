@@ -163,13 +163,14 @@ def load_model(flags: Any, opened: Any, mesh: Any) -> tuple[Any, Any]:
     return Transformer(config, lora), params
 
 
-def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: int = 1,
-                   idle_steps: int = 0) -> tuple[Any, Any]:
+def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: int = 1, idle_steps: int = 0,
+                   whose: str = "") -> tuple[Any, Any]:
     """(optimiser, schedule of its learning rate) over the run's updates, of which the first `idle_steps` steps have
-    none. Raises InputError where --output-dir holds a run that cannot go on for as many steps (check_steps)."""
+    none; `whose` is said where it is not the policy's. Raises InputError where --output-dir holds a run that cannot go
+    on for as many steps (check_steps)."""
     from training.optimizer import make_optimizer, make_schedule
 
-    check_steps(flags, updates_per_step, tokens_per_step)
+    check_steps(flags, updates_per_step, tokens_per_step, idle_steps, whose)
     schedule = make_schedule(flags.optimizer, flags.learning_rate, (flags.max_steps - idle_steps) * updates_per_step)
     return make_optimizer(flags.optimizer, schedule), schedule
 

@@ -94,9 +94,11 @@ def stored_dtype(flags: Any, chosen: str) -> str:
     return stored
 
 
-def check_steps(flags: Any, updates_per_step: int, tokens_per_step: int) -> None:
-    """Tells what a run's schedule does with other --max-steps than it began with. Raises InputError unless the steps
-    that it has made had the learning rates that they would have had under these."""
+def check_steps(flags: Any, updates_per_step: int, tokens_per_step: int, idle_steps: int = 0,
+                whose: str = "") -> None:
+    """Tells what a run's schedule, or the critic's (`whose`), does with other --max-steps than it began with; the first
+    `idle_steps` have no updates. Raises InputError unless the steps that it has made had the learning rates that they
+    would have had under these."""
     from training.checkpoints import finished_steps
 
     stored = stored_flags(flags)
@@ -107,12 +109,13 @@ def check_steps(flags: Any, updates_per_step: int, tokens_per_step: int) -> None
     where = f"output directory {flags.output_dir} holds a run of {old} steps, of which {done} are made"
     if flags.max_steps < done:
         raise InputError(f"{where}; --max-steps {flags.max_steps} is fewer; choose another --output-dir")
-    if not _same_rates(flags, old, done, updates_per_step):
-        raise InputError(f"{where}, and with --max-steps {flags.max_steps} the {flags.optimizer.schedule} schedule "
-                         f"would have given them other learning rates; only a constant one, and wsd before its decay, "
-                         f"can be made longer; choose another --output-dir")
-    print_once(f"note: --max-steps {flags.max_steps}, {old} before: "
-               f"{_future(flags, flags.max_steps * updates_per_step, updates_per_step)}")
+    made, before, now = (max(0, steps - idle_steps) * updates_per_step for steps in (done, old, flags.max_steps))
+    if not _same_rates(flags, made, before, now):
+        raise InputError(f"{where}, and with --max-steps {flags.max_steps} the {whose}{flags.optimizer.schedule} "
+                         f"schedule would have given them other learning rates; only a constant one, and wsd before "
+                         f"its decay, can be made longer; choose another --output-dir")
+    future = _future(flags, now, updates_per_step, idle_steps)
+    print_once(f"note: --max-steps {flags.max_steps}, {old} before: the {whose}{future}")
 
 
 def _steps(stored: dict[str, Any], tokens_per_step: int) -> int | None:
@@ -121,22 +124,21 @@ def _steps(stored: dict[str, Any], tokens_per_step: int) -> int | None:
     return max(1, stored["max_tokens"] // tokens_per_step)
 
 
-def _same_rates(flags: Any, old: int, done: int, updates_per_step: int) -> bool:
+def _same_rates(flags: Any, made: int, before: int, now: int) -> bool:
+    """Whether the first `made` updates are the same of a run of `before` updates and of one of `now`."""
     import numpy as np
 
     from training.optimizer import make_schedule
 
-    updates = np.arange(done * updates_per_step)
-    before, now = (make_schedule(flags.optimizer, flags.learning_rate, steps * updates_per_step)(updates)
-                   for steps in (old, flags.max_steps))
-    return bool(np.allclose(before, now, rtol=1e-6, atol=0))
+    rates = [make_schedule(flags.optimizer, flags.learning_rate, updates)(np.arange(made)) for updates in (before, now)]
+    return bool(np.allclose(*rates, rtol=1e-6, atol=0))
 
 
-def _future(flags: Any, updates: int, updates_per_step: int) -> str:
+def _future(flags: Any, updates: int, updates_per_step: int, idle_steps: int) -> str:
     """What the schedule does from here on."""
     from training.optimizer import decay_steps
 
     if flags.optimizer.schedule == "constant":
-        return "the learning rate stays as it is"
-    first = (updates - decay_steps(flags.optimizer, updates)) // updates_per_step
-    return f"the {flags.optimizer.schedule} schedule decays after step {first}, up to the last"
+        return "learning rate stays as it is"
+    first = idle_steps + (updates - decay_steps(flags.optimizer, updates)) // updates_per_step
+    return f"{flags.optimizer.schedule} schedule decays after step {first}, up to the last"

@@ -139,7 +139,6 @@ def main(config: Config) -> None:
         draw = draw_groups(batches.__next__, lambda some, again, advance: collect(
             state.variables(), some, jax.random.fold_in(key, again), number - 1, advance),
             config.dynamic_sampling_tries)
-
         batch = to_batch(draw.trained, prompts.columns)
         if "greedy_rewards" in needs:
             draw, batch["greedy_rewards"] = greedy_rewards(draw, lambda some, _, advance: collect(

@@ -115,7 +115,8 @@ def main(config: Config) -> None:
     objective = make_objective(config, configure_policy)
     tell_unclipped(config)
     optimizer, schedule = open_optimizer(config, config.num_updates, idle_steps=config.critic.warmup_steps)
-    critic_optimizer, critic_schedule = open_optimizer(for_critic(config, config.critic), config.critic.num_updates)
+    critic_optimizer, critic_schedule = open_optimizer(for_critic(config, config.critic), config.critic.num_updates,
+                                                       whose="critic's ")
     mesh, run = make_mesh(config.mesh), Path(config.output_dir)
     policy_key, critic_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 4)
 

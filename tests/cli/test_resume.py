@@ -21,7 +21,7 @@ from training.runs import check_free, read_config, start
 def run(tmp_path):
     """A run directory of so many steps, some of them made; gives the flags for another number of them."""
 
-    def run(old, done, new, script=sft, updates=1, learning_rate=1e-3, tokens=64, **schedule):
+    def run(old, done, new, script=sft, updates=1, learning_rate=1e-3, tokens=64, idle=0, whose="", **schedule):
         required = {"model": "m", "data": (), "output_dir": str(tmp_path / "run")}
         required |= {"rewards": "length"} if script is grpo else {}
         flags = script.Config(**required, max_steps=new, learning_rate=learning_rate,
@@ -29,7 +29,7 @@ def run(tmp_path):
         steps = old if isinstance(old, dict) else {"max_steps": old}
         (tmp_path / "run" / "checkpoints" / str(done)).mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(flags) | {"data": []} | steps))
-        check_steps(flags, updates, tokens)
+        check_steps(flags, updates, tokens, idle, whose)
 
     return run
 
@@ -64,6 +64,16 @@ def test_updates_are_counted_where_a_step_has_several(run):
     run(10, 8, 20, grpo, updates=3, schedule="wsd")
     with pytest.raises(InputError, match="other learning rates"):
         run(10, 9, 20, grpo, updates=3, schedule="wsd")
+
+
+def test_steps_without_updates_are_not_counted_and_the_critics_schedule_is_told_apart(run, capsys):
+    run(10, 4, 20, grpo, updates=3, idle=4, whose="critic's ", schedule="linear")
+    run(10, 8, 20, grpo, updates=3, idle=4, schedule="wsd", decay_fraction=0.3)  # of 18 updates 12 are made, 5 decay
+    critics, told = capsys.readouterr().out.splitlines()
+    assert told == "note: --max-steps 20, 10 before: the wsd schedule decays after step 15, up to the last"
+    assert critics.endswith("the critic's linear schedule decays after step 4, up to the last")
+    with pytest.raises(InputError, match="the critic's linear schedule would have given them other"):
+        run(10, 8, 20, grpo, updates=3, idle=4, whose="critic's ", schedule="linear")
 
 
 def test_tokens_are_steps_of_so_many(run, capsys):
