@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from cli import command
-from errors import InputError
+from cli.checks import check_positive, check_seed
+from errors import InputError, shown
+from files import write_text
 
 DESCRIPTION = """Train SmolLM2-135M-Instruct on small sums and products by several methods, and compare them.
 
@@ -49,6 +51,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    check(config)
     folder = Path(config.output_dir)
     judge = train_judge(folder)
     curves = {}
@@ -66,6 +69,15 @@ def main(config: Config) -> None:
     print((folder / "table.md").read_text(), f"the curves: {folder}/plot.png", sep="\n")
 
 
+def check(config: Config) -> None:
+    """Raises InputError for flags that compare nothing."""
+    check_positive(config, "max_steps")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise InputError(f"--seeds {shown(list(config.seeds))}: give one or more, each once")
+    for seed in config.seeds:
+        check_seed(seed)
+
+
 def start(script: str, *flags: Any) -> None:
     """Runs a script to its end. Raises InputError where it fails."""
     if subprocess.run([sys.executable, "-m", f"scripts.{script}", *map(str, flags)], check=False).returncode:
@@ -81,19 +93,21 @@ def train_judge(folder: Path) -> Path:
         start("grpo", "--config", RECIPE, "--output-dir", draws, "--learning-rate", 0, "--max-steps", 60,
               "--seed", 1000, "--eval-every", 0)
         rows = [pair for file in sorted((draws / "samples").glob("*.parquet")) for pair in right_and_wrong(file)]
-        pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_text(pairs, "".join(json.dumps(row) + "\n" for row in rows))
     start("reward", "--model", "smollm2-135m-instruct", "--data", pairs, "--output-dir", judge, "--max-steps", 100,
           "--batch-size", 8, "--lora.rank", 16, "--lora.alpha", 32, "--learning-rate", "2e-4")
     return judge
 
 
 def right_and_wrong(file: Path) -> list[dict[str, Any]]:
-    """Pairs of each group of a step's samples, as many as it has of the fewer, without the same text twice."""
+    """Pairs of each group of a step's samples, as many as it has of the fewer, without the same text twice, and without
+    answers that have no verdict."""
     import pyarrow.parquet as pq
 
     groups: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
     for row in pq.read_table(file).to_pylist():
-        groups.setdefault(row["group"], ({}, {}))[row["reward"] > 0][row["completion"]] = row
+        if row["reward"] is not None:
+            groups.setdefault(row["group"], ({}, {}))[row["reward"] > 0][row["completion"]] = row
     return [{"prompt": [{"role": "user", "content": chosen["prompt"]}],
              "chosen": [{"role": "assistant", "content": chosen["completion"]}],
              "rejected": [{"role": "assistant", "content": rejected["completion"]}]}

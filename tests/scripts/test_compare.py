@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from errors import InputError
 from scripts import compare
 
 
@@ -41,7 +42,8 @@ def test_paired_intervals_are_narrower_and_hold_what_they_should():
 
 
 def test_pairs_are_of_right_and_wrong_answers_to_one_problem(tmp_path):
-    rows = [(0, "q", "4", 1.0), (0, "q", "4", 1.0), (0, "q", "5", 0.0), (0, "q", "6", 0.0), (1, "p", "1", 0.0)]
+    rows = [(0, "q", "4", 1.0), (0, "q", "4", 1.0), (0, "q", "5", 0.0), (0, "q", "6", 0.0), (1, "p", "1", 0.0),
+            (1, "p", "2", None)]
     names = ("group", "prompt", "completion", "reward")
     pq.write_table(pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)}),
                    tmp_path / "s.parquet")
@@ -62,9 +64,16 @@ def test_every_method_is_flags_of_its_script():
         assert made.max_steps * made.batch_size > 0
 
 
+@pytest.mark.parametrize(("flags", "line"), [
+    ({"seeds": ()}, "--seeds"), ({"seeds": (1, 1)}, "--seeds 1 1: give one or more, each once"),
+    ({"seeds": (-1,)}, "--seed must be from 0"), ({"max_steps": 0}, "--max-steps must be above 0")])
+def test_flags_that_compare_nothing_are_refused_before_any_run(tmp_path, flags, line):
+    with pytest.raises(InputError, match=line):
+        compare.main(compare.Config(output_dir=str(tmp_path / "new"), **flags))
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_a_script_that_fails_ends_it_in_one_line():
-    from errors import InputError
-
     with pytest.raises(InputError, match="scripts.export failed"):
         compare.start("export", "--model", "nowhere")
