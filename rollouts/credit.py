@@ -114,7 +114,8 @@ def rewards_by_token(batch: Columns, beta: float = 0.0, kl: str = "k1") -> np.nd
 @dataclasses.dataclass(frozen=True)
 class GAE:
     """The credit function of actor-critic methods: advantages, whitened, and returns for the critic, both [N, T]. The
-    batch has `values` [N, T] besides, and with beta above 0 old_logps and ref_logps."""
+    batch has `values` [N, T] besides, and with beta above 0 old_logps and ref_logps. Raises InputError for values that
+    are not finite, which would be every advantage's."""
 
     gamma: float
     lam: float
@@ -131,6 +132,9 @@ class GAE:
 
     def __call__(self, groups: Sequence[Group], batch: Columns) -> Columns:
         values, mask = batch["values"].astype(np.float64), batch["loss_mask"]
+        if not np.isfinite(values[mask != 0]).all():
+            raise InputError("the critic gives values that are not finite, for its weights are damaged or have grown "
+                             "without bound; give another --critic.model, or a lower --critic.learning-rate")
         scores = batch["rewards"] - self.missing_end_penalty * batch["truncated"]
         rewards = rewards_by_token(batch | {"rewards": scores}, self.beta, self.kl)
         lam = adaptive_lam(mask, self.lam_alpha) if self.lam_alpha else self.lam

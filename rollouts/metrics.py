@@ -61,10 +61,11 @@ def failure_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 class SpreadMonitor:
     """Warns where rewards teach nothing for long: in many steps in a row no group has rewards that differ, or, where
-    answers are not compared with their group's, the whole step has not."""
+    answers are not compared with their group's, no two completions of all these steps."""
 
     def __init__(self, patience: int = 10, by_group: bool = True):
         self._patience, self._by_group, self._flat = patience, by_group, 0
+        self._before: set[float] = set()  # the reward of the steps before, where it was one
 
     def update(self, groups: Sequence[Group], step: int) -> None:
         """Takes a step's rollouts into account."""
@@ -72,15 +73,17 @@ class SpreadMonitor:
         if self._flat and self._flat % self._patience == 0:
             which, more = ("every prompt", "a larger --group-size, --dynamic-sampling-tries above 1, "
                            ) if self._by_group else ("all prompts", "a larger --batch-size, ")
-            print(f"warning: step {step}: for {self._flat} steps all completions of {which} got equal rewards, so "
-                  f"nothing is learnt; try easier or harder prompts, a higher --temperature, {more}or a reward that "
-                  f"tells answers apart", file=sys.stderr)
+            print(f"warning: step {step}: for {self._flat} steps all completions of {which} got equal rewards, or "
+                  f"none, so nothing is learnt; try easier or harder prompts, a higher --temperature, {more}or a "
+                  f"reward that tells answers apart", file=sys.stderr)
 
     def _has_spread(self, groups: Sequence[Group]) -> bool:
         if self._by_group:
             return any(group.has_spread for group in groups)
         rewards = rewards_of(groups)
-        return len(set(rewards[~np.isnan(rewards)].tolist())) > 1
+        given, before = set(rewards[~np.isnan(rewards)].tolist()), self._before
+        self._before = given or before if len(given) < 2 else set()
+        return len(given | before) > 1
 
 
 def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -55,8 +55,23 @@ class GroupFlags(AlgorithmFlags):
     vine_samples: int = 4
     """The answers that go on from the beginning of a stretch are this many."""
 
+    @property
+    def by_group(self) -> bool:
+        """Whether answers are compared with those of their group, as far as that is known."""
+        from rollouts.baselines import ALONE
+
+        return self.advantages not in ALONE and ":" not in self.advantages
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What is computed for the advantages."""
+        from objectives.base import declared
+        from rollouts.credit import make_credit
+
+        return declared(make_credit(self.advantages))
+
     def unread(self) -> dict[str, str]:
-        return super().unread() | ({} if self.advantages == "vine" else dict.fromkeys(
+        return super().unread() | ({} if "prefix_values" in self.needs else dict.fromkeys(
             ("vine_stride", "vine_samples"), "without --algorithm.advantages vine"))
 
 
@@ -130,7 +145,7 @@ def main(config: Config) -> None:
     prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old)
     update = make_minibatch_updates(make_accumulated_step(
         model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
-    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(),
+    recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=config.algorithm.by_group),
                         config.rollouts.allow_failing_rewards)
 
     def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
@@ -179,20 +194,29 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Raises InputError for flags that do not go together."""
-    from rollouts.baselines import ALONE
-
     check_policy(config)
     check_positive(config, "dynamic_sampling_tries")
     check_positive(config.algorithm, "vine_stride", "vine_samples", prefix="algorithm.")
-    if config.algorithm.advantages == "vine" and config.environment.make:
-        raise InputError("--algorithm.advantages vine goes on from the middle of an answer, which no environment can; "
-                         "leave --environment.make out, or choose other advantages")
-    if config.group_size < 2 and config.algorithm.advantages not in ALONE:
+    check_prefixes(config)
+    if config.group_size < 2 and config.algorithm.by_group:
         raise InputError(f"--group-size {config.group_size}: an answer is compared with others of its group; "
                          f"give 2 or more")
+    if config.group_size < 2 and config.dynamic_sampling_tries > 1:
+        raise InputError(f"--dynamic-sampling-tries {config.dynamic_sampling_tries} replaces groups whose rewards are "
+                         f"all equal, as those of one are; give --group-size 2 or more, or leave it out")
     if config.algorithm.kl_in == "reward" and (not config.beta > 0 or config.algorithm.kl_weighted):
         raise InputError("--algorithm.kl-in reward needs a --beta above 0, and takes no --algorithm.kl-weighted: "
                          "nothing there is weighted")
+
+
+def check_prefixes(config: Config) -> None:
+    """Raises InputError for what looks at an answer from its beginning, where answers go on from the middle of one."""
+    sampling = [name for name in ("stop", "presence_penalty", "frequency_penalty") if getattr(config.sampling, name)]
+    given = ["--environment.make"] * bool(config.environment.make) + [f"--sampling.{name}" for name in sampling]
+    if given and "prefix_values" in config.algorithm.needs:
+        raise InputError(f"--algorithm.advantages {config.algorithm.advantages} goes on from the middle of an answer, "
+                         f"and {given[0].replace('_', '-')} looks at one from its beginning; leave that out, or choose "
+                         f"other advantages")
 
 
 if __name__ == "__main__":

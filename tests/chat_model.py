@@ -67,3 +67,11 @@ def coupled(scores, batch):
 
 
 coupled.couples_rows = True
+
+
+def by_prefix(groups, batch):
+    """Advantages of one's own that need what answers get that go on from the middle of one."""
+    return {"advantages": np.nan_to_num(batch["rewards"] - batch["prefix_values"][:, batch["prompt_length"][0]])}
+
+
+by_prefix.needs = ("prefix_values",)

@@ -206,7 +206,8 @@ def open_critic(reference: str) -> Pretrained | TrainedRun:
     if not critic:
         return opened
     opened = dataclasses.replace(opened, lora=_read_lora(critic), item="critic")
-    return dataclasses.replace(opened, config=dataclasses.replace(opened.base().config, reward_head=True))
+    config = opened.config if critic["model"] is None else opened.base().config  # the run has its policy's at hand
+    return dataclasses.replace(opened, config=dataclasses.replace(config, reward_head=True))
 
 
 def _read_lora(flags: Mapping[str, Any]) -> LoRAConfig | None:

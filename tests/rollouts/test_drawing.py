@@ -97,7 +97,17 @@ def test_long_without_spread_is_warned_of_once_in_a_while(capsys):
     assert capsys.readouterr().err == ""
     for step in (3, 4):
         alone.update([group(0, (1.0,)), group(1, (None,)), group(2, (1.0,))], step)
-    assert "all completions of all prompts got equal rewards" in capsys.readouterr().err
+    assert "all completions of all prompts got equal rewards, or none" in capsys.readouterr().err
+
+
+def test_steps_of_one_completion_are_compared_with_each_other(capsys):
+    monitor = SpreadMonitor(patience=2, by_group=False)
+    for step, value in enumerate((1.0, 0.0, None, 1.0)):
+        monitor.update([group(0, (value,))], step)
+    assert capsys.readouterr().err == ""
+    for step, value in enumerate((1.0, None)):
+        monitor.update([group(0, (value,))], step)
+    assert "for 2 steps" in capsys.readouterr().err
 
 
 def test_answers_that_others_are_compared_with_count_but_for_their_rewards():

@@ -54,6 +54,19 @@ def test_the_credit_function_gives_them():
     np.testing.assert_allclose(cut[5][drawn], batch["rewards"][5] - 2.0, atol=1e-6)
 
 
+def test_values_that_are_not_finite_are_one_line():
+    """But for those of what was not drawn."""
+    groups, batch = rollouts()
+    credit = GAE(gamma=1.0, lam=0.95, critic_lam=0.95)
+    for value in (np.nan, np.inf):
+        at_all = batch | {"values": np.where(batch["loss_mask"] == 0, value, batch["values"])}
+        np.testing.assert_array_equal(credit(groups, at_all)["returns"], credit(groups, batch)["returns"])
+        one = batch["values"].copy()
+        one[tuple(np.argwhere(batch["loss_mask"])[0])] = value
+        with pytest.raises(InputError, match="the critic gives values that are not finite, .* --critic.learning-rate"):
+            credit(groups, batch | {"values": one})
+
+
 @pytest.mark.parametrize("name", ["reinforce_plus_plus", "reinforce_plus_plus_baseline", "opo", "remax"])
 def test_baselines_equal_verls(name):
     groups, batch = rollouts()
