@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.filters import dropping
-from curation.stages import Row, Stage, by_row
+from curation.stages import TEXT_COLUMNS, Row, Stage, by_row
 from data.messages import Message, read_messages, read_spoken, text_of
 from data.records import normalise
 from errors import InputError
@@ -19,7 +19,7 @@ OWN_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @by_row
 def malformed_chats(*, ends_with: str = "assistant", markup: bool = True) -> Stage:
-    """Drops rows whose chat or completion is broken, and says how.
+    """Drops rows whose chat or completion is broken, or that have neither chat nor text, and says how.
 
     Messages must have a role and content; a system message comes first, then user and assistant in turn (tools behind
     the calls that they answer), the last by `ends_with` ("user" for prompts alone); nobody says nothing; and nobody
@@ -41,6 +41,8 @@ def malformed_chats(*, ends_with: str = "assistant", markup: bool = True) -> Sta
 
 def _problem(record: dict[str, Any], ends_with: str) -> str | None:
     """Why a record is no sound chat, pair or text; None where it is. Raises InputError for broken messages."""
+    if not record.keys() & {*TEXT_COLUMNS, "tokens", "chosen_tokens"}:
+        return f"has neither messages nor text, only {', '.join(sorted(record)) or 'nothing'}"
     if "messages" in record:
         return _turns_problem(read_messages(record["messages"]), ends_with)
     answers = [name for name in ("completion", "chosen", "rejected") if name in record]

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from curation.groups import Choosing, Group, text_of
+from curation.groups import Choosing, Group, completion_of, text_of
 from curation.stages import Row, Stage
 from errors import InputError
 
@@ -111,7 +111,7 @@ def _ordered(order: str, group: Group, rewards: list[float], places: list[int]) 
     if order == "different":
         return _most_different([_words(group[place]) for place in places], places, rewards)
     keys = {"best": lambda place: -rewards[place], "first": lambda place: place,
-            "shortest": lambda place: len(text_of(group[place].record["completion"]))}
+            "shortest": lambda place: len(text_of(completion_of(group[place])))}
     return sorted(places, key=keys[order])
 
 
@@ -132,12 +132,12 @@ def _jaccard(a: set[str], b: set[str]) -> float:
 
 
 def _words(row: Row) -> set[str]:
-    return set(text_of(row.record["completion"]).casefold().split())
+    return set(text_of(completion_of(row)).casefold().split())
 
 
 def _pair(best: Row, worst: Row, chosen_reward: float, rejected_reward: float) -> Row:
     record = {name: value for name, value in best.record.items() if name not in ("completion", *OF_TOKENS)}
-    return _remade(best, record | {"chosen": best.record["completion"], "rejected": worst.record["completion"],
+    return _remade(best, record | {"chosen": completion_of(best), "rejected": completion_of(worst),
                                    "chosen_reward": chosen_reward, "rejected_reward": rejected_reward}, "pairs")
 
 

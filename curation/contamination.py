@@ -9,7 +9,7 @@ import xxhash
 
 from curation.filters import dropping
 from curation.stages import Row, Stage, by_row
-from curation.words import hash_ngrams, strings, words
+from curation.words import hash_ngrams, ngram_ends, num_words, strings, words
 from data.sources import file_ids, open_source, parse_source
 from errors import InputError
 
@@ -80,14 +80,14 @@ def _read(names: Sequence[str], ngram: int, max_items: int) -> Index:
 def _hash_distinct(text: str, ngram: int) -> list[int]:
     """Of a string's n-grams; none of a string of fewer words."""
     found = words(text)
-    return hash_ngrams(found, ngram).tolist() if len(found) >= ngram else []
+    return hash_ngrams(found, ngram).tolist() if num_words(found) >= ngram else []
 
 
 def _hash_whole(text: str) -> int | None:
     """Of a string as a whole, operators and all; None where it has too few words to be known by."""
     found = words(text, operators=True)
-    return xxhash.xxh3_64_intdigest("\0".join(found).encode("utf-8", "surrogatepass")) if len(found) >= MIN_WORDS \
-        else None
+    return xxhash.xxh3_64_intdigest("\0".join(found).encode("utf-8", "surrogatepass")) \
+        if num_words(found) >= MIN_WORDS else None
 
 
 def _find(text: str, index: Index, ngram: int, min_share: float) -> str | None:
@@ -99,14 +99,15 @@ def _find(text: str, index: Index, ngram: int, min_share: float) -> str | None:
     counts = Counter(owner for each in set(hashes) for owner in index.owners.get(each, ()))
     if not counts:
         return None
-    runs = _longest_runs(hashes, index.owners)
+    found = words(text)
+    ends = ngram_ends(found, ngram)
+    shared = {owner: found[run.start : ends[run.start + run.length - 1]]
+              for owner, run in _longest_runs(hashes, index.owners).items()}
     share = {owner: count / index.strings[owner].num_ngrams for owner, count in counts.items()}
-    owner = max(counts, key=lambda owner: (runs[owner].length + ngram > LONG_RUN, share[owner]))
-    run = runs[owner]
-    if share[owner] < min_share and run.length + ngram <= LONG_RUN:
+    owner = max(counts, key=lambda owner: (num_words(shared[owner]) >= LONG_RUN, share[owner]))
+    if share[owner] < min_share and num_words(shared[owner]) < LONG_RUN:
         return None
-    return _tell(index.strings[owner], words(text)[run.start : run.start + run.length + ngram - 1],
-                 f"{share[owner]:.0%}")
+    return _tell(index.strings[owner], shared[owner], f"{share[owner]:.0%}")
 
 
 class Run(NamedTuple):

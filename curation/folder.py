@@ -21,6 +21,8 @@ def end(output: Path, kept: Path, key: str, recipe: Recipe, counts: Sequence[Cou
     for path in (output / "dropped").iterdir():
         if path.name not in own:  # of another recipe, or of a stage that was ended
             path.unlink()
+    for other in {"kept.jsonl", "kept.parquet"} - {kept.name}:
+        (output / other).unlink(missing_ok=True)
     write_counts(output, kept, key, recipe, counts)
     shutil.rmtree(output / "work")
 

@@ -82,6 +82,14 @@ def reward_of(row: Row, weights: Mapping[str, float] | None = None) -> float | N
     return math.fsum(counted) if counted else None
 
 
+def completion_of(row: Row) -> Any:
+    """A row's completion, a string or messages. Raises InputError for one that has none, a pair or a prompt alone."""
+    if "completion" not in row.record:
+        raise InputError(f"{row.source} row {row.index} has no completion, only {', '.join(sorted(row.record))}; put "
+                         f"the stage before the one that makes pairs or prompts")
+    return row.record["completion"]
+
+
 def text_of(completion: Any) -> str:
     """A completion's text, a string or messages."""
     return completion if isinstance(completion, str) else "\n".join(str(each["content"]) for each in completion)

@@ -4,7 +4,7 @@ import unicodedata
 from typing import Any
 
 from curation.filters import dropping
-from curation.stages import Row, Stage, by_row
+from curation.stages import Row, Stage, by_row, chat_or_text
 from curation.words import parts
 from errors import InputError
 
@@ -49,7 +49,7 @@ def phrases(*, drop: tuple[str, ...] = REFUSALS, words_from_start: int | None = 
 def spoken(row: Row) -> list[str]:
     """What the assistant says in a row's text, completion, chosen answer or messages."""
     turns = [message for name in ("messages", "conversations", "completion", "chosen")
-             for message in _list(row.record.get(name))]
+             for message in _list(chat_or_text(row.record, name))]
     by_assistant = [message for message in turns if isinstance(message, dict)
                     and message.get("role", message.get("from")) in ("assistant", "gpt")]
     strings = [row.record[name] for name in ("text", "completion", "chosen") if isinstance(row.record.get(name), str)]

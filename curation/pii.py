@@ -75,6 +75,7 @@ def pii(*, kinds: tuple[str, ...] = tuple(KINDS), action: Literal["drop", "mask"
             if found and action == "mask":
                 row.record = {name: mask(value, kinds) if name in TEXT_COLUMNS else value
                               for name, value in row.record.items()}
+                row.notes["stage"] = "pii"
                 row.notes["masked"] = {kind: sum(each == kind for each, _ in found) for kind, _ in found}
             drops = found and action == "drop"
             yield Drop(row, f"{found[0][0]}: {_hidden(found[0][1])}") if drops else row

@@ -105,7 +105,11 @@ def check_profile(output: Path, key: str) -> None:
     path = output / "profile.json"
     if not path.exists():
         return
-    known = json.loads(path.read_text(encoding="utf-8"))["data"]
+    try:
+        known = str(json.loads(path.read_text(encoding="utf-8"))["data"])
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path} is not as --dry-run left it; profile the data again with --dry-run, or remove it"
+                         ) from None
     if known != key:
         raise InputError(f"--data is not what {path} was made of (fingerprint {key[:12]}, there {known[:12]}); profile "
                          f"it again with --dry-run, or take another --output-dir")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
+from errors import InputError, as_json
 
 Place = tuple[str, int, int]
 """(source, row, sample)"""
@@ -60,22 +60,47 @@ def _check_places(places: Counter, sizes: Mapping[str, int]) -> None:
 def _kept(path: Path) -> Iterator[Place]:
     from data.sources import DataSource, open_source
 
-    return ((row["source"], row["row"], row.get("sample", 0)) for row in open_source(DataSource(str(path))))
+    source = open_source(DataSource(str(path)))
+    for index in range(len(source)):
+        row = source[index]
+        yield _place(row.get("source"), row.get("row"), row.get("sample", 0), source.place(index))
 
 
 def _dropped(output: Path, stage: str) -> Iterator[Place]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = output / "dropped" / f"{stage}.parquet"
     if not path.exists():
         raise InputError(f"{path} is missing; curate again")
-    for batch in pq.ParquetFile(path).iter_batches(columns=["source", "row", "sample"]):
-        for row in batch.to_pylist():
-            yield row["source"], row["row"], row["sample"]
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(columns=["source", "row", "sample"]):
+            for row in batch.to_pylist():
+                yield _place(row.get("source"), row.get("row"), row.get("sample"), str(path))
+    except (OSError, pa.ArrowException) as error:
+        text = " ".join(str(error).split())[:150]
+        raise InputError(f"{path}: no sound Parquet file ({text}); curate again") from None
+
+
+def _place(source: Any, row: Any, sample: Any, where: str) -> Place:
+    """Raises InputError for values that say of no row where it is from."""
+    if not (isinstance(source, str) and type(row) is int and type(sample) is int and row >= 0 and sample >= 0):
+        raise InputError(f"{where}: source {as_json(source)[:60]}, row {as_json(row)[:60]} and sample "
+                         f"{as_json(sample)[:60]} name no row of the data; curate again")
+    return source, row, sample
 
 
 def _read_counts(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise InputError(f"{path} cannot be read; give the --output-dir of a scripts.curate that has ended") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        sound = isinstance(found["kept"], str) and all(map(_is_stage, found["stages"])) and found["stages"]
+    except (OSError, ValueError, LookupError, TypeError):
+        sound = False
+    if not sound:
+        raise InputError(f"{path} cannot be read; give the --output-dir of a scripts.curate that has ended")
+    return found
+
+
+def _is_stage(found: dict[str, Any]) -> bool:
+    return isinstance(found["stage"], str) and all(type(count) is int for name in ("made", "dropped", "kept")
+                                                   for count in dict(found[name]).values())

@@ -7,7 +7,7 @@ import numpy as np
 
 from curation.filters import dropping
 from curation.stages import Stage, by_row
-from curation.words import hash_ngrams, parts, words
+from curation.words import hash_ngrams, num_words, parts, words
 from errors import InputError
 
 MIN_WORDS = 20
@@ -44,7 +44,7 @@ def _problem(text: str, max_repeated: float, ngram: int) -> str | None:
 
 def repeated_share(words: list[str], ngram: int) -> float:
     """The share of n-grams that stand earlier in the text, too; 0 of a text of few words."""
-    if len(words) < max(MIN_WORDS, ngram):
+    if num_words(words) < max(MIN_WORDS, ngram):
         return 0.0
     ngrams = hash_ngrams(words, ngram)
     return 1 - len(np.unique(ngrams)) / len(ngrams)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from data.messages import text_of
+from data.records import CHATS_AS_TEXT, parsed_chat
 
 
 @dataclasses.dataclass
@@ -32,7 +33,7 @@ class Row:
     @property
     def text(self) -> str:
         """Prompt, completion, messages and texts, a line or more each; what no stage knows is no text."""
-        return "\n".join(part for name in TEXT_COLUMNS for part in _parts(self.record.get(name)))
+        return "\n".join(part for name in TEXT_COLUMNS for part in _parts(chat_or_text(self.record, name)))
 
     @property
     def place(self) -> tuple[str, int]:
@@ -41,6 +42,12 @@ class Row:
 
 
 TEXT_COLUMNS = ("text", "messages", "conversations", "prompt", "completion", "chosen", "rejected")
+
+
+def chat_or_text(record: dict[str, Any], name: str) -> Any:
+    """A column of a record, None where it has none; messages where it holds them as JSON text, as data/ reads them."""
+    value = record.get(name)
+    return parsed_chat(value) if name in (*CHATS_AS_TEXT, "conversations") else value
 
 
 @dataclasses.dataclass

@@ -154,11 +154,11 @@ def normalise(record: Record) -> Record:
     """
     if "conversations" in record and "messages" not in record:
         record = {"messages" if key == "conversations" else key: value for key, value in record.items()}
-    record = {key: _parsed_chat(value) if key in CHATS_AS_TEXT else value for key, value in record.items()}
+    record = {key: parsed_chat(value) if key in CHATS_AS_TEXT else value for key, value in record.items()}
     return {key: _to_messages(value) if key in CHAT_COLUMNS else value for key, value in record.items()}
 
 
-def _parsed_chat(value: Any) -> Any:
+def parsed_chat(value: Any) -> Any:
     """JSON text of a list of messages, each with a role or a speaker, as that list; anything else as it is."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value

@@ -123,3 +123,11 @@ def test_rows_that_were_never_graded_are_a_line(maker):
 def test_numbers_that_make_no_sense(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+@pytest.mark.parametrize("stage", [pairs(), *(rejection_sampling(order=order) for order in ("shortest", "different"))])
+def test_rows_that_have_no_completion_any_more_are_a_line(stage):
+    rows = [Row("a", 0, {"prompt": "p", "chosen": "x", "rejected": "y"}, {"reward": reward}, sample)
+            for sample, reward in enumerate((1.0, 2.0))]
+    with pytest.raises(InputError, match="a row 0 has no completion, only chosen, prompt, rejected"):
+        list(stage(rows))

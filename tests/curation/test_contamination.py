@@ -1,6 +1,7 @@
 """Rows that hold an evaluation's text: whole, in part, in other typography; form and chance are no contamination."""
 
 import json
+import random
 
 import pytest
 
@@ -81,3 +82,14 @@ def test_an_evaluation_that_is_one_of_the_data_s_files_is_refused(evaluation, tm
     with pytest.raises(InputError, match="is the data itself"):
         list(contamination(against=(f"{{source: {path}, columns: {{q: question}}}}",))([
             Row(str(tmp_path / "*.jsonl"), 0, {"text": "x"})]))
+
+
+def test_scripts_without_spaces_share_no_more_by_chance(evaluation):
+    """Thirteen letters are three words of Thai, and as many as everybody says."""
+    draw = random.Random(0)
+    letters = [chr(0xe01 + number) for number in range(26)]
+    text, other = ("".join(draw.choices(letters, k=200)) for _ in range(2))
+    stage = contamination(against=(evaluation({"text": text}, {"text": "\u5168\u90e8\u90fd\u5bf9"}),))
+    some = [other + text[20 : 20 + count] + other for count in (13, 40, 60)]
+    assert [bool(each) for each in reasons(stage, *({"text": part} for part in (*some, "\u5168\u90e8\u90fd\u5bf9")))] \
+        == [False, False, True, False]

@@ -154,7 +154,7 @@ def test_personal_data_is_dropped_or_masked():
     row = Row("data", 0, {"messages": [turn("user", "I am a@b.org, a@b.org, 8.8.8.8.")], "id": "a@b.org"})
     assert list(pii(action="mask")([row])) == [row]
     assert row.record == {"messages": [turn("user", "I am [EMAIL], [EMAIL], [IP].")], "id": "a@b.org"}
-    assert row.notes == {"masked": {"email": 2, "ip": 1}}
+    assert row.notes == {"stage": "pii", "masked": {"email": 2, "ip": 1}}
     assert reasons(pii(kinds=("phone",)), texts[0], texts[1])[0] is None
     with pytest.raises(InputError, match="give some of email"):
         pii(kinds=("names",))
@@ -165,3 +165,24 @@ def test_check_digits():
     assert not any(passes_luhn(f"7992739871{digit}") for digit in "012456789")
     assert passes_iban("GB82 WEST 1234 5698 7654 32")
     assert not passes_iban("GB28 WEST 1234 5698 7654 32")
+
+
+@pytest.mark.parametrize("record", [{}, {"id": 3}, {"question": "q", "answer": "a"}])
+def test_a_row_with_neither_chat_nor_text_is_malformed(record):
+    assert reasons(malformed_chats(), record)[0].startswith("has neither messages nor text, only ")
+    assert reasons(malformed_chats(), {"tokens": [1]}, {"chosen_tokens": [1], "rejected_tokens": [2]}) == [None] * 2
+
+
+def test_filters_see_into_chats_that_are_json_text():
+    import json
+
+    chat = json.dumps([turn("user", "Hi"), turn("assistant", "As an AI language model, I say " + "ha ha " * 30)])
+    for name in ("messages", "conversations"):
+        assert reasons(phrases(), {name: chat})[0].startswith("says: ")
+        assert "loop" in reasons(repetition(), {name: chat})[0]
+        assert reasons(language(), {name: json.dumps([turn("user", ENGLISH * 9), turn("assistant", RUSSIAN)])})[0]
+
+
+def test_a_row_that_was_masked_says_which_stage_made_it():
+    row, other = pii(action="mask")([Row("a", 0, {"text": "Write to jane@acme.com"}), Row("a", 1, {"text": "a"})])
+    assert (row.notes["stage"], other.notes) == ("pii", {})

@@ -13,6 +13,7 @@ from data.encode import encode_prompts, encode_record
 from data.pairs import encode_labelled, encode_pair
 from data.sources import DataSource, open_source
 from data.tokenizer import open_tokenizer
+from errors import InputError
 
 TEMPLATE = ("{% for message in messages %}{{ message.role[0] }}:{{ message.content }}"
             "{% if message.role == 'assistant' %}<end>{% endif %};{% endfor %}"
@@ -62,3 +63,12 @@ def test_rows_are_trained_as_they_were_sampled(tmp_path, template, kind):
     assert [encode_labelled(row, tokenizer, vocab_size=97).tokens.tolist()[: len(prompt)] == prompt
             for row, prompt in zip(labelled, [each for each in asked for _ in range(2)])] == [True] * len(labelled)
     assert json.loads(json.dumps(labelled[0]["rewards"])) == {"exact": 1.0}
+
+
+@pytest.mark.parametrize("values", [(1, 2**70), (1, "a"), (1, [1, "a"]), ({}, {})])
+def test_rows_that_fit_no_table_are_a_line(tmp_path, values):
+    rows = [Row("a", index, {"text": "a", "x": value}) for index, value in enumerate(values)]
+    with pytest.raises(InputError, match="kept.parquet: the rows do not fit .* with --format jsonl"):
+        write_kept(tmp_path / "kept.parquet", rows)
+    write_kept(tmp_path / "kept.jsonl", rows)
+    assert [row["x"] for row in open_source(DataSource(str(tmp_path / "kept.jsonl")))] == list(values)

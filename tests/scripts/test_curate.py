@@ -1,13 +1,16 @@
 """scripts.curate and scripts.recount: what they leave, what they refuse, and that nothing is done twice."""
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from curation.folder import only_one
+from curation.recount import recount
 from data.sources import DataSource, open_source
+from errors import InputError
 
 
 @pytest.fixture
@@ -82,6 +85,61 @@ def test_what_is_lost_is_found_by_counting_again(run_script, data, recipe, tmp_p
     status, _, err = run_script("recount", "--data", *data, "--output-dir", out)
     assert (status, err.count("\n")) == (1, 1)
     assert words in err
+
+
+def unlist(path):
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"stages": [stage | {"dropped": None} for stage in found["stages"]]}))
+
+
+TAMPERED = [
+    ("counts.json", lambda path: path.write_text("{}"), "of a scripts.curate that has ended"),
+    ("counts.json", lambda path: path.write_text('{"kept": "kept.jsonl", "stages": [1]}'), "that has ended"),
+    ("counts.json", unlist, "that has ended"), ("counts.json", lambda path: path.write_bytes(b"\xff"), "has ended"),
+    ("kept.jsonl", lambda path: path.write_text('{"text": "x"}\n'), "kept.jsonl:1: source null, row null"),
+    ("kept.jsonl", lambda path: path.write_text('{"source": "a", "row": "1"}\n'), 'row "1" and sample 0 name no row'),
+    ("kept.jsonl", lambda path: path.write_text("{"), "kept.jsonl:1: malformed JSON"),
+    ("kept.jsonl", lambda path: path.unlink(), "cannot be read"),
+    ("dropped/curated.distinct.parquet", lambda path: path.write_bytes(b"PAR1"), "no sound Parquet file"),
+    ("dropped/curated.distinct.parquet", lambda path: path.write_bytes(path.read_bytes()[:-40]), "no sound Parquet"),
+    ("dropped/curated.distinct.parquet", lambda path: pq.write_table(pq.read_table(path).drop(["row"]), path),
+     "row null and sample 0"),
+    ("dropped/curated.distinct.parquet", lambda path: path.unlink(), "is missing")]
+
+
+def test_files_that_were_tampered_with_are_a_line(run_script, data, recipe, tmp_path):
+    out = tmp_path / "out"
+    flags = ("--data", *data, "--output-dir", out)
+    assert run_script("curate", *flags, "--stages", recipe(*STAGES[:2]))[0] == 0
+    for number, (name, change, words) in enumerate(TAMPERED):
+        copy = shutil.copytree(out, tmp_path / str(number))
+        change(copy / name)
+        with pytest.raises(InputError) as raised:
+            recount(copy, {str(data[0]): 30, str(data[1]): 10})
+        assert words in str(raised.value)
+        assert "\n" not in str(raised.value)
+    (out / "counts.json").write_text("[]")
+    assert run_script("curate", *flags, "--stages", recipe(*STAGES[:2]))[0] == 0
+    assert run_script("recount", *flags)[0] == 0
+    (out / "profile.json").write_text("[]")
+    status, _, err = run_script("curate", *flags, "--stages", recipe(*STAGES[:2]))
+    assert (status, err.count("\n"), "profile.json is not as --dry-run left it" in err) == (1, 1, True)
+
+
+def test_what_was_kept_may_be_curated_again_and_again(run_script, data, recipe, tmp_path):
+    """No column takes another's name, and no file of another format is left to be taken for the new one."""
+    given, out = data[0], tmp_path / "0"
+    for number in range(3):
+        out = tmp_path / str(number)
+        for kind in ("parquet", "jsonl") if number == 2 else ("jsonl",):
+            assert run_script("curate", "--data", given, "--stages", recipe("curated:distinct"), "--output-dir", out,
+                              "--format", kind)[0] == 0
+        assert [path.name for path in out.glob("kept.*")] == ["kept.jsonl"]
+        given = out / "kept.jsonl"
+    row = json.loads(given.read_text().splitlines()[3])
+    assert (row["source_in_data_in_data_in_data"], row["source_in_data_in_data"], row["source_in_data"]) == (
+        "web", str(data[0]), str(tmp_path / "0/kept.jsonl"))
+    assert (row["source"], row["row"], row["row_in_data_in_data"]) == (str(tmp_path / "1/kept.jsonl"), 3, 3)
 
 
 def test_what_removes_too_much_is_refused_and_gone_on_from_when_allowed(run_script, data, recipe, tmp_path):
