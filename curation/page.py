@@ -11,20 +11,27 @@ import yaml
 from files import write_text
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d8dee6 }
+:root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --faint: #5d6773; --line: #d8dee6; --box: #f5f7f9;
+  --bar: #4a78b5; --over: #b3261e; --before: #b9c4d0; --after: #2f6f4f }
+@media (prefers-color-scheme: dark) { :root { --ink: #e3e8ee; --paper: #14181d; --faint: #98a3b0; --line: #333b45;
+  --box: #1e242b; --bar: #7aa5dc; --over: #ff8a80; --before: #4d5966; --after: #63b98d } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
+  background: var(--paper); overflow-wrap: anywhere }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #eceff3; vertical-align: top }
-td.number, th.number { text-align: right } .over { color: #b3261e; font-weight: 600 }
-.bar { display: inline-block; height: .7rem; background: #4a78b5; vertical-align: middle }
-.over .bar { background: #b3261e }
+th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+th, .number, .share { overflow-wrap: normal; white-space: nowrap }
+td.number, th.number { text-align: right } .over { color: var(--over); font-weight: 600 }
+.bar { display: inline-block; height: .7rem; background: var(--bar); vertical-align: middle }
+.over .bar { background: var(--over) }
 .charts { display: flex; flex-wrap: wrap; gap: 1.2rem } .charts figure { margin: 0 } figcaption { font-size: .85rem }
-pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; white-space: pre-wrap; font-size: .85rem }
-details { margin: .3rem 0 } summary { cursor: pointer } .faint { color: #66707d }
+svg { border-bottom: 1px solid var(--line) } .before { fill: var(--before); color: var(--before) }
+.after { fill: var(--after); color: var(--after) }
+pre { background: var(--box); padding: .6rem .8rem; white-space: pre-wrap; font-size: .85rem }
+details { margin: .3rem 0 } summary { cursor: pointer } .faint { color: var(--faint) }
 """
 WIDTH, HEIGHT = 300, 110
-BEFORE, AFTER = "#b9c4d0", "#2f6f4f"
 
 
 def write_page(output: Path) -> None:
@@ -63,14 +70,14 @@ def _removal(stages: Sequence[Mapping[str, Any]]) -> str:
 def _removal_row(stage: Mapping[str, Any], source: str, counts: Mapping[str, Any]) -> str:
     numbers = "".join(f"<td class=number>{counts[name]:,}" for name in ("read", "made", "dropped", "kept"))
     share = counts["removal"]
-    over = " class=over" if source in stage["over"] else ""
-    return (f"<tr><td>{_text(stage['stage'])}<td>{_text(source)}{numbers}<td{over}><span class=bar style='width:"
-            f"{share * 8:.2f}rem'></span> {share:.1%}<td class=number>{stage['max_removal']:.0%}")
+    over = " over" if source in stage["over"] else ""
+    return (f"<tr><td>{_text(stage['stage'])}<td>{_text(source)}{numbers}<td class='share{over}'>"
+            f"<span class=bar style='width:{share * 8:.2f}rem'></span> {share:.1%}"
+            f"<td class=number>{stage['max_removal']:.0%}")
 
 
 def _histograms(histograms: Mapping[str, Mapping[str, list[float]]]) -> str:
-    key = (f"<p class=faint><span style='color:{BEFORE}'>&#9632;</span> before "
-           f"<span style='color:{AFTER}'>&#9632;</span> after</p>")
+    key = "<p class=faint><span class=before>&#9632;</span> before <span class=after>&#9632;</span> after</p>"
     return f"{key}<div class=charts>{''.join(_histogram(name, each) for name, each in histograms.items())}</div>"
 
 
@@ -79,9 +86,9 @@ def _histogram(name: str, counts: Mapping[str, list[float]]) -> str:
     edges, highest = counts["edges"], max(1, *(count for when in ("before", "after") for count in counts.get(when, ())))
     width = WIDTH / (len(edges) - 1)
     bars = [f"<rect x='{place * width:.1f}' y='{HEIGHT - HEIGHT * count / highest:.1f}' width='{width - 1:.1f}' "
-            f"height='{HEIGHT * count / highest:.1f}' fill='{colour}'><title>{edges[place]:.4g} to "
+            f"height='{HEIGHT * count / highest:.1f}' class={when}><title>{edges[place]:.4g} to "
             f"{edges[place + 1]:.4g}: {count:,} {when}</title></rect>"
-            for when, colour in (("before", BEFORE), ("after", AFTER))
+            for when in ("before", "after")
             for place, count in enumerate(counts.get(when, ())) if count]
     return (f"<figure><svg width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}'>{''.join(bars)}</svg>"
             f"<figcaption>{_text(name)}, {edges[0]:.4g} to {edges[-1]:.4g}</figcaption></figure>")

@@ -23,7 +23,7 @@ from curation.rows import FileRows, digest
 from curation.runners import Spread, nth_range
 from curation.stages import Drop, Row, Stage
 from errors import InputError
-from files import write_text
+from files import write_text, writing
 
 SHARE = 1024
 """rows that a process takes at a time"""
@@ -36,9 +36,10 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, spre
     Raises InputError where a stage removes more than it may, or everything, unless it is not `bounded`; what was done
     stays.
     """
-    for name in ("work", "dropped", "cache"):
-        (output / name).mkdir(parents=True, exist_ok=True)
-    (output / "counts.json").unlink(missing_ok=True)  # what is in dropped/ will not be of that run
+    with writing(output):
+        for name in ("work", "dropped", "cache"):
+            (output / name).mkdir(parents=True, exist_ok=True)
+        (output / "counts.json").unlink(missing_ok=True)  # what is in dropped/ will not be of that run
     # what makes no sense is told before any work is done
     stages = [step.make(output / "cache" / step.label, spread) for step in recipe.steps]
     counted, before, state = [], count_rows(rows), ""

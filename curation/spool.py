@@ -70,7 +70,9 @@ class Spool:
 def spooling(rows: Iterable[Row], prefer: str | None = None) -> Iterator[tuple[Spool, Callable[[str], Path]]]:
     """The rows as a spool, and a function from a name to a path for what else is to lie on disk meanwhile. `prefer`
     names the number by which rows are ranked."""
-    with tempfile.TemporaryDirectory(prefix="temper-curation-") as folder:
+    with contextlib.ExitStack() as stack:
+        with writing(Path("a temporary folder (TMPDIR names where)")):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="temper-curation-"))
         yield Spool(rows, prefer, Path(folder) / "rows.jsonl"), lambda name: Path(folder) / name
 
 

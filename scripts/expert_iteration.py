@@ -63,11 +63,11 @@ def main(config: Config) -> None:
 def write_stages(folder: Path, stages: str, model: str | None, seed: int) -> Path:
     """The recipe with this model and seed in its stage `sample`."""
     try:
-        recipe = yaml.safe_load(Path(stages).read_text())
-        keys = next(stage["sample"] for stage in recipe["stages"] if "sample" in stage)
-    except (OSError, yaml.YAMLError, LookupError, TypeError, StopIteration):
+        recipe = yaml.safe_load(Path(stages).read_text(encoding="utf-8"))
+        stage = next(stage for stage in recipe["stages"] if isinstance(stage, dict) and "sample" in stage)
+        stage["sample"] = {**(stage["sample"] or {}), "seed": seed} | ({"model": model} if model else {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, StopIteration):
         raise InputError(f"--stages {stages}: no recipe with a stage sample; {STAGES} is one") from None
-    keys |= {"seed": seed} | ({"model": model} if model else {})
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "stages.yaml", yaml.safe_dump(recipe, sort_keys=False, width=200))
     return folder / "stages.yaml"

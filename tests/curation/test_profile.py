@@ -47,7 +47,7 @@ def test_bounds_are_told_and_not_enforced(rows, tmp_path):
     counts = first["sources"][rows.sources[0][0]]
     assert counts["read"] == 200 == counts["kept"] + counts["dropped"]
     assert sum(found["histograms"]["characters"]["before"]) == 205
-    assert "class=over" in page
+    assert "class='share over'" in page
 
 
 def test_models_are_tried_on_a_sample_and_the_rest_on_all_rows(rows, tmp_path):

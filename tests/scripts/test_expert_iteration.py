@@ -33,9 +33,12 @@ def test_a_recipe_of_the_next_round_has_the_last_rounds_model(tmp_path):
     second = yaml.safe_load(write_stages(tmp_path / "b", str(STAGES), "runs/x", 3).read_text())
     assert [step.keys["seed"] for step in parse_stages(first).steps if step.name == "sample"] == [3]
     assert [step.keys["model"] for step in parse_stages(second).steps if step.name == "sample"] == ["runs/x"]
-    (tmp_path / "none.yaml").write_text("stages: [exact_duplicates]")
-    with pytest.raises(InputError, match="no recipe with a stage sample"):
-        write_stages(tmp_path / "c", str(tmp_path / "none.yaml"), None, 0)
+    for text in ("stages: [exact_duplicates]", "stages: [sample]", "stages: [{sample: [1]}]", "[]", "stages: 3"):
+        (tmp_path / "none.yaml").write_text(text)
+        with pytest.raises(InputError, match="no recipe with a stage sample"):
+            write_stages(tmp_path / "c", str(tmp_path / "none.yaml"), None, 0)
+    (tmp_path / "short.yaml").write_text("stages: ['my.sample:r', sample: ]")
+    assert "seed: 5" in write_stages(tmp_path / "d", str(tmp_path / "short.yaml"), None, 5).read_text()
 
 
 def test_rounds_train_on_what_the_last_model_answered(tmp_path, monkeypatch):
