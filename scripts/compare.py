@@ -90,7 +90,7 @@ def train_judge(folder: Path) -> Path:
     """A reward model, trained on right and wrong answers to the same training problems, drawn before any training."""
     judge, draws, pairs = folder / "judge", folder / "draws", folder / "pairs.jsonl"
     if not pairs.exists():
-        start("grpo", "--config", RECIPE, "--output-dir", draws, "--learning-rate", 0, "--max-steps", 60,
+        start("grpo", "--config", RECIPE, "--output-dir", draws, "--learning-rate", 0, "--max-steps", 30,
               "--seed", 1000, "--eval-every", 0)
         rows = [pair for file in sorted((draws / "samples").glob("*.parquet")) for pair in right_and_wrong(file)]
         write_text(pairs, "".join(json.dumps(row) + "\n" for row in rows))
