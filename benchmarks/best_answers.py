@@ -28,6 +28,8 @@ Stopped, by whatever, it goes on where it was when the same command is given aga
 GRPO = "configs/arithmetic.yaml"
 PER_STEP = 64
 """completions of a step of GRPO"""
+TEACHER_STEPS = 20
+"""of GRPO, after which it teaches"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ def best_of(config: Config, folder: Path) -> None:
 
 
 def rounds(config: Config, folder: Path) -> None:
-    """Both sample as many tokens, within a step of GRPO."""
+    """Both sample as many tokens, within a step of GRPO, whose answers become shorter as it learns to end them."""
     lines, last = [], f"step-{config.max_steps:06d}"
     expert, grpo, tokens = [], [], []
     for seed in config.seeds:
@@ -80,9 +82,10 @@ def rounds(config: Config, folder: Path) -> None:
               config.max_steps)
         answers = [answer for number in (1, 2) for answer in read_answers(own / f"round-{number}" / "data")]
         expert.append(own / "round-2" / "run")
-        steps, run = train_grpo(folder, seed, len(answers))
+        sampled = sum(answer["usage"][1] for answer in answers)
+        steps, run = train_grpo_on(sampled, folder, seed, round(len(answers) / PER_STEP))
         grpo.append((run, f"step-{steps:06d}"))
-        tokens.append((sum(answer["usage"][1] for answer in answers), grpo_tokens(run)))
+        tokens.append((sampled, grpo_tokens(run)))
     lines.append("sampled tokens by seed, expert iteration and GRPO: " + "; ".join(f"{a} and {b}" for a, b in tokens))
     report(folder / "rounds.txt", [
         ("expert iteration, round 1", [(run.parents[1] / "round-1/run", "step-000000") for run in expert],
@@ -97,8 +100,8 @@ def distillation(config: Config, folder: Path) -> None:
     last = f"step-{config.max_steps:06d}"
     students, teachers = [], []
     for seed in config.seeds:
-        steps, teacher = train_grpo(folder, seed, 20 * PER_STEP)
-        teachers.append((teacher, f"step-{steps:06d}"))
+        teacher = train_grpo(folder / f"teacher-{seed}", seed, TEACHER_STEPS)
+        teachers.append((teacher, f"step-{TEACHER_STEPS:06d}"))
         data = folder / f"taught-{seed}"
         curate(data, stages({"best_of": {"keep": 2}}, num_samples=2), seed, str(teacher))
         students.append(fine_tune(data / "run", data / "kept.jsonl", seed, config.max_steps))
@@ -133,13 +136,24 @@ def fine_tune(run: Path, rows: Path, seed: int, max_steps: int) -> Path:
     return run
 
 
-def train_grpo(folder: Path, seed: int, completions: int) -> tuple[int, Path]:
-    """(steps, run) that sample about so many completions: no group is drawn again."""
-    steps = max(1, round(completions / PER_STEP))
-    run = folder / f"grpo-{seed}-{steps}"
+def train_grpo_on(tokens: int, folder: Path, seed: int, steps: int) -> tuple[int, Path]:
+    """(steps, run) that sample so many tokens: `steps` to begin with, and then as many more as are missing."""
+    from training.checkpoints import finished_steps
+
+    run = folder / f"grpo-{seed}"
+    steps = max([steps, *finished_steps(run / "checkpoints")])
+    train_grpo(run, seed, steps)
+    while (missing := round(steps * (tokens / grpo_tokens(run) - 1))) > 0:
+        steps += missing
+        train_grpo(run, seed, steps)
+    return steps, run
+
+
+def train_grpo(run: Path, seed: int, steps: int) -> Path:
+    """No group is drawn again, so a step is PER_STEP completions."""
     start("scripts.grpo", "--config", GRPO, "--output-dir", run, "--seed", seed, "--max-steps", steps,
           "--dynamic-sampling-tries", 1)
-    return steps, run
+    return run
 
 
 def grpo_tokens(run: Path) -> int:
