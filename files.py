@@ -34,6 +34,20 @@ def lock(opened: Any, place: str, kind: str) -> None:
 
 
 @contextlib.contextmanager
+def only_one(output: Path) -> Iterator[None]:
+    """Keeps a folder, which is made, for this process alone in a block. Raises InputError where another process has it,
+    and where it cannot be made."""
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        folder = os.open(output, os.O_RDONLY)
+    try:
+        lock(folder, f"--output-dir {output}", "folder")
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, beside `path`; the file takes that name when all is written. Raises InputError as writing."""
     partial = path.with_name(path.name + ".partial")

@@ -1,18 +1,16 @@
 """A curated folder: of one run at a time, and known to be done by its counts.json, which is written last."""
 
-import contextlib
 import itertools
 import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from curation.dependencies import state_of
 from curation.ledger import Counts
 from curation.recipe import Recipe
 from curation.rows import digest
-from files import lock, write_text, writing
+from files import write_text
 
 
 def end(output: Path, kept: Path, key: str, recipe: Recipe, counts: Sequence[Counts]) -> None:
@@ -51,16 +49,3 @@ def finished(output: Path, kept: Path, run: str) -> bool:
         return (found["run"], found["kept"]) == (run, kept.name)
     except (ValueError, LookupError, TypeError):  # not as it was left: the run is done anew
         return False
-
-
-@contextlib.contextmanager
-def only_one(output: Path) -> Iterator[None]:
-    """Raises InputError where another process curates into the same folder."""
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        folder = os.open(output, os.O_RDONLY)
-    try:
-        lock(folder, f"--output-dir {output}", "folder")
-        yield
-    finally:
-        os.close(folder)

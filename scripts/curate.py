@@ -7,6 +7,7 @@ from typing import Literal
 from cli import command
 from cli.checks import check_positive
 from data.sources import DataSource
+from files import only_one
 
 DESCRIPTION = """Choose data by a recipe of stages.
 
@@ -50,7 +51,7 @@ class Config:
 
 def main(config: Config) -> None:
     from curation.card import write_card
-    from curation.folder import end, finished, only_one, run_key
+    from curation.folder import end, finished, run_key
     from curation.output import write_kept
     from curation.page import write_page
     from curation.profile import Done, check_profile, dry_run, write_profile

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from curation.folder import only_one
 from curation.recount import recount
 from data.sources import DataSource, open_source
 from errors import InputError
+from files import only_one
 
 
 @pytest.fixture
