@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from errors import InputError
 from files import writing
 from sharding.exchange import decided
 from sharding.hosts import is_main
@@ -48,15 +49,23 @@ NOTHING_KEPT = Cache()
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The whole lines of a file, if there is one; the end of a line that was being written is cut off."""
+    """The whole lines of a file, if there is one; the end of a line that was being written is cut off. Raises
+    InputError for a file that is none of this kind."""
     if not path.exists():
         return {}
-    text = path.read_bytes()
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); mend that, or remove it") from None
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):
         with writing(path):
             path.write_bytes(whole)
-    return {row["key"]: row["value"] for row in map(json.loads, whole.decode().split("\n")[:-1])}
+    try:
+        return {row["key"]: row["value"] for row in map(json.loads, whole.decode().split("\n")[:-1])}
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path}: holds lines that no evaluation wrote; remove it (what it has is computed again)"
+                         ) from None
 
 
 def _digest(value: Any) -> str:

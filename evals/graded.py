@@ -137,7 +137,7 @@ def _sample(task: Graded, number: int, repeat: int, answer: Answer, scored: Scor
     question = question_of(prompt)
     target = prompt.columns.get("answer", prompt.columns.get("solution"))
     text = prompt.text if isinstance(prompt.text, str) else json.dumps(prompt.text, ensure_ascii=False)
-    found = find_answer(answer.text, clean_reference(target) or "") if target is not None else None
+    found = (find_answer(answer.text, clean_reference(target) or "") if target is not None else None) or None
     return Sample(task.name, question, str(prompt.columns.get("family", question)), repeat, text, answer.text, target,
                   {name: values[repeat] for name, values in scored.values.items()}, answer.finish_reason,
                   {"prompt": prompt.text} | prompt.columns, len(fitted[0]), fitted[2], found)
@@ -166,7 +166,10 @@ class Rows:
         if row.keys() & {"prompt", "messages", "conversations", "tokens"}:
             return row
         name = next((name for name in PROMPTS if isinstance(row.get(name), str)), None)
-        return row if name is None else row | {"prompt": row[name]}
+        if name is None:
+            raise InputError(f"{self.place(index)}: no known columns among {', '.join(sorted(row))}; a row has prompt, "
+                             f"messages or tokens, or else a text as {', '.join(PROMPTS)}")
+        return row | {"prompt": row[name]}
 
     def place(self, index: int) -> str:
         return self.source.place(index)

@@ -1,7 +1,7 @@
 """How likely continuations are: those of one context are scored beside each other, at the cost of one context."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +34,9 @@ class Shape(NamedTuple):
 
 
 def make_scorer(model: Transformer, mesh: jax.sharding.Mesh) -> Callable[..., Iterator[tuple[int, Likelihood]]]:
-    """(variables, pairs) -> (number of a pair, its Likelihood), batch by batch, the longest first. Every process of a
-    run gets all of them."""
+    """(variables, pairs[, wanted]) -> (number of a pair, its Likelihood), batch by batch, the longest first. Every
+    process of a run gets all of them. With `wanted` numbers alone these are scored, in the batches that they have among
+    all: what an evaluation that goes on lacks gets the bits that it would have had."""
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     @functools.partial(jax.jit, static_argnums=(2, 3), out_shardings=everywhere)
@@ -43,8 +44,12 @@ def make_scorer(model: Transformer, mesh: jax.sharding.Mesh) -> Callable[..., It
         scores = score_completions(model, variables, batch, group, width)
         return scores.logps[:, width:], scores.greedy[:, width:]
 
-    def score(variables: Any, pairs: Sequence[Pair]) -> Iterator[tuple[int, Likelihood]]:
+    def score(variables: Any, pairs: Sequence[Pair], wanted: Container[int] | None = None,
+              ) -> Iterator[tuple[int, Likelihood]]:
+        wanted = range(len(pairs)) if wanted is None else wanted
         for contexts, shape in batches(pairs, ways(RULES["batch"], mesh)):
+            if not any(number in wanted for numbers in contexts for number in numbers):
+                continue
             placement = Placement(shape.contexts, None, mesh, shape.group)
             with jax.set_mesh(mesh):
                 put = placement.put(lay(pairs, contexts, shape), list(range(shape.contexts)))
@@ -52,7 +57,8 @@ def make_scorer(model: Transformer, mesh: jax.sharding.Mesh) -> Callable[..., It
             for place, numbers in enumerate(contexts):
                 for member, number in enumerate(numbers):
                     logps, greedy = (each[place * shape.group + member, : len(pairs[number][1])] for each in scores)
-                    yield number, (float(logps.sum(dtype=np.float64)), bool(greedy.all()))
+                    if number in wanted:
+                        yield number, (float(logps.sum(dtype=np.float64)), bool(greedy.all()))
 
     return score
 

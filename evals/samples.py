@@ -52,7 +52,7 @@ def file_name(task: str, prefix: str = "samples_", suffix: str = ".jsonl") -> st
     """samples_TASK.jsonl, with what is no letter, digit or underscore as an underscore, as lm-eval has it. The name of
     a task that is no plain word (of a file, say, or with arguments) ends in a digest, so that no two have one file."""
     plain = re.sub(r"[^0-9A-Za-z_]", "_", task)
-    digest = "" if re.fullmatch(r"[\w-]{1,100}", task) else f"_{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+    digest = "" if re.fullmatch(r"[0-9A-Za-z_]{1,100}", task) else f"_{hashlib.sha256(task.encode()).hexdigest()[:8]}"
     return f"{prefix}{plain[:100]}{digest}{suffix}"
 
 
@@ -67,7 +67,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
 def read_samples(path: Path) -> list[Sample]:
     """What write_samples wrote. Raises InputError, naming file and line, for anything else."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             return list(from_rows(_parsed(path, file)))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); scripts.evaluate --output-dir leaves such files"
@@ -116,12 +116,22 @@ def _parsed(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
             missing = needed - row.keys()
-        except (ValueError, AttributeError):
-            raise InputError(f"{path}, line {number}: no JSON object; evaluate again") from None
+            sound = missing or _is_sound(row)
+        except (ValueError, AttributeError, LookupError, TypeError):
+            sound = False
+        if not sound:
+            raise InputError(f"{path}, line {number}: no answer that was judged; evaluate again")
         if missing:
             raise InputError(f"{path}, line {number}: no {sorted(missing)[0]}, so it is no file of scripts.evaluate; "
                              f"give a folder that it wrote")
         yield row
+
+
+def _is_sound(row: dict[str, Any]) -> bool:
+    """Whether what figures are made of is of its types. Raises what odd ones raise."""
+    texts = row["task"], row["question"], row["family"], row["finish_reason"], row["resps"][0][0]
+    return all(isinstance(text, str) for text in texts) and all(
+        value is None or isinstance(value, int | float) for value in row["values"].values())
 
 
 def _finite(value: float | None) -> float | None:

@@ -106,12 +106,8 @@ class Subject:
         context (is_cut). Raises InputError for a continuation that alone is longer.
         """
         fitted = [self._fitted(*pair) for pair in pairs]
-
-        def score(missing: list[int]) -> Iterator[tuple[int, Any]]:
-            for number, value in self._score(self.variables, [fitted[index] for index in missing]):
-                yield missing[number], value
-
-        scored = self._kept([["loglikelihood", *pair] for pair in fitted], score, "scoring")
+        scored = self._kept([["loglikelihood", *pair] for pair in fitted],
+                            lambda missing: self._score(self.variables, fitted, {*missing}), "scoring")
         return [(float(logp), bool(greedy)) for logp, greedy in scored]
 
     def is_cut(self, pair: Pair) -> bool:
@@ -173,9 +169,10 @@ class Subject:
         return requests
 
     def _draw(self, requests: Sequence[Request], indices: Sequence[int]) -> Iterator[tuple[int, tuple[list[int], str]]]:
-        """(index, (tokens, finish reason)) of these requests, as they finish."""
+        """(index, (tokens, finish reason)) of these requests, as they finish, from an engine that is as long as all of
+        them need, whichever are known: what an evaluation that goes on draws is what it would have drawn."""
         wanted = [requests[index] for index in indices]
-        self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in wanted))
+        self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in requests))
         with jax.set_mesh(self.mesh):
             for number, completion in stream(self.engine, wanted):
                 yield indices[number], (completion.tokens, completion.finish_reason)

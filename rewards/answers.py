@@ -1,5 +1,6 @@
 """Where in a completion the answer stands. Everything here takes time linear in the text, however it is made."""
 
+import math
 import re
 from typing import Any
 
@@ -155,7 +156,7 @@ def unwrap(text: str) -> str:
 def clean_reference(value: Any) -> str | None:
     r"""The reference as a data set gives it, bare: what the last of ####, \boxed{} and <answer></answer> of a whole
     solution holds, else what "answer is ..." says there, else the text itself. None where there is none."""
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # a table's word for none, too
         return None
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return marked_answer(text) or (stated(text) or (0, ""))[1] or after_thought(text).strip() or None

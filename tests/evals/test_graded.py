@@ -114,6 +114,11 @@ def test_answers_become_samples(rows):
     assert (subject.limits, subject.controls) == ([5, 5, 5], make_controls(1.0))
 
 
+def test_what_is_no_answer_has_no_vote(rows):
+    (sample,) = run_graded(opened(f"{DIGITS}:{rows({'prompt': '  ', 'answer': '0'})}"), Parrot())
+    assert sample.answer is None
+
+
 def test_what_a_grader_failed_on_has_no_value(rows, capsys):
     name = f"tests.evals.test_graded:asked_for_none:{rows({'prompt': 'boom'}, {'prompt': 'none'}, {'prompt': 'fine'})}"
     samples = run_graded(opened(name), Parrot())
@@ -147,8 +152,10 @@ def test_prompts_are_chats_where_the_model_chats_unless_they_are_not_to_be(rows)
         prompt(chat=False, template_kwargs={"mood": "calm"})
 
 
-@pytest.mark.parametrize(("row", "message"), [({"no": "prompt"}, "rows.jsonl:1: no known columns"),
-                                              ({"prompt": "1 + 1"}, "no column 'answer' or 'solution'")])
+@pytest.mark.parametrize(("row", "message"), [
+    ({"no": "prompt"}, "rows.jsonl:1: no known columns among no; a row has .* or else a text as question, problem"),
+    ({"question": ["a"]}, "no known columns among question;"),
+    ({"prompt": "1 + 1"}, "no column 'answer' or 'solution'")])
 def test_rows_that_cannot_be_judged_are_refused_before_any_answer(rows, row, message):
     with pytest.raises(InputError, match=message):
         opened(f"math:{rows(row)}")

@@ -51,6 +51,24 @@ def test_contexts_end_where_continuations_begin(pairs):
             len(pairs[number][0]) + len(pairs[number][1]) for numbers in contexts for number in numbers)
 
 
+def test_what_is_wanted_alone_is_scored_in_the_batches_of_all(monkeypatch):
+    """An evaluation that goes on gets the bits that it would have had."""
+    laid = []
+
+    def spy(pairs, contexts, shape):
+        laid.append((contexts, shape))
+        return lay(pairs, contexts, shape)
+
+    monkeypatch.setattr(likelihood, "AT_A_TIME", 64)  # two contexts
+    monkeypatch.setattr(likelihood, "lay", spy)
+    few = [([number] * length, [7]) for number, length in ((1, 20), (2, 20), (3, 20), (4, 3))]
+    score = make_scorer(Transformer(CONFIG), one_device())
+    whole = dict(score(variables_on(one_device()), few))
+    assert len(laid) == 2
+    assert dict(score(variables_on(one_device()), few, {3})) == {3: whole[3]}
+    assert laid[2:] == laid[1:2]
+
+
 def test_a_mesh_changes_nothing():
     model = Transformer(CONFIG)
     few = [([place + 1] * 7, [place + choice] * choice) for place in range(10) for choice in (1, 2, 3)]  # of one shape

@@ -47,9 +47,18 @@ def test_documents_of_numpy_are_written(tmp_path):
     assert read_samples(tmp_path / "samples.jsonl")[0].doc == {"ids": [0, 1], "set": "{1}", "n": 0.5}
 
 
-@pytest.mark.parametrize("line", ["no json", "[]", '{"doc_id": 0}'])
+SOUND = dict.fromkeys(("prompt", "repeat", "context_tokens", "truncated_context", "answer", "doc", "target")) | {
+    "task": "a", "question": "b", "family": "c", "finish_reason": "", "values": {"m": 1}, "resps": [["x"]]}
+
+
+@pytest.mark.parametrize("line", [
+    b"no json", b"[]", b'{"doc_id": 0}', b"\xff\xfe", *(json.dumps(SOUND | each).encode() for each in (
+        {"resps": []}, {"resps": [[]]}, {"resps": 3}, {"resps": [[1]]}, {"values": [1]}, {"values": {"m": "1"}},
+        {"question": ["b"]}, {"family": None}))])
 def test_other_files_are_refused_with_their_line(tmp_path, line):
-    (tmp_path / "samples.jsonl").write_text(line)
+    (tmp_path / "samples.jsonl").write_bytes(json.dumps(SOUND).encode())
+    assert [sample.values for sample in read_samples(tmp_path / "samples.jsonl")] == [{"m": 1}]
+    (tmp_path / "samples.jsonl").write_bytes(line)
     with pytest.raises(InputError, match="samples.jsonl, line 1"):
         read_samples(tmp_path / "samples.jsonl")
 
@@ -58,5 +67,6 @@ def test_names_of_files_are_lm_evals_and_no_two_tasks_have_one():
     assert file_name("mmlu_pro") == "samples_mmlu_pro.jsonl"
     names = {file_name(task) for task in ("math:a/b.jsonl", "math:a_b.jsonl", "math:a b.jsonl", "math_a_b_jsonl")}
     assert len(names) == 4
+    assert file_name("a-b") != file_name("a_b")
     assert all(name.startswith("samples_math_a_b_jsonl") for name in names)
     assert len(file_name("gym:" + "x" * 500)) < 150

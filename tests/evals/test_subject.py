@@ -10,6 +10,7 @@ from errors import InputError
 from evals.cache import Cache
 from evals.subject import Subject, rolling_windows
 from models.transformer import output_kernel
+from rollouts.requests import Request
 from rollouts.sampling import make_controls
 
 GREEDY = make_controls(0.0)
@@ -162,3 +163,20 @@ def test_what_was_said_is_not_computed_again(subject, variables, tmp_path, monke
     again.load(weights(seed=1))
     with pytest.raises(TypeError):
         say(again)
+
+
+def test_what_an_evaluation_lacks_is_computed_as_it_would_have_been(subject, monkeypatch):
+    """In batches, and by an engine, of the same shapes whatever is known already: so the bits are the same."""
+    def requests(*prompts):
+        return [Request(prompt, 4, None, GREEDY, None) for prompt in prompts]
+
+    monkeypatch.setattr(subject, "_make_engine", lambda longest: (_ for _ in ()).throw(KeyError(longest)))
+    with pytest.raises(KeyError, match="^13$"):
+        next(subject._draw(requests([5], [6] * 9), [0]))
+
+
+@pytest.mark.parametrize("text", [b"no JSON\n", b"[1]\n", b"{}\n", b"\xff\n", b"3\n"])
+def test_a_file_of_something_else_is_told(tmp_path, text):
+    (tmp_path / "responses.jsonl").write_bytes(text)
+    with pytest.raises(InputError, match=r"responses.jsonl: holds lines that no evaluation wrote; remove it"):
+        Cache(tmp_path / "responses.jsonl")

@@ -639,6 +639,7 @@ PLACES = [
     (r"<think>a</think>\boxed{2}<think>b", "2"),
 ]
 REFERENCES = [
+    (float("nan"), None),
     ("6*7.\n#### 42\n\n#### Remark\nNice.", "42"),
     ("So \\boxed{42}.\n\n#### Remark\nSee 5.", "42"),
     ("42", "42"),
