@@ -40,8 +40,10 @@ class EvaluateFlags:
 
     @property
     def data(self) -> dict[str, str]:
-        """The file of each task that has one of its own."""
-        return dict(text.split("=", 1) for text in self.task_data)
+        """The file of each task that has one of its own. Raises InputError where there is none."""
+        from evals.tasks import parse_task_data
+
+        return parse_task_data(self.task_data, "--evaluate.task-data")
 
 
 def check_evaluation(flags: EvaluateFlags) -> None:
@@ -50,14 +52,13 @@ def check_evaluation(flags: EvaluateFlags) -> None:
         return
     from evals.during import parse_when
     from evals.graded import check_graded, is_graded
+    from evals.tasks import parse_task_data
 
     parse_when(" ".join(flags.at))
     for name in ("limit", "num_samples", "max_new_tokens"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise InputError(f"--evaluate.{name.replace('_', '-')} {getattr(flags, name)}: give 1 or more")
-    wrong = next((text for text in flags.task_data if not all(text.partition("="))), None)
-    if wrong is not None:
-        raise InputError(f"--evaluate.task-data {wrong}: give NAME=FILE, a task and the file of its questions")
+    parse_task_data(flags.task_data, "--evaluate.task-data")
     for name in filter(is_graded, flags.names):
         check_graded(name)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from errors import InputError
 from evals.named import NAMED
+from sharding.hosts import warn
 
 INSTALL = "pip install -r requirements-evals.txt"
 SEEDS = (0, 1234)
@@ -49,6 +50,7 @@ def open_manager(name: str, include_path: Sequence[str] = ()) -> Any:
     """lm-eval's TaskManager. Raises InputError where it is not installed, which task `name` needs, and where an
     `include_path` is no folder."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the building of prompts
+    os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")  # metrics that are code of the Hub's, which evaluate.load runs
     try:
         import datasets
         from lm_eval.tasks import TaskManager
@@ -62,25 +64,40 @@ def open_manager(name: str, include_path: Sequence[str] = ()) -> Any:
     for path in include_path:
         if not Path(path).is_dir():
             raise InputError(f"--include-path {path}: no such folder; give one with task files (.yaml)")
+        _tell_broken(Path(path))
     return TaskManager(include_path=list(include_path) or None)
+
+
+def _tell_broken(folder: Path) -> None:
+    """A line for each file that lm-eval would leave out without a word."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for file in sorted(folder.glob("**/*.yaml")):
+        try:
+            load_yaml(file, resolve_func=False)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a file of anybody's
+            warn(f"--include-path {file}: left out, no task file can be read from it ({_line(error)})")
 
 
 def known_names(manager: Any) -> list[str]:
     return list(manager.all_tasks)
 
 
-def load_tasks(manager: Any, name: str, data: Mapping[str, str], settings: Mapping[str, Any]) -> list[Any]:
+def load_tasks(manager: Any, name: str, data: Mapping[str, str], settings: Mapping[str, Any],
+               called: str | None = None) -> list[Any]:
     """The tasks behind a name, of a group all of its members, with other `settings` than their YAML has. `data`: split
-    ("" for the one that is judged) -> file. Raises InputError where the data cannot be had, or anything is missing that
-    the task needs."""
-    members = leaves(manager, name)
+    ("" for the one that is judged) -> file. Raises InputError, which names the task as it was `called`, where the data
+    cannot be had, or anything is missing that the task needs."""
+    members, called = leaves(manager, name), called or name
     for leaf in members:
         _check_kind(leaf, _config(manager, leaf))
         prepare_nltk(leaf)
     with_others = [{"task": leaf} | own | dict(settings) | (
-        local_data(leaf, _config(manager, leaf), data, settings) if data else {}) for leaf, own in members.items()]
-    loaded = _load(manager, name, [{"group": f"of {name}", "task": with_others}] if data or settings else [name], data)
+        local_data(called, _config(manager, leaf), data, settings) if data else {}) for leaf, own in members.items()]
+    wanted = [{"group": f"of {name}", "task": with_others}] if data or settings else [name]
+    loaded = _load(manager, called, wanted, data, list(members))
     for task in loaded:
+        _check_metrics(called, task)
         if task.config.num_fewshot is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=SEEDS[1])
@@ -115,10 +132,11 @@ def _config(manager: Any, name: str) -> Mapping[str, Any]:
     return manager.task_index[name].cfg or {}
 
 
-def _load(manager: Any, name: str, wanted: Sequence[Any], data: Mapping[str, str]) -> list[Any]:
+def _load(manager: Any, name: str, wanted: Sequence[Any], data: Mapping[str, str], members: Sequence[str],
+          ) -> list[Any]:
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])  # noqa: NPY002 - what tasks draw from
-    hub = ", ".join(dict.fromkeys(str(_config(manager, leaf).get("dataset_path")) for leaf in leaves(manager, name)))
+    hub = ", ".join(dict.fromkeys(str(_config(manager, leaf).get("dataset_path")) for leaf in members))
     try:
         return list(manager.load(list(wanted))["tasks"].values())
     except (ImportError, AssertionError) as error:
@@ -146,6 +164,16 @@ def _check_kind(name: str, config: Mapping[str, Any]) -> None:
                          f"and mbpp+, by these names, are run in the sandbox, and so is code:FILE")
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise InputError(f"task {name} shows pictures or plays sounds, and models are of text here; leave it out")
+
+
+def _check_metrics(name: str, task: Any) -> None:
+    """Raises InputError for metrics and aggregations that lm-eval has not, and the task does not bring."""
+    metrics = {} if task.config.process_results is not None else getattr(task, "_metric_fn_list", {})
+    for kind, found in (("a metric", metrics), ("an aggregation of", task.aggregation())):
+        wrong = next((metric for metric, function in found.items() if function is None), None)
+        if wrong is not None:
+            raise InputError(f"task {name} has {kind} {wrong!r} that lm-eval has not; mend the name (metrics that "
+                             f"are code of the Hub's are fetched and run with HF_EVALUATE_OFFLINE=0 only)")
 
 
 def local_data(name: str, config: Mapping[str, Any], data: Mapping[str, str], settings: Mapping[str, Any],

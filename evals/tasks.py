@@ -15,9 +15,10 @@ from data.encode import check_ids, missing_start
 from data.prompts import Prompt
 from data.sources import open_source, parse_source
 from data.specs import split_outside
-from errors import InputError
+from data.templates import check_template_kwargs
+from errors import InputError, shown
 from evals.cache import NOTHING_KEPT, Cache
-from evals.graded import Graded, is_graded, open_graded, run_graded
+from evals.graded import Graded, is_graded, open_graded, run_graded, without_template
 from evals.named import ALIASES, NAMED, UNTIL_NEXT, Named
 from evals.samples import Sample
 from evals.subject import Subject
@@ -70,6 +71,8 @@ class Task:
     """-> samples, by the names of the tasks that it is made of"""
     prompts: Sequence[Prompt] = ()
     """what is asked, where that is known beforehand: not of lm-eval's tasks"""
+    makes: Sequence[str] = ()
+    """the names of the tasks that it is made of"""
 
 
 def evaluate(subject: Subject, names: Sequence[str], **how: Any) -> dict[str, list[Sample]]:
@@ -88,17 +91,50 @@ def split_names(text: str) -> list[str]:
     return names
 
 
+def parse_task_data(texts: Sequence[str], flag: str) -> dict[str, str]:
+    """NAME=FILE and NAME:SPLIT=FILE -> files by what stands before. Raises InputError, which names the `flag`, for
+    another form, for a file that there is not, and where two files are one's."""
+    pairs = [text.partition("=") for text in texts]
+    wrong = next((name for name, _, file in pairs if not name or not Path(file).is_file()), None)
+    if wrong is not None:
+        raise InputError(f"{flag} {wrong}: no such file is named; give NAME=FILE or NAME:SPLIT=FILE")
+    found = {name: file for name, _, file in pairs}
+    twice = next((name for name in found if sum(each[0] == name for each in pairs) > 1), None)
+    if twice is not None:
+        raise InputError(f"{flag} {twice}: is given two files; give one (rows of several go into one file)")
+    return found
+
+
 def open_tasks(names: Sequence[str], tokenizer: Any, how: How, vocab_size: int, mesh: Any = None) -> list[Task]:
-    """The tasks, their data read. Raises InputError for an unknown name, for data that cannot be had, and where the
-    model lacks what one needs."""
+    """The tasks, their data read. Raises InputError for an unknown name, for data that cannot be had, where the model
+    lacks what one needs, and where two are the same."""
     names = [ALIASES.get(name, name) for name in names]
     how = dataclasses.replace(how, task_data={ALIASES.get(name, name): file for name, file in how.task_data.items()})
-    unread = [each for each in how.task_data if each.partition(":")[0] not in names]
-    if unread:
-        raise InputError(f"--task-data {unread[0]}={how.task_data[unread[0]]}: no such task among --tasks "
-                         f"{','.join(names)}; mend the name")
+    _check_read(names, how)
+    if not isinstance(tokenizer, Server):
+        check_template_kwargs(how.template_kwargs, without_template(tokenizer) if how.chat == "never" else tokenizer)
     managers: list[Any] = []
-    return [_open(name, tokenizer, how, vocab_size, mesh, managers) for name in names]
+    tasks = [_open(name, tokenizer, how, vocab_size, mesh, managers) for name in names]
+    made = [name for task in tasks for name in task.makes]
+    twice = next((name for name in made if made.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"--tasks {','.join(names)}: {twice} would be asked twice; leave out one that has it")
+    return tasks
+
+
+def _check_read(names: Sequence[str], how: How) -> None:
+    """Raises InputError for what no task looks at."""
+    harness = [name for name in names if not is_graded(name) and (name not in NAMED or NAMED[name].task)]
+    for each, file in how.task_data.items():
+        name, _, split = each.partition(":")
+        if name not in names or (split and name not in harness):
+            raise InputError(f"--task-data {each}={file}: no such task among --tasks {','.join(names)}"
+                             f"{f' has a split {split}' if name in names else ''}; mend the name")
+    unread = {"num-fewshot": how.num_fewshot, "include-path": how.include_path or None}
+    wrong = next((flag for flag, value in unread.items() if value is not None), None)
+    if wrong and not harness:
+        raise InputError(f"--{wrong} {shown(unread[wrong])}: is for tasks of lm-eval's, and none of --tasks "
+                         f"{','.join(names)} is one; leave it out")
 
 
 def _open(name: str, tokenizer: Any, how: How, vocab_size: int, mesh: Any, managers: list[Any]) -> Task:
@@ -106,6 +142,9 @@ def _open(name: str, tokenizer: Any, how: How, vocab_size: int, mesh: Any, manag
     if isinstance(tokenizer, Server) and (is_graded(name) or (named and not named.task)):
         raise InputError(f"task {name} is asked of weights that are loaded here; a server ({tokenizer.url}) answers "
                          f"lm-eval's tasks")
+    if isinstance(tokenizer, Server) and how.template_kwargs:
+        raise InputError(f"--chat-template-kwargs: the server ({tokenizer.url}) has the template, and is asked without "
+                         f"them; leave them out")
     _check_chat(name, named, tokenizer, how)
     if is_graded(name):
         task = open_graded(name, tokenizer, vocab_size, limit=how.limit, mesh=mesh, unsafe=how.unsafe,
@@ -131,7 +170,7 @@ def _graded(task: Graded, how: How, max_new_tokens: int | None = None) -> Task:
         return {task.name: run_graded(task, subject, num_samples=how.num_samples or 1, seed=how.seed,
                                       temperature=how.temperature, max_new_tokens=how.max_new_tokens or max_new_tokens)}
 
-    return Task(task.name, run, task.prompts)
+    return Task(task.name, run, task.prompts, [task.name])
 
 
 def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, mesh: Any) -> Graded:
@@ -194,7 +233,7 @@ def _harness(name: str, named: Named | None, tokenizer: Any, how: How, managers:
     task = named.task if named else name
     _check_known(task, managers[0])
     data = {split.partition(":")[2]: file for split, file in how.task_data.items() if split.partition(":")[0] == name}
-    loaded = load_tasks(managers[0], task, data, _settings(named, tokenizer, how))
+    loaded = load_tasks(managers[0], task, data, _settings(named, tokenizer, how), name)
     whole = is_mean_of_questions(managers[0], task)
 
     def run(subject: Subject | Server) -> dict[str, list[Sample]]:
@@ -204,13 +243,23 @@ def _harness(name: str, named: Named | None, tokenizer: Any, how: How, managers:
         found: dict[str, list[Sample]] = {}
         for each in loaded:
             judged = judge(each, model, how.limit, _in_chat(each, tokenizer, how))
-            found |= judged.samples
+            found |= _called(name, task, judged.samples)
             if judged.corpus and is_main():
                 figures = ", ".join(f"{metric} {value:.4f}" for metric, value in judged.corpus.items())
                 print(f"note: {each.config.task}, of all documents together: {figures}")
         return found | ({name: _joined(name, found)} if whole else {})
 
-    return Task(name, run)
+    makes = [*_called(name, task, {each.config.task: [] for each in loaded}), *([name] if whole else [])]
+    return Task(name, run, makes=makes)
+
+
+def _called(name: str, task: str, samples: Mapping[str, list[Sample]]) -> dict[str, list[Sample]]:
+    """Of a benchmark that goes by another name than lm-eval's `task`, by that name."""
+    if name == task:
+        return dict(samples)
+    names = {each: name + each.removeprefix(task) if each.startswith(task) else each for each in samples}
+    return {names[each]: [dataclasses.replace(sample, task=names[each]) for sample in own]
+            for each, own in samples.items()}
 
 
 def _model(subject: Subject | Server, how: How) -> Any:

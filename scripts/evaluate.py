@@ -1,6 +1,7 @@
 """A model judged by benchmarks, and by any prompts with any rewards: figures with intervals, and every answer on file.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -12,7 +13,7 @@ from cli import command
 from cli.checks import check_positive, check_seed, resolve_dtype
 from cli.flags import SamplingMeshFlags, seed_field
 from errors import InputError, shown
-from files import writing
+from files import only_one
 from sharding.hosts import HostsConfig
 from sharding.mesh import MeshConfig
 
@@ -72,8 +73,8 @@ class Config:
     chat_template_kwargs: str | None = None
     """The chat template gets these besides, such as "{enable_thinking: false}"."""
     task_data: tuple[str, ...] = ()
-    """NAME=FILE takes a task's questions from a file (.jsonl, .csv, .parquet) instead of the Hub, NAME:SPLIT=FILE its
-    examples."""
+    """NAME=FILE takes a task's questions from a file (.jsonl, .parquet; those of lm-eval's tasks .csv and .json, too)
+    instead of the Hub, NAME:SPLIT=FILE its examples."""
     include_path: tuple[str, ...] = ()
     """These folders have further tasks in lm-eval's form (.yaml)."""
     seed: int = seed_field()
@@ -124,12 +125,19 @@ def main(config: Config) -> None:
 
 def judge(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, baseline: dict[str, Any]) -> dict[str, Any]:
     """The samples of every task; figures are printed, and written, as soon as a task is over."""
+    from sharding.hosts import is_main
+
+    with only_one(Path(config.output_dir)) if is_main() else contextlib.nullcontext():
+        return run_tasks(config, tasks, tokenizer, mesh, baseline)
+
+
+def run_tasks(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, baseline: dict[str, Any],
+              ) -> dict[str, Any]:
+    """What judge says, in a folder that no other process writes to."""
     from evals.tables import print_figures
     from sharding.hosts import is_main
 
     folder = Path(config.output_dir)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     subject, weights = open_subject(config, tokenizer, mesh)
     described = describe(config, weights)
     evaluated, now = read_earlier(folder, described), {}
@@ -172,15 +180,12 @@ def is_url(model: str) -> bool:
 def make_how(config: Config) -> Any:
     """What the flags say of running tasks. Raises InputError for --task-data of another form."""
     from data.messages import parse_template_kwargs
-    from evals.tasks import How
+    from evals.tasks import How, parse_task_data
 
-    pairs = [each.partition("=") for each in config.task_data]
-    wrong = next((name for name, _, file in pairs if not name or not Path(file).is_file()), None)
-    if wrong is not None:
-        raise InputError(f"--task-data {wrong}: no such file is named; give NAME=FILE or NAME:SPLIT=FILE")
+    data = parse_task_data(config.task_data, "--task-data")
     return How(config.limit, config.num_samples, config.seed, config.temperature, config.max_new_tokens,
-               config.num_fewshot, config.chat, parse_template_kwargs(config.chat_template_kwargs),
-               {name: file for name, _, file in pairs}, config.include_path, config.unsafe_code_without_sandbox)
+               config.num_fewshot, config.chat, parse_template_kwargs(config.chat_template_kwargs), data,
+               config.include_path, config.unsafe_code_without_sandbox)
 
 
 def describe(config: Config, weights: str) -> dict[str, Any]:
@@ -197,13 +202,22 @@ def read_earlier(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
 
     if not (folder / "results.json").exists():
         return {}
-    there = json.loads((folder / "results.json").read_text())["config"]
+    there = read_flags(folder / "results.json")
     now = json.loads(json.dumps(described))
     differing = next((name for name in now if name not in MAY_DIFFER and there.get(name) != now[name]), None)
     if differing:
         raise InputError(f"--output-dir {folder} holds another evaluation ({differing}: {shown(there.get(differing))} "
                          f"there, {shown(now[differing])} now); choose another")
     return read_evaluation(folder)
+
+
+def read_flags(path: Path) -> dict[str, Any]:
+    """The flags of an evaluation. Raises InputError for a file that is none of one."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: does not say of what evaluation it is ({type(error).__name__}: {error}); choose "
+                         f"another --output-dir, or remove it") from None
 
 
 def write(folder: Path, evaluated: dict[str, Any], described: dict[str, Any], compared: Sequence[Any] = ()) -> None:
@@ -244,6 +258,8 @@ def check(config: Config) -> None:
     given = ("limit", "num_samples", "max_new_tokens")
     check_positive(config, "num_slots", *(name for name in given if getattr(config, name) is not None))
     check_seed(config.seed)
+    if (config.num_fewshot or 0) < 0:
+        raise InputError(f"--num-fewshot {config.num_fewshot}: give 0 or more")
     if (config.num_samples or 1) > 1 and config.temperature is not None and not config.temperature > 0:
         raise InputError(f"--num-samples {config.num_samples} at --temperature {config.temperature:g} would be the same"
                          f" answer each time; give a temperature above 0")

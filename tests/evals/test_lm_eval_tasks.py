@@ -95,5 +95,47 @@ def test_tasks_that_run_code_and_data_that_do_not_fit_are_refused(manager, tmp_p
     with pytest.raises(InputError, match="our_unsafe runs what the model wrote beside the evaluation; humaneval"):
         load_tasks(manager, "our_unsafe", {}, {})
     (tmp_path / "other.jsonl").write_text("no JSON\n")
-    with pytest.raises(InputError, match="other.jsonl does not fit it"):
-        load_tasks(manager, "our_one", {"": str(tmp_path / "other.jsonl")}, {})
+    with pytest.raises(InputError, match="task ours: .*other.jsonl does not fit it"):
+        load_tasks(manager, "our_one", {"": str(tmp_path / "other.jsonl")}, {}, "ours")
+
+
+@pytest.mark.parametrize(("metric", "message"), [
+    ({"metric": "bleurt", "aggregation": "mean"}, "task ours has a metric 'bleurt' that lm-eval has not"),
+    ({"metric": "exact_match", "hf_evaluate": True, "aggregation": "mean"}, "a metric 'exact_match' that"),
+    ({"metric": "acc", "aggregation": "meen"}, "task ours has an aggregation of 'acc' that lm-eval has not")])
+def test_no_metric_is_fetched_as_code(manager, metric, message):
+    import evaluate
+
+    from evals.lm_eval_tasks import load_tasks
+
+    assert evaluate.config.HF_EVALUATE_OFFLINE
+    with pytest.raises(InputError, match=message):
+        load_tasks(manager, "our_one", {}, {"metric_list": [metric | {"higher_is_better": True}]}, "ours")
+
+
+def test_files_that_are_left_out_are_told_and_no_function_is_run(tmp_path, capsys):
+    pytest.importorskip("lm_eval")
+    from evals.lm_eval_tasks import _tell_broken
+
+    (tmp_path / "run.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')")
+    texts = {"broken": "task: [", "list": "- a", "lost": "include: nowhere.yaml", "tag": "task: !!python/name:os.x",
+             "own": "task: own\ndoc_to_text: !function run.text"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    _tell_broken(tmp_path)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(".yaml")[0].rpartition("/")[2] for line in told] == ["broken", "list", "lost", "tag"]
+    assert not (tmp_path / "was run").exists()
+
+
+def test_a_remedy_names_the_task_as_it_was_called(manager):
+    """A group's members have no data of their own."""
+    from evals.lm_eval_tasks import load_tasks
+
+    manager.task_index["our_one"].cfg.update(fewshot_split="train", num_fewshot=1)
+    try:
+        with pytest.raises(InputError, match="give --task-data our_group:train=FILE"):
+            load_tasks(manager, "our_group", {"": "other.jsonl"}, {})
+    finally:
+        for name in ("fewshot_split", "num_fewshot"):
+            del manager.task_index["our_one"].cfg[name]

@@ -53,12 +53,25 @@ def test_a_limit_is_of_questions(tmp_path):
 
 @pytest.mark.parametrize(("names", "how", "message"), [
     (["math500"], {"task_data": {"mbpp": "x.jsonl"}}, "no such task among --tasks"),
+    (["math500"], {"task_data": {"math500:train": "x.jsonl"}}, "no such task among --tasks math500 has a split train;"),
+    (["math:x.jsonl"], {"num_fewshot": 0}, "--num-fewshot 0: is for tasks of lm-eval's, and none of --tasks"),
+    (["math500"], {"include_path": ("a", "b")}, "--include-path a b: is for tasks of lm-eval's"),
     (["math500"], {"task_data": {"math500": "nowhere.jsonl"}}, "task math500: its data cannot be had: .*nowhere.jsonl"),
     (["humaneval"], {"chat": "always"}, "the model has no chat template"),
+    (["gsm8k"], {"template_kwargs": {"thinking": True}}, "the tokenizer has no chat template"),
     (["math:"], {}, "no source of rows")])
 def test_bad_input_is_one_line(names, how, message):
     with pytest.raises(InputError, match=message):
         open_tasks(names, PLAIN, How(unsafe=True, **how), 97)
+
+
+@pytest.mark.parametrize("names", [["humaneval+", "humaneval_plus"], ["format(pattern='a'):{}"] * 2])
+def test_no_task_is_asked_twice(tmp_path, names):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(HUMANEVAL) + "\n")
+    file = str(tmp_path / "rows.jsonl")
+    data = {name: file for name in names if "(" not in name}
+    with pytest.raises(InputError, match="would be asked twice; leave out one"):
+        open_tasks([name.format(file) for name in names], CHAT, How(task_data=data, unsafe=True), 97)
 
 
 def test_rows_of_another_benchmark_are_refused(tmp_path):

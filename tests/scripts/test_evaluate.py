@@ -5,6 +5,8 @@ import json
 import pytest
 from chat_model import write_model
 
+from files import only_one
+
 
 @pytest.fixture
 def evaluate(run_script, tmp_path, write_rows):
@@ -42,6 +44,18 @@ def test_it_leaves_figures_and_answers_and_goes_on(evaluate, tmp_path, write_row
                                 "2 now); choose another\n")
 
 
+def test_a_folder_is_of_one_process_and_of_evaluations(evaluate, tmp_path):
+    with only_one(tmp_path / "out"):
+        status, _, err = evaluate("out")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "is being written by another process" in err
+    for text in ("", "[]", "{}", '{"config": 3}', "\ud800"):
+        (tmp_path / "out" / "results.json").write_text(text, errors="surrogatepass")
+        status, _, err = evaluate("out")
+        assert (status, err.count("\n")) == (1, 1)
+        assert "results.json: does not say of what evaluation it is" in err
+
+
 def test_a_baseline_of_other_questions_is_refused_and_what_was_done_is_kept(evaluate, tmp_path):
     assert evaluate("first", "--limit", 2)[0] == 0
     status, _, err = evaluate("second", "--baseline", tmp_path / "first")
@@ -54,8 +68,10 @@ def test_a_baseline_of_other_questions_is_refused_and_what_was_done_is_kept(eval
     (("--num-samples", 2, "--temperature", 0), "would be the same answer each time"),
     (("--task-data", "gsm8k"), "give NAME=FILE or NAME:SPLIT=FILE"),
     (("--task-data", "gsm8k=setup.py"), "no such file is named"),
+    (("--task-data", "a=LICENSE", "a=README.md"), "--task-data a: is given two files"),
     (("--baseline", "nowhere"), "no evaluation (samples_TASK.jsonl) is there"),
-    (("--limit", 0), "--limit must be above 0")])
+    (("--limit", 0), "--limit must be above 0"), (("--num-fewshot", -1), "--num-fewshot -1: give 0 or more"),
+    (("--num-fewshot", 2), "--num-fewshot 2: is for tasks of lm-eval's")])
 def test_bad_flags_are_one_line(evaluate, arguments, message):
     status, _, err = evaluate("out", *arguments)
     assert status == 1

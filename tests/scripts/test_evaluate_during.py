@@ -89,6 +89,8 @@ def test_several_processes_judge_as_one(files, tmp_path):
 @pytest.mark.parametrize(("more", "message"), [
     (("--evaluate.at", "during"), "--evaluate.at 'during': give before, after and every N"),
     (("--evaluate.at", "before,every 0"), "every N"), (("--evaluate.limit", 0), "--evaluate.limit 0: give 1 or more"),
+    (("--evaluate.task-data", "gsm8k"), "--evaluate.task-data gsm8k: no such file is named; give NAME=FILE"),
+    (("--evaluate.task-data", "a=LICENSE", "a=LICENSE"), "--evaluate.task-data a: is given two files"),
     (("--evaluate.tasks", "math:none.csv"), "no source of rows is behind the colon"),
     (("--evaluate.tasks", "math:none.jsonl"), "none.jsonl")])
 def test_what_cannot_be_judged_is_told_before_weights_are_read(sft, tmp_path, more, message):
