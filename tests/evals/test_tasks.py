@@ -4,11 +4,12 @@ import gzip
 import json
 
 import pytest
+from answered import answered
 from characters import TEMPLATE, Characters
 
 from errors import InputError
 from evals.named import NAMED
-from evals.tasks import How, open_tasks, split_names
+from evals.tasks import How, _called, open_tasks, split_names
 
 CHAT, PLAIN = Characters(chat_template=TEMPLATE), Characters()
 MBPP = [{"task_id": number, "text": "Add.", "test_list": ["assert add(1, 2) == 3"], "code": ""} for number in (9, 11)]
@@ -63,6 +64,14 @@ def test_a_limit_is_of_questions(tmp_path):
 def test_bad_input_is_one_line(names, how, message):
     with pytest.raises(InputError, match=message):
         open_tasks(names, PLAIN, How(unsafe=True, **how), 97)
+
+
+def test_a_benchmark_has_its_own_name_and_not_lm_evals():
+    samples = {task: answered(task, [1.0]) for task in ("gpqa_cot", "gpqa_cot_parts")}
+    found = _called("gpqa", "gpqa_cot", samples)
+    assert {name: [sample.task for sample in own] for name, own in found.items()} == {
+        "gpqa": ["gpqa"], "gpqa_parts": ["gpqa_parts"]}
+    assert _called("mmlu", "mmlu", {"mmlu_law": samples["gpqa_cot"]}) == {"mmlu_law": samples["gpqa_cot"]}
 
 
 @pytest.mark.parametrize("names", [["humaneval+", "humaneval_plus"], ["format(pattern='a'):{}"] * 2])
