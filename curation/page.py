@@ -41,7 +41,8 @@ def write_page(output: Path) -> None:
     body = [f"<h1>Curation, {done}</h1>", f"<p>{profile['rows']:,} rows are read and {profile['left']:,} left. "
             f"Fingerprint of the data: <code>{profile['data'][:16]}</code></p>", _sample_note(profile),
             "<h2>What each stage removes</h2>", _removal(profile["stages"]),
-            "<h2>Rows before and after</h2>", _histograms(profile["histograms"]), _groups(profile["groups"]),
+            "<h2>Rows before and after</h2>", _histograms(profile["histograms"], any(
+                stage["sample"] for stage in profile["stages"])), _groups(profile["groups"]),
             "<h2>What each stage drops</h2>", *map(_examples, profile["stages"]),
             "<h2>Recipe</h2>", f"<pre>{_text(yaml.safe_dump(profile['recipe'], sort_keys=False))}</pre>"]
     write_text(output / "report.html", f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>Curation</title>\n"
@@ -76,22 +77,32 @@ def _removal_row(stage: Mapping[str, Any], source: str, counts: Mapping[str, Any
             f"<td class=number>{stage['max_removal']:.0%}")
 
 
-def _histograms(histograms: Mapping[str, Mapping[str, list[float]]]) -> str:
-    key = "<p class=faint><span class=before>&#9632;</span> before <span class=after>&#9632;</span> after</p>"
-    return f"{key}<div class=charts>{''.join(_histogram(name, each) for name, each in histograms.items())}</div>"
+def _histograms(histograms: Mapping[str, Mapping[str, list[float]]], sampled: bool) -> str:
+    """`sampled`: the rows after are some of those that are left, so both are drawn as shares of their own."""
+    shares = ", each as a share of its own rows, as those after are a sample" if sampled else ""
+    key = f"<p class=faint><span class=before>&#9632;</span> before <span class=after>&#9632;</span> after{shares}</p>"
+    drawn = (_histogram(name, each, sampled) for name, each in histograms.items())
+    return f"{key}<div class=charts>{''.join(drawn)}</div>"
 
 
-def _histogram(name: str, counts: Mapping[str, list[float]]) -> str:
+def _histogram(name: str, counts: Mapping[str, list[float]], sampled: bool) -> str:
     """Bars of what was before, and those of what is left in front of them."""
-    edges, highest = counts["edges"], max(1, *(count for when in ("before", "after") for count in counts.get(when, ())))
+    edges, series = counts["edges"], {when: counts[when] for when in ("before", "after") if when in counts}
+    totals = {when: max(1, sum(each)) if sampled else 1 for when, each in series.items()}
+    highest = max([each / totals[when] for when in series for each in series[when] if each], default=1)
     width = WIDTH / (len(edges) - 1)
-    bars = [f"<rect x='{place * width:.1f}' y='{HEIGHT - HEIGHT * count / highest:.1f}' width='{width - 1:.1f}' "
-            f"height='{HEIGHT * count / highest:.1f}' class={when}><title>{edges[place]:.4g} to "
-            f"{edges[place + 1]:.4g}: {count:,} {when}</title></rect>"
-            for when in ("before", "after")
-            for place, count in enumerate(counts.get(when, ())) if count]
+    bars = [_bar(place * width, width - 1, HEIGHT * count / totals[when] / highest, when,
+                 f"{edges[place]:.4g} to {edges[place + 1]:.4g}: {count:,} {when}")
+            for when in series for place, count in enumerate(series[when]) if count]
+    uneven = len(edges) > 2 and edges[-1] - edges[-2] > 2 * (edges[2] - edges[1])
     return (f"<figure><svg width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}'>{''.join(bars)}</svg>"
-            f"<figcaption>{_text(name)}, {edges[0]:.4g} to {edges[-1]:.4g}</figcaption></figure>")
+            f"<figcaption>{_text(name)}, {edges[0]:.4g} to {edges[-1]:.4g}{' (logarithmic)' if uneven else ''}"
+            f"</figcaption></figure>")
+
+
+def _bar(x: float, width: float, height: float, when: str, title: str) -> str:
+    return (f"<rect x='{x:.1f}' y='{HEIGHT - height:.1f}' width='{width:.1f}' height='{height:.1f}' class={when}>"
+            f"<title>{title}</title></rect>")
 
 
 def _groups(groups: Mapping[str, Mapping[str, int]]) -> str:

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 
 import pytest
 
@@ -56,6 +57,11 @@ def test_models_are_tried_on_a_sample_and_the_rest_on_all_rows(rows, tmp_path):
     assert [stage["sample"] for stage in found["stages"]] == [0, 16, 16]
     assert left > 16 == sum(each["read"] for each in found["stages"][1]["sources"].values())
     assert "tried on 16 rows" in page
+    assert "a share of its own rows" in page
+    tallest = [max(float(height) for height in re.findall(rf"height='([\d.]+)' class={when}", page))
+               for when in ("before", "after")]
+    assert max(tallest) == 110
+    assert min(tallest) > 20  # though those after are few
     assert found["groups"] == {"verdict": {"good": found["left"]}}
 
 
