@@ -92,12 +92,20 @@ def _histogram(name: str, counts: Mapping[str, list[float]], sampled: bool) -> s
     highest = max([each / totals[when] for when in series for each in series[when] if each], default=1)
     width = WIDTH / (len(edges) - 1)
     bars = [_bar(place * width, width - 1, HEIGHT * count / totals[when] / highest, when,
-                 f"{edges[place]:.4g} to {edges[place + 1]:.4g}: {count:,} {when}")
+                 f"{_number(edges[place])} to {_number(edges[place + 1])}: {count:,} {when}")
             for when in series for place, count in enumerate(series[when]) if count]
     uneven = len(edges) > 2 and edges[-1] - edges[-2] > 2 * (edges[2] - edges[1])
     return (f"<figure><svg width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}'>{''.join(bars)}</svg>"
-            f"<figcaption>{_text(name)}, {edges[0]:.4g} to {edges[-1]:.4g}{' (logarithmic)' if uneven else ''}"
-            f"</figcaption></figure>")
+            f"<figcaption>{_text(name)}, {_range(edges)}{' (logarithmic)' if uneven else ''}</figcaption></figure>")
+
+
+def _range(edges: Sequence[float]) -> str:
+    """All values of a histogram; of one bin, which is as wide on either side, the value in its middle."""
+    return _number(sum(edges) / 2) if len(edges) == 2 else f"{_number(edges[0])} to {_number(edges[-1])}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _bar(x: float, width: float, height: float, when: str, title: str) -> str:
