@@ -24,13 +24,13 @@ def _sources(counts: Sequence[Counts], rows: Sequence[Row]) -> str:
     for row in rows:
         kept[row.source] += 1
         places.setdefault(row.source, set()).add(row.index)
-    lines = [f"| {source} | {count} | {kept[source]} | {len(places.get(source, ())) / count:.1%} |"
+    lines = [f"| {_cell(source)} | {count} | {kept[source]} | {len(places.get(source, ())) / count:.1%} |"
              for source, count in counts[0].read.items()]
     return "\n".join(["| source | rows read | rows kept | of its rows |", "|---|---|---|---|", *lines])
 
 
 def _stages(recipe: Recipe, counts: Sequence[Counts]) -> str:
-    lines = [f"| {step.label} | {source} | {each.read[source]} | {each.made[source]} | {each.dropped[source]} | "
+    lines = [f"| {step.label} | {_cell(source)} | {each.read[source]} | {each.made[source]} | {each.dropped[source]} | "
              f"{each.kept[source]} | {each.removal().get(source, 0):.1%} | {step.max_removal:g} |"
              for step, each in zip(recipe.steps, counts) for source in each.read]
     told = [f"{step.label}: {', '.join(each.told())}."
@@ -38,6 +38,11 @@ def _stages(recipe: Recipe, counts: Sequence[Counts]) -> str:
     table = "\n".join(["| stage | source | read | made | dropped | kept | rows removed | at most |",
                        "|---|---|---|---|---|---|---|---|", *lines])
     return "\n\n".join([table, *told])
+
+
+def _cell(text: str) -> str:
+    """A source's name, which may be a glob or a task with anything in it, in a table."""
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _recipe(recipe: Recipe) -> str:
