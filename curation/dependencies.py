@@ -20,7 +20,7 @@ from curation.words import strings
 from data.sources import files_of, parse_source
 from errors import InputError
 
-FUNCTION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+FUNCTION = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*+):[A-Za-z_]\w*")
 INSTALLED = {"site-packages", "dist-packages"}
 
 

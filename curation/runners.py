@@ -66,7 +66,7 @@ def over_ray(work: Work, count: int) -> Iterator[bytes]:
     """
     ray = import_ray()
     if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+        _start(ray)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order, context.enable_progress_bars = True, False
     ranges = ray.data.from_items([{"number": number} for number in range(count)], override_num_blocks=count)
@@ -76,6 +76,14 @@ def over_ray(work: Work, count: int) -> Iterator[bytes]:
         if row["problem"]:
             raise InputError(row["problem"])
         yield row["found"]
+
+
+def _start(ray: Any) -> None:
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    except Exception as error:  # noqa: BLE001 - of a cluster that is not there, or a machine too busy, it raises any
+        raise InputError(f"--runner ray: Ray does not start, or is not reached ({' '.join(str(error).split())[:200]}); "
+                         f"see to RAY_ADDRESS, or take --processes") from None
 
 
 class OnRay:

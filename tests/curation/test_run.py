@@ -189,3 +189,10 @@ def test_half_a_surrogate_pair_is_kept_and_dropped_by_its_escape(tmp_path):
     assert json.loads(dropped[0]["record"]) == {"text": "\ud83d much longer"}
     with pytest.raises(InputError, match="--format jsonl"):
         write_kept(tmp_path / "kept.parquet", left)
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "/", "{", "{prompt}\n- a: b", "*.jsonl", "\0", "x" * 200_000, "http://x:1/v1",
+                                  "hf:a/b", "[", "a:b:c", "no.such:thing", "json:loads", "{source: 3}", "{1: 2}"])
+def test_any_text_may_stand_in_a_key(text):
+    step = parse_recipe({"stages": [{"phrases": {"drop": [text]}}]}).steps[0]
+    assert dependencies.state_of(step, "") == dependencies.state_of(step, "") != dependencies.state_of(step, "other")

@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+import curation.runners as runners
 from curation.runners import make_spread
 from errors import InputError
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
+import types
 from pathlib import Path
 import curation.duplicates as duplicates, curation.run as running
 from curation.recipe import parse_recipe
@@ -62,3 +65,12 @@ def test_ray_that_is_not_installed_is_one_line(monkeypatch):
     with pytest.raises(InputError, match="pip install -r requirements-curation.txt"):
         make_spread("ray", 1)
     assert make_spread("local", 1) is None
+
+
+def test_ray_that_does_not_start_is_one_line(monkeypatch):
+    def init(**_):
+        raise Exception("timed out\nduring startup")
+
+    monkeypatch.setattr(runners, "import_ray", lambda: types.SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(InputError, match="does not start, or is not reached .timed out during startup.; see to RAY_"):
+        next(runners.over_ray(bytes, 1))
