@@ -6,8 +6,8 @@ from typing import Any
 from cli.checks import check_fraction, check_not_negative, check_positive
 from cli.policy import PolicyFlags
 from errors import InputError
-from models.lora import LoRAConfig
-from training.optimizer import OptimizerConfig
+from models.settings import LoRAConfig
+from training.settings import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

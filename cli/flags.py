@@ -6,10 +6,10 @@ from typing import Any, Literal
 from cli.checks import check_not_negative, check_positive, check_seed, check_temperature
 from cli.evaluation import EvaluateFlags, check_evaluation
 from data.sources import DataSource
-from models.lora import LoRAConfig
+from models.settings import LoRAConfig
 from sharding.hosts import HostsConfig
-from sharding.mesh import MeshConfig, SamplingMesh
-from training.optimizer import OptimizerConfig
+from sharding.settings import MeshConfig, SamplingMesh
+from training.settings import OptimizerConfig
 
 
 def seed_field() -> Any:

@@ -9,8 +9,8 @@ from cli.checks import check_not_negative, check_positive
 from cli.command import print_once
 from cli.flags import OnlineFlags
 from errors import InputError
-from models.lora import LoRAConfig
-from objectives.grpo import Algorithm, PolicyLoss, Settings
+from models.settings import LoRAConfig
+from objectives.settings import Algorithm, PolicyLoss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,8 @@ def with_kl(flags: PolicyFlags) -> PolicyFlags:
 def loss_settings(flags: PolicyFlags) -> dict[str, Any]:
     """The settings of objectives.grpo by their flags, algorithm.NAME or NAME; not those of a KL that is in the reward.
     """
+    from objectives.grpo import Settings
+
     groups = {field.name: "algorithm." for field in dataclasses.fields(Algorithm)}
     elsewhere = ("beta", "kl") if flags.algorithm.kl_in == "reward" else ()
     names = [groups.get(field.name, "") + field.name for field in dataclasses.fields(Settings)

@@ -30,7 +30,7 @@ from rollouts.layout import DEFAULT
 from rollouts.requests import fold_keys
 from rollouts.sampling import Controls
 from rollouts.stops import make_ends
-from sharding.mesh import SamplingMesh
+from sharding.settings import SamplingMesh
 
 
 class Answer(NamedTuple):

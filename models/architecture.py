@@ -9,40 +9,13 @@ import jax
 
 from errors import InputError
 from models.config import PRESETS, ModelConfig
+from models.settings import Architecture
 from models.transformer import Transformer, init_variables
 from models.weights import abstract_params
 from sharding.rules import tree_shardings
 
 VOCAB_MULTIPLE = 64
 """the vocabulary is rounded up to a multiple of this, so that it divides over a `tensor` axis of the mesh"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """A preset, or sizes of one's own; beside a preset, a size that is given replaces the preset's."""
-
-    preset: str | None = None
-    """The sizes are those of a known model (smollm2-135m, qwen3-0.6b, llama3.1-8b, ...), with random weights."""
-    embed_dim: int | None = None
-    """The residual stream is this wide."""
-    num_layers: int | None = None
-    """The model has this many layers."""
-    num_heads: int | None = None
-    """A layer has this many query heads."""
-    num_kv_heads: int | None = None
-    """A layer has this many key and value heads; by default num_heads."""
-    head_dim: int | None = None
-    """A head is this wide; by default embed_dim / num_heads."""
-    mlp_dim: int | None = None
-    """The MLP is this wide; by default 8/3 embed_dim, rounded up to a multiple of 64."""
-    max_length: int | None = None
-    """The context is this many tokens; by default 2048."""
-    rope_theta: float | None = None
-    """The rotary frequencies have this base; by default 10000."""
-    tie_embeddings: bool | None = None
-    """The output head is the embedding; by default it is not."""
-    qk_norm: bool | None = None
-    """Queries and keys are normalised, as in Qwen 3; by default they are not."""
 
 
 SIZES = ("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length", "rope_theta")

@@ -34,8 +34,9 @@ from rollouts.requests import Mask, Output, Request, checked
 from rollouts.sequences import RequestError, Sequence
 from rollouts.slots import Copy, Slots
 from rollouts.stops import StopFinder
-from sharding.mesh import MeshConfig, SamplingMesh, make_mesh
+from sharding.mesh import MeshConfig, make_mesh
 from sharding.rules import RULES, ways
+from sharding.settings import SamplingMesh
 
 __all__ = ["Engine", "Mask", "Output", "Request", "capacity_for", "make_engine"]
 

@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from errors import InputError
 from models.decoding import Weights, prepare
 from models.transformer import Transformer, init_variables
-from sharding.mesh import SamplingMesh
 from sharding.rules import RULES, mesh_axes, path_name, ways
+from sharding.settings import SamplingMesh
 
 DEFAULT = SamplingMesh()
 

@@ -8,7 +8,7 @@ from cli import command
 from cli.flags import ModelFlags, ReferenceFlags
 from cli.pair_loss import PairLossFlags, make_objective
 from errors import InputError
-from training.sync import SyncConfig, make_sync, start_sync
+from training.settings import SyncConfig
 
 DESCRIPTION = """Change how a model answers, by pairs of a better and a worse answer (chosen, rejected).
 
@@ -55,6 +55,7 @@ def main(config: Config) -> None:
     from training.runs import open_policy
     from training.state import init_state
     from training.step import check_split, make_train_step
+    from training.sync import make_sync, start_sync
 
     config = begin(config, check)
     objective = make_objective(config)

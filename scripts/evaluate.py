@@ -15,7 +15,7 @@ from cli.flags import SamplingMeshFlags, seed_field
 from errors import InputError, shown
 from files import only_one
 from sharding.hosts import HostsConfig
-from sharding.mesh import MeshConfig
+from sharding.settings import MeshConfig
 
 DESCRIPTION = """Judge a model.
 

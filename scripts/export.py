@@ -10,7 +10,7 @@ from cli.checks import check_folder
 from cli.renamed import EXPORT
 from errors import InputError
 from sharding.hosts import HostsConfig
-from sharding.mesh import MeshConfig
+from sharding.settings import MeshConfig
 
 DESCRIPTION = """Export a run for transformers, PEFT or vLLM.
 

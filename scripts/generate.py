@@ -18,7 +18,7 @@ from cli.renamed import GENERATE
 from data.sources import DataSource
 from errors import InputError, shown
 from sharding.hosts import HostsConfig
-from sharding.mesh import MeshConfig
+from sharding.settings import MeshConfig
 
 DESCRIPTION = """Sample completions.
 

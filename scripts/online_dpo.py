@@ -12,7 +12,7 @@ from cli.checks import check_positive
 from cli.flags import OnlineFlags, ReferenceFlags
 from cli.pair_loss import PairLossFlags, make_objective
 from errors import InputError
-from models.lora import LoRAConfig
+from models.settings import LoRAConfig
 
 DESCRIPTION = """Make a model better at what a reward function asks for, by pairs of its own answers.
 

@@ -9,7 +9,7 @@ from cli.checks import check_not_negative, check_positive
 from cli.flags import TrainingFlags
 from cli.values import check_values
 from errors import InputError
-from models.architecture import Architecture
+from models.settings import Architecture
 
 DESCRIPTION = """Train a language model to predict the next token of every text.
 

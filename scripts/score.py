@@ -11,7 +11,7 @@ from cli.flags import temperature_field
 from data.sources import DataSource
 from errors import InputError
 from sharding.hosts import HostsConfig
-from sharding.mesh import MeshConfig
+from sharding.settings import MeshConfig
 
 DESCRIPTION = """Score rows under a model: one figure a token, or, under a reward model, one reward a row.
 

@@ -7,29 +7,7 @@ import jax
 from jax.experimental import mesh_utils
 
 from errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """Sizes of the mesh axes; their product is the number of devices. -1, once at most: whatever is left."""
-
-    data: int = -1
-    """The weights are copied this many times, each copy with its own rows (data parallel)."""
-    fsdp: int = 1
-    """Weights, optimiser state and rows are split this many ways (fully sharded data parallel)."""
-    tensor: int = 1
-    """Heads, mlp and vocabulary are split this many ways (tensor parallel)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingMesh:
-    """How the devices of the mesh are laid out while sampling (rollouts.layout): no weight is split by rows there."""
-
-    data: int = -1
-    """The weights are copied this many times, each copy with its own completions; -1 is whatever is left."""
-    tensor: int = -1
-    """Heads, mlp and vocabulary are split this many ways; -1 is as many as kv heads, and the devices that train as fsdp
-    or tensor, allow."""
+from sharding.settings import MeshConfig
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:

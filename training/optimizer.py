@@ -1,9 +1,8 @@
 """AdamW or Muon with clipping, warmup and decay, by optax."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,36 +11,11 @@ import optax.contrib
 
 from errors import InputError
 from sharding.rules import path_name
+from training.settings import OptimizerConfig
 
 MUON_MOMENTUM = 0.95
 MUON_RMS = 0.2
 """root mean square of Muon's update before the learning rate, that of AdamW's (Liu et al. 2025, section 2.2)"""
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser and the schedule of its learning rate."""
-
-    name: Literal["adamw", "muon"] = "adamw"
-    """The optimiser is this one; muon is for the layers' matrices (LoRA's too): embedding, output head, norms and
-    biases stay with AdamW."""
-    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    """After warmup the learning rate decays to the end (cosine or linear), stays and then decays linearly (wsd), or
-    stays (constant)."""
-    warmup_steps: int = 0
-    """The learning rate rises linearly from 0 for this many steps."""
-    decay_fraction: float = 0.2
-    """The decay of wsd takes this share of all steps."""
-    final_fraction: float = 0.0
-    """The decay ends, after the last step, at this share of the learning rate."""
-    weight_decay: float = 0.0
-    """Weights decay by this share of the learning rate a step (decoupled); norms and biases are spared."""
-    b1: float = 0.9
-    """AdamW's mean of gradients decays by this factor a step."""
-    b2: float = 0.999
-    """AdamW's mean of squared gradients decays by this factor a step."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this global norm; 0 clips nothing."""
 
 
 def check(config: OptimizerConfig) -> None:

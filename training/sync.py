@@ -1,32 +1,12 @@
 """A reference policy that follows the trained one (TR-DPO)."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from errors import InputError
+from training.settings import SyncConfig
 from training.state import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class SyncConfig:
-    """TR-DPO (Gorbatovski et al. 2024, arXiv:2404.09656): every so many steps, reference <- alpha policy + (1 - alpha)
-    reference."""
-
-    every: int = 0
-    """The reference is synchronised with the policy every so many steps; with 0 it stays what it was."""
-    alpha: float = 0.6
-    """The policy has this share in the new reference; 1 takes it over."""
-
-    def unread(self) -> dict[str, str]:
-        """Settings that nothing reads beside the others -> where (cli.values)."""
-        return {} if self.every else {"alpha": "without --sync.every"}
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or not 0 < self.alpha <= 1:
-            raise InputError(f"sync.every {self.every} must be 0 or more, sync.alpha {self.alpha} above 0, at most 1")
 
 
 def start_sync(state: TrainState, sync: SyncConfig) -> TrainState:

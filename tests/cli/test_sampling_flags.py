@@ -9,7 +9,7 @@ from cli.values import check_values
 from errors import InputError
 from rollouts.sampling import make_controls
 from scripts import generate
-from sharding.mesh import SamplingMesh
+from sharding.settings import SamplingMesh
 
 BASE = {"generate": ["--model", "m", "--prompt", "p"],
         "grpo": ["--model", "m", "--data", "d.jsonl", "--rewards", "math", "--max-steps", "1", "--output-dir", "o"]}

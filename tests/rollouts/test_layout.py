@@ -10,7 +10,8 @@ from errors import InputError
 from models.transformer import Transformer
 from rollouts.engine import Engine, Request, capacity_for
 from rollouts.layout import num_shares, sampling_mesh
-from sharding.mesh import MeshConfig, SamplingMesh, make_mesh
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.settings import SamplingMesh
 
 MODEL = Transformer(CONFIG)  # 2 kv heads
 
