@@ -115,7 +115,7 @@ def distillation(config: Config, folder: Path) -> None:
 
 def stages(choose: dict[str, Any], **sample: Any) -> dict[str, Any]:
     """The recipe of make curate with another choice."""
-    recipe = yaml.safe_load(STAGES.read_text())
+    recipe = yaml.safe_load(Path(STAGES).read_text())
     for stage in recipe["stages"]:
         stage.get("sample", {}).update(sample)
     recipe["stages"] = [choose if "rejection_sampling" in stage else stage for stage in recipe["stages"]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from cli.parsing import parse
+from cli.parsing import is_script, parse
 from cli.values import check_values
 from errors import InputError, Stopped
 from sharding.hosts import lost_peers
@@ -23,11 +23,11 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
     InputError becomes one line and exit status 1, with the traceback of what it came from before it where --debug is
     given; a stop that was asked for one line and 0.
     """
-    set_malloc()
     debug = DEBUG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     try:
         config = parse(config_type, sys.argv[1:], description, renamed)
+        set_malloc()
         check_values(config)
         with lost_peers():
             main(config)
@@ -41,14 +41,13 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
 
 
 def set_malloc() -> None:
-    """Starts `python -m scripts.NAME` over with a malloc that keeps freed memory and asks for huge pages (Linux).
+    """Starts a script over with a malloc that keeps freed memory and asks for huge pages (Linux).
 
     XLA's CPU backend takes gigabytes of fresh memory at every step; mapping them page by page costs a quarter of a
     training step on a CPU (docs/measured.md). glibc reads its settings at start only. Nothing is done where
     GLIBC_TUNABLES is set already.
     """
-    as_script = sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("scripts.")
-    if as_script and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    if is_script() and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": MALLOC})
 
 

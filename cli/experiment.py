@@ -11,14 +11,15 @@ from cli.checks import max_row_length, resolve_dtype
 from cli.columns import NOTHING, Needed
 from cli.command import print_once
 from cli.flags import RunFlags, TrainingFlags, check_flags
+from cli.parsing import invocation
 from cli.resume import MAY_DIFFER, ON_ROWS, check_place, check_steps, stored_dtype, tell
 from cli.values import defaults
 from errors import InputError
 
 Flags = TypeVar("Flags", bound=RunFlags)
 
-GENERATE = "scripts.generate --model {run} --prompt '...' --output out.jsonl"
-"""what one might type after a run"""
+GENERATE = "generate --model {run} --prompt '...' --output out.jsonl"
+"""a script and its flags that one might type after a run"""
 
 CHECKED = 10_000
 """rows up to which a data set is read through before the first step, to find bad rows and the longest early"""
@@ -221,4 +222,5 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
 
 def print_done(run: Path, command: str = GENERATE) -> None:
     """The last line of a run."""
-    print_once(f"done: {run} (next: python -m {command.format(run=run)})")
+    script, _, flags = command.partition(" ")
+    print_once(f"done: {run} (next: {invocation(script)} {flags.format(run=run)})")

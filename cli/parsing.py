@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,15 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from cli.help import struct_rule
 from cli.values import group_name
 from data.sources import DataSource, parse_source
 from errors import InputError, shown
 
 Config = TypeVar("Config")
+
+ROOT = Path(__file__).resolve().parents[1]
+"""of this repository"""
 
 NO_FLAG = "\0"
 """before a value of a recipe's that begins with a hyphen and is no number: tyro would take it for a flag"""
@@ -36,10 +41,36 @@ def parse(config_type: type[Config], arguments: list[str], description: str,
     description += ("\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win. --debug "
                     "shows the traceback of an error, too.")
     with _errors_in_one_line(f"with {recipe}: " if recipe else ""):
-        return tyro.cli(config_type, args=arguments, description=description, registry=_constructors())
+        return tyro.cli(config_type, prog=invocation(), args=arguments, description=description,
+                        registry=_constructors())
 
 
-def parse_recipe(config_type: type[Config], recipe: Path, **flags: Any) -> Config:
+def is_script() -> bool:
+    """Whether this process was started as one of scripts/."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return file is not None and Path(file).resolve().parent == ROOT / "scripts"
+
+
+def invocation(name: str | None = None) -> str:
+    """How this script, or another one of that name, is started from here: by its path, where this one was."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None and is_script():
+        path = Path(sys.argv[0])
+        return f"python {path if name is None else path.with_name(f'{name}.py')}"
+    return f"python -m scripts.{name}" if name else f"python -m {spec.name if spec else 'scripts'}"
+
+
+def from_here(path: str) -> str:
+    """A path of this repository as one names it from the working folder."""
+    return os.path.relpath(ROOT / path)
+
+
+def script_path(name: str) -> str:
+    """Another script, for the Python that runs this one."""
+    return str(ROOT / "scripts" / f"{name}.py")
+
+
+def parse_recipe(config_type: type[Config], recipe: str | Path, **flags: Any) -> Config:
     """`config_type` from a recipe, and from `flags` (by their names in Python) that are not None, which win."""
     given = {name: value for name, value in flags.items() if value is not None}
     return parse(config_type, ["--config", str(recipe), *as_flags(config_type, given)], "")
@@ -113,9 +144,15 @@ def _kinds(config_type: type) -> dict[str, Any]:
 def _as_text(value: Any) -> str:
     """A value as a flag has it; a source with columns as YAML on one line. A hyphen in front begins no flag."""
     if isinstance(value, dict):
+        value = {name: _from_root(each) if isinstance(each, str) else each for name, each in value.items()}
         return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).strip()
-    text = str(value)
+    text = _from_root(str(value))
     return NO_FLAG + text if re.match(r"-(?![\d.])", text) else text
+
+
+def _from_root(text: str) -> str:
+    """A recipe's ${root}/ is this repository's folder, wherever one is."""
+    return text.replace("${root}/", "" if from_here(".") == "." else f"{from_here('.')}/")
 
 
 def check_names(arguments: list[str], renamed: Mapping[str, str], where: str = "") -> None:
@@ -141,6 +178,7 @@ def _constructors() -> Any:
         nargs=1, metavar="STR", instance_from_str=lambda arguments: arguments[0].removeprefix(NO_FLAG),
         is_instance=lambda value: isinstance(value, str), str_from_instance=lambda value: [value])
     registry.primitive_rule(lambda info: {DataSource: spec, str: plain}.get(info.type))
+    registry.struct_rule(struct_rule)
     return registry
 
 

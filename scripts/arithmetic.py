@@ -6,7 +6,7 @@ from typing import Any
 
 from cli import command
 from cli.flags import seed_field
-from cli.parsing import parse_recipe
+from cli.parsing import from_here, invocation, parse_recipe
 from scripts import grpo
 
 DESCRIPTION = """Teach the embedded SmolLM2-135M-Instruct to add and multiply small numbers by GRPO with LoRA.
@@ -15,7 +15,7 @@ The recipe is configs/arithmetic.yaml: problems of reasoning-gym, a reward of 1 
 number. Eval problems are answered greedily before the first step and after the last; report.png in the run
 directory shows the reward over the steps, samples/ all completions."""
 
-RECIPE = Path("configs/arithmetic.yaml")
+RECIPE = from_here("configs/arithmetic.yaml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ def report(run: Path) -> None:
 
     plot(run, [line for line in read_metrics(run) if "reward" in line])
     print(f"the reward over the steps: {run}/report.png; completions: {run}/samples; eval answers: {run}/evals\n"
-          f"Next: python -m scripts.generate --model {run} --temperature 0 --prompt "
+          f"Next: {invocation('generate')} --model {run} --temperature 0 --prompt "
           f"'State the final answer to the following arithmetic problem: 7 + 5 ='")
 
 

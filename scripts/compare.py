@@ -13,6 +13,7 @@ import numpy as np
 
 from cli import command
 from cli.checks import check_positive, check_seed
+from cli.parsing import from_here, script_path
 from errors import InputError, shown
 from files import write_text
 
@@ -25,7 +26,7 @@ before any training. Then each method trains with each seed, and held-out proble
 are compared at the number of sampled tokens that every run reached, by the same problems: intervals are bootstraps over
 problems and seeds. OUTPUT_DIR/table.md and plot.png hold the result. Runs that are there already are gone on with."""
 
-RECIPE = Path("configs/compare.yaml")
+RECIPE = from_here("configs/compare.yaml")
 VERIFIERS = "gym_exact:chain_sum,gym_exact:products"
 CRITIC = ("--critic.lora.rank", "16", "--critic.lora.alpha", "32", "--critic.learning-rate", "5e-4",
           "--critic.optimizer.schedule", "constant")
@@ -80,7 +81,7 @@ def check(config: Config) -> None:
 
 def start(script: str, *flags: Any) -> None:
     """Runs a script to its end. Raises InputError where it fails."""
-    if subprocess.run([sys.executable, "-m", f"scripts.{script}", *map(str, flags)], check=False).returncode:
+    if subprocess.run([sys.executable, script_path(script), *map(str, flags)], check=False).returncode:
         raise InputError(f"scripts.{script} failed; mend what it says above, and give the same command again")
 
 

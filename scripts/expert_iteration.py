@@ -10,7 +10,7 @@ import yaml
 from cli import command
 from cli.checks import check_positive
 from cli.flags import seed_field
-from cli.parsing import parse_recipe
+from cli.parsing import from_here, invocation, parse_recipe
 from data.sources import DataSource
 from errors import InputError
 from files import write_text
@@ -24,7 +24,7 @@ configs/curate.yaml's; further rounds (expert iteration) begin with the answers 
 that the evaluation asks are left out. ROUND/data has what was kept, what was dropped and a page about it, ROUND/run the
 run, which is judged before its first step and after its last one."""
 
-STAGES, TRAINING = Path("configs/best_answers.yaml"), Path("configs/curate.yaml")
+STAGES, TRAINING = from_here("configs/best_answers.yaml"), from_here("configs/curate.yaml")
 PROBLEMS = tuple(DataSource(f"gym:{task}(min_terms=2, max_terms=2, min_digits=1, max_digits=1, size=400, seed={seed})")
                  for task, seed in (("chain_sum", 1), ("products", 2)))
 
@@ -35,7 +35,7 @@ class Config:
     """The rounds are written here."""
     rounds: int = 1
     """This many times the model answers and is trained."""
-    stages: str = str(STAGES)
+    stages: str = STAGES
     """This recipe is followed; its stage `sample` is given the model of the last round."""
     max_steps: int | None = None
     """A round trains for this many steps; the recipe's by default."""
@@ -56,7 +56,7 @@ def main(config: Config) -> None:
         model = str(folder / "run")
     plot(folder)
     print(f"rows and answers: {folder}/data; the run: {folder}/run; a picture of both: {folder}/report.png\n"
-          f"Next: python -m scripts.generate --model {folder}/run --temperature 0 --prompt "
+          f"Next: {invocation('generate')} --model {folder}/run --temperature 0 --prompt "
           f"'State the final answer to the following arithmetic problem: 7 + 5 ='")
 
 

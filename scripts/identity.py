@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import command
-from cli.parsing import parse_recipe
+from cli.parsing import from_here, invocation, parse_recipe
 from scripts import dpo, export
 from scripts.quickstart import Evaluated, is_right, question, shortened, write_answers
 
@@ -18,9 +18,9 @@ about the model itself, and ordinary answers to ordinary questions. No question 
 evaluated in the end is export/ in the run directory: the base model plus --lora-scale times what was learned, which
 costs less of what the model knew than all of it does. Everything that is shown is kept in the run directory."""
 
-RECIPE = Path("configs/identity.yaml")
-QUESTIONS, GENERAL = (f"keywords:data/identity/{name}.jsonl" for name in ("questions", "general"))
-TEXTS = "data/identity/texts.jsonl"
+RECIPE = from_here("configs/identity.yaml")
+QUESTIONS, GENERAL = (f"keywords:{from_here(f'data/identity/{name}.jsonl')}" for name in ("questions", "general"))
+TEXTS = from_here("data/identity/texts.jsonl")
 SHOWN = 6
 """questions of either kind in the table; samples/ has all"""
 
@@ -52,7 +52,7 @@ def main(config: Config) -> None:
     write_answers(run / "samples" / "identity.jsonl", *({task: each[task] for task in (QUESTIONS, GENERAL)}
                                                          for each in (before, after)))
     report(run, before, after)
-    print(f"\nNext: python -m scripts.generate --model {renamed} --prompt 'Who are you?'")
+    print(f"\nNext: {invocation('generate')} --model {renamed} --prompt 'Who are you?'")
 
 
 def examine(model: str) -> Evaluated:

@@ -120,7 +120,7 @@ def main(config: Config) -> None:
     evaluation = make_evaluation(model, next_token, eval_rows, placement)
     evaluate = evaluation and (lambda state: language_model_metrics(evaluation(state), eval_rows, num_bytes))
     train_on_rows(config, streams, run_config, model, tokenizer, placement, state, step, evaluate, tasks,
-                  command="scripts.generate --model {run} --prompt 'def ' --output out.jsonl")
+                  command="generate --model {run} --prompt 'def ' --output out.jsonl")
 
 
 def check(config: Config) -> None:

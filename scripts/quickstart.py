@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import command
-from cli.parsing import parse_recipe
+from cli.parsing import from_here, invocation, parse_recipe
 from errors import shown
 from scripts import export, sft
 
@@ -15,7 +15,7 @@ DESCRIPTION = """Fine-tune the embedded SmolLM2-135M-Instruct on conversations a
 The recipe is configs/quickstart.yaml; the eval questions ask for the facts of the training conversations in words
 that occur in none of them. Everything that is shown is kept in the run directory."""
 
-RECIPE = Path("configs/quickstart.yaml")
+RECIPE = from_here("configs/quickstart.yaml")
 SHOWN = 8
 """questions shown in the table; samples/ has all"""
 
@@ -46,7 +46,7 @@ def main(config: Config) -> None:
     before, after = (evaluation(run, step) for step in (0, recipe.max_steps))
     write_answers(run / "samples" / "quickstart.jsonl", before, after)
     report(run, before, after)
-    print(f"\nNext: python -m scripts.generate --model {run} --prompt 'How do I resume a Temper run?' --temperature 0"
+    print(f"\nNext: {invocation('generate')} --model {run} --prompt 'How do I resume a Temper run?' --temperature 0"
           f"\n      (with {Path('.venv/bin/python')} where no environment is active)")
 
 

@@ -70,7 +70,7 @@ def main(config: Config) -> None:
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state, score_rewards)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, score_rewards)
     train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
-                  step, evaluate, command="scripts.score --model {run} --data rows.jsonl --output scores.jsonl")
+                  step, evaluate, command="score --model {run} --data rows.jsonl --output scores.jsonl")
 
 
 def check(config: Config) -> None:

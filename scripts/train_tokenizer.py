@@ -8,6 +8,7 @@ from typing import Literal
 from cli import command
 from cli.checks import check_folder, check_positive, check_seed
 from cli.flags import seed_field
+from cli.parsing import invocation
 from data.sources import DataSource
 
 DESCRIPTION = """Train a SentencePiece tokenizer.
@@ -57,7 +58,7 @@ def main(config: Config) -> None:
     data = " ".join(each.source for each in config.data)
     ratio = bytes_per_token(tokenizer, texts[:MEASURED_TEXTS])
     print(f"{tokenizer.vocab_size:,} pieces, {ratio:.2f} bytes per token on text it was trained on: {config.output}\n"
-          f"next: python -m scripts.pretrain --tokenizer {config.output} --data {data} "
+          f"next: {invocation('pretrain')} --tokenizer {config.output} --data {data} "
           f"--output-dir runs/mine --max-steps 1000")
 
 

@@ -20,7 +20,7 @@ from scripts.expert_iteration import PROBLEMS, STAGES, TRAINING, Config, write_s
 
 def test_the_recipes_are_read_and_agree_on_what_is_held_out():
     pytest.importorskip("reasoning_gym")
-    stages = {step.name: step.keys for step in read_recipe(STAGES).steps}
+    stages = {step.name: step.keys for step in read_recipe(Path(STAGES)).steps}
     tasks = parse_recipe(sft.Config, TRAINING).evaluate.names
     assert [task.partition(":gym:")[2] for task in tasks] == [
         name.removeprefix("gym:") for name in stages["contamination"]["against"]]
