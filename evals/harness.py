@@ -6,12 +6,13 @@ requirements-evals.txt.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lm_eval.api.instance import Instance
@@ -222,9 +223,10 @@ def judge(task: Any, model: HarnessModel, limit: int | None = None, chat: bool =
 
 
 def _judge(task: Any, model: HarnessModel, limit: int | None, chat: bool) -> Judged:
-    task.build_all_requests(limit=limit, apply_chat_template=chat, fewshot_as_multiturn=chat,
-                            chat_template=model.apply_chat_template if chat else None,
-                            tokenizer_name=model.tokenizer_name if chat else "")
+    with own_code(task):
+        task.build_all_requests(limit=limit, apply_chat_template=chat, fewshot_as_multiturn=chat,
+                                chat_template=model.apply_chat_template if chat else None,
+                                tokenizer_name=model.tokenizer_name if chat else "")
     num_samples = model.generation.num_samples or task.config.repeats or 1
     responses: dict[int, list[Response]] = {}
     for kind in {each.request_type: None for each in task.instances}:
@@ -238,6 +240,19 @@ def _judge(task: Any, model: HarnessModel, limit: int | None, chat: bool) -> Jud
     return Judged(samples | ({parts[0].task: parts} if parts else {}), _corpus(task, [each for _, each in repeats[0]]))
 
 
+@contextlib.contextmanager
+def own_code(task: Any) -> Iterator[None]:
+    """A block of what a task itself does with its rows. Raises InputError for whatever that raises."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - functions and templates of anybody's, on anybody's data
+        raise InputError(f"task {task.config.task}: a row of its data, or the task itself, will not do "
+                         f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); mend it, or leave the task "
+                         f"out") from None
+
+
 Graded = dict[str, Any]
 """what a task says of a document, by "metric,filter": a number, or several, or what its aggregation takes"""
 
@@ -249,7 +264,8 @@ def _grade_all(task: Any, model: HarnessModel, responses: Mapping[int, list[Resp
     for request in task.instances:
         request.resps = [_without_thought(responses[id(request)][repeat].value)]
         documents.setdefault(request.doc_id, []).append(request)
-    task.apply_filters()
+    with own_code(task):
+        task.apply_filters()
     ordered = [sorted(requests, key=lambda each: each.idx) for requests in documents.values()]
     graded, failure = _grade(task, ordered)
     if failure:
@@ -287,9 +303,11 @@ def _sample(task: Any, model: HarnessModel, requests: Sequence[Instance], respon
             repeat: int) -> Sample:
     document, mine = requests[0].doc, [responses[id(each)][repeat] for each in requests]
     prompt = _text(requests[0].args[0])
+    with own_code(task):
+        target = task.doc_to_target(document)
     question = _digest(task.config.task, document, model.before_template(prompt))
     return Sample(task.config.task, question, _family(document, question), repeat, prompt,
-                  _completion(requests, mine), task.doc_to_target(document), {}, mine[0].finish_reason, document,
+                  _completion(requests, mine), target, {}, mine[0].finish_reason, document,
                   mine[0].context_tokens, any(each.truncated_context for each in mine),
                   _answer(requests[0].filtered_resps))
 
@@ -324,16 +342,20 @@ def _corpus(task: Any, graded: Sequence[Graded]) -> dict[str, float]:
     for name in dict.fromkeys(name for each in graded for name in each):
         items = [each[name] for each in graded if each.get(name) is not None]
         if items and not _is_mean(task, name.partition(",")[0]) and not isinstance(items[0], list):
-            found[name] = _aggregated(task.aggregation()[name.partition(",")[0]], items)
+            found[name] = _aggregated(task, name, items)
     return found
 
 
-def _aggregated(aggregation: Callable[[list[Any]], float], items: list[Any]) -> float:
-    """A perplexity that no float holds is endless."""
+def _aggregated(task: Any, name: str, items: list[Any]) -> float:
+    """A perplexity that no float holds is endless; what the task's own code fails on is no number, and told."""
     try:
-        return float(aggregation(items))
+        return float(task.aggregation()[name.partition(",")[0]](items))
     except OverflowError:
         return math.inf
+    except Exception as error:  # noqa: BLE001 - code of anybody's, on what a model wrote
+        warn(f"{task.config.task}: {name} of all documents together cannot be told ({type(error).__name__}: "
+             f"{' '.join(str(error).split())[:100]})")
+        return math.nan
 
 
 def _tell_apart(samples: Sequence[Sample]) -> None:

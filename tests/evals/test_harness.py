@@ -155,3 +155,22 @@ def test_what_the_engine_has_not_is_refused(manager, subject, settings, message)
     (task,) = load_tasks(manager, "our_answer", {}, settings)
     with pytest.raises(InputError, match=message):
         judge(task, HarnessModel(subject))
+
+
+@pytest.mark.parametrize("settings", [
+    {"doc_to_text": "{{context}}{{ 1 // (gold - 1) }}"}, {"doc_to_target": "{{ 1 // (gold - 1) }}"},
+    {"filter_list": [{"name": "own", "filter": [{"function": "custom", "filter_fn": lambda *_: 1 // 0}]}]}])
+def test_rows_that_a_task_cannot_ask_about_are_told(manager, subject, settings):
+    """What its templates and functions make of the first row is looked at when it is loaded."""
+    (task,) = load_tasks(manager, "our_answer", {}, settings)
+    with pytest.raises(InputError, match=r"task our_answer: a row of its data.* will not do \(ZeroDivisionError"):
+        judge(task, HarnessModel(subject))
+
+
+def test_a_figure_of_all_documents_that_cannot_be_told_ends_nothing(manager, subject, capsys):
+    (task,) = load_tasks(manager, "our_answer", {}, {"metric_list": [
+        {"metric": "own", "aggregation": lambda items: 1 // 0, "higher_is_better": True}],
+        "process_results": lambda document, results: {"own": 1.0}})
+    judged = judge(task, HarnessModel(subject), limit=1)
+    assert np.isnan(judged.corpus["own,none"])
+    assert "our_answer: own,none of all documents together cannot be told (ZeroDivisionError" in capsys.readouterr().err
