@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,8 +13,8 @@ from cli.columns import NOTHING, Needed
 from cli.command import print_once
 from cli.flags import RunFlags, TrainingFlags, check_flags
 from cli.parsing import invocation
-from cli.resume import MAY_DIFFER, ON_ROWS, check_place, check_steps, stored_dtype, tell
-from cli.values import defaults
+from cli.resume import MAY_DIFFER, ON_ROWS, check_place, check_steps, stored_dtype, stored_flags, tell
+from cli.values import check_values, defaults
 from errors import InputError
 
 Flags = TypeVar("Flags", bound=RunFlags)
@@ -130,6 +131,36 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
                    packing, flags.seed)
 
 
+def with_steps(flags: TrainingFlags, streams: Any) -> TrainingFlags:
+    """The flags with the --max-steps that --num-epochs or --max-tokens stands for. A run's epochs are counted once."""
+    if flags.num_epochs is not None:
+        steps = _stored_epochs(flags) or _steps_of_epochs(flags, streams)
+    elif getattr(flags, "max_tokens", None) is not None:
+        steps = max(1, flags.max_tokens // (flags.batch_size * streams.length))
+    else:
+        return flags
+    found = dataclasses.replace(flags, max_steps=steps)
+    check_values(found)
+    return found
+
+
+def _stored_epochs(flags: TrainingFlags) -> int | None:
+    """The steps that the same epochs of the same rows were when the run was begun."""
+    stored = stored_flags(flags)
+    same = all(stored.get(name) == getattr(flags, name) for name in ("num_epochs", "bad_rows"))
+    return stored["max_steps"] if same else None
+
+
+def _steps_of_epochs(flags: TrainingFlags, streams: Any) -> int:
+    from data.epochs import steps_per_epoch
+    from training.progress import track
+
+    one = steps_per_epoch(streams, functools.partial(track, what="counting rows"))
+    steps = max(1, math.ceil(flags.num_epochs * one - 1e-6))
+    print_once(f"--num-epochs {flags.num_epochs:g} is {steps} steps: {one:,.1f} go through all rows once")
+    return steps
+
+
 def tell_counts(which: str, counts: Mapping[str, int]) -> None:
     """Says what the chat template did to rows."""
     from data.chat import explain
@@ -214,7 +245,7 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
     loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.mesh)
     with held(run):
-        start(run, config, model.config, tokenizer)
+        start(run, config | {"max_steps": flags.max_steps}, model.config, tokenizer)
         train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
               loop, evaluate, benchmarks)
     print_done(run, command)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from cli.checks import check_not_negative, check_positive, check_seed, check_temperature
 from cli.evaluation import EvaluateFlags, check_evaluation
 from data.sources import DataSource
+from errors import InputError
 from models.settings import LoRAConfig
 from sharding.hosts import HostsConfig
 from sharding.settings import MeshConfig, SamplingMesh
@@ -82,6 +83,11 @@ def without_eval_data(flags: "RunFlags", *names: str) -> dict[str, str]:
 class TrainingFlags(RunFlags):
     """Of a run that trains on rows as they are."""
 
+    max_steps: int | None = None
+    """The run takes this many optimiser steps; give this or --num-epochs."""
+    num_epochs: float | None = None
+    """The run takes as many steps as go through all rows of its one source this many times (a glob is one); give this
+    or --max-steps."""
     num_microbatches: int = 1
     """A step's rows are split into this many parts to save memory; the loss and gradient stay the same."""
     max_length: int | None = None
@@ -109,8 +115,6 @@ class ModelFlags(TrainingFlags):
     model: str
     """Training begins with this model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT
     adapter or run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
-    max_steps: int
-    """The run takes this many optimiser steps."""
     lora: LoRAConfig = LoRAConfig()
 
 
@@ -253,8 +257,20 @@ def check_flags(flags: RunFlags) -> None:
     if isinstance(flags, TrainingFlags):
         check_positive(flags, "learning_rate", "num_microbatches")
         check_not_negative(flags, "workers")
-    if getattr(flags, "max_steps", None) is not None:
-        check_positive(flags, "max_steps")
+    _check_duration(flags)
+
+
+def _check_duration(flags: RunFlags) -> None:
+    """Raises InputError unless the flags say once how long the run is."""
+    names = [name for name in ("max_steps", "num_epochs", "max_tokens") if hasattr(flags, name)]
+    given = [name for name in names if getattr(flags, name) is not None]
+    if len(given) != 1:
+        *others, last = (f"--{name.replace('_', '-')}" for name in names)
+        raise InputError(f"give one of {', '.join(others)} and {last}, which say how long the run is")
+    check_positive(flags, *given)
+    if given == ["num_epochs"] and len(flags.data) > 1:
+        raise InputError("--num-epochs: several sources are mixed by weight, and none ends with another; give "
+                         "--max-steps, or one source, such as a glob")
 
 
 def check_online_flags(flags: OnlineFlags) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from cli.values import default
 
-ORDER = ("model", "tokenizer", "data", "prompt", "rewards", "tasks", "output_dir", "output", "max_steps",
+ORDER = ("model", "tokenizer", "data", "prompt", "rewards", "tasks", "output_dir", "output", "max_steps", "num_epochs",
          "max_tokens", "batch_size", "learning_rate", "eval_data", "max_length", "packing", "loss", "objective", "beta",
          "group_size", "max_new_tokens", "temperature", "num_samples", "save_every", "eval_every", "seed",
          "lora", "algorithm", "critic", "sampling", "rollouts", "optimizer", "mesh", "evaluate")

@@ -15,7 +15,7 @@ MAY_DIFFER = frozenset({
     "bad_rows", "reward_timeout", "unsafe_code_without_sandbox", "rollouts.log_completions_every",
     "rollouts.allow_failing_rewards", "sampling.mesh.data", "sampling.mesh.tensor", "num_microbatches",
     "microbatch_tokens", "critic.microbatch_tokens", "environment.timeout", "remat", "attention",
-    "max_steps", "max_tokens", "evaluate.at", "evaluate.num_samples", "evaluate.max_new_tokens"})
+    "max_steps", "num_epochs", "max_tokens", "evaluate.at", "evaluate.num_samples", "evaluate.max_new_tokens"})
 """what a resumed run may change; steps as check_steps says"""
 
 ON_ROWS = frozenset({"evaluate"})
@@ -108,14 +108,22 @@ def check_steps(flags: Any, updates_per_step: int, tokens_per_step: int, idle_st
     done = max(finished_steps(Path(flags.output_dir) / "checkpoints"), default=0)
     where = f"output directory {flags.output_dir} holds a run of {old} steps, of which {done} are made"
     if flags.max_steps < done:
-        raise InputError(f"{where}; --max-steps {flags.max_steps} is fewer; choose another --output-dir")
+        raise InputError(f"{where}; {_duration(flags)} is fewer; choose another --output-dir")
     made, before, now = (max(0, steps - idle_steps) * updates_per_step for steps in (done, old, flags.max_steps))
     if not _same_rates(flags, made, before, now):
-        raise InputError(f"{where}, and with --max-steps {flags.max_steps} the {whose}{flags.optimizer.schedule} "
+        raise InputError(f"{where}, and with {_duration(flags)} the {whose}{flags.optimizer.schedule} "
                          f"schedule would have given them other learning rates; only a constant one, and wsd before "
                          f"its decay, can be made longer; choose another --output-dir")
     future = _future(flags, now, updates_per_step, idle_steps)
-    print_once(f"note: --max-steps {flags.max_steps}, {old} before: the {whose}{future}")
+    print_once(f"note: {_duration(flags)}, {old} before: the {whose}{future}")
+
+
+def _duration(flags: Any) -> str:
+    """How long the run is, as the flags say it."""
+    for name in ("num_epochs", "max_tokens"):
+        if getattr(flags, name, None) is not None:
+            return f"--{name.replace('_', '-')} {shown(getattr(flags, name))} ({flags.max_steps} steps)"
+    return f"--max-steps {flags.max_steps}"
 
 
 def _steps(stored: dict[str, Any], tokens_per_step: int) -> int | None:

@@ -44,6 +44,7 @@ def main(config: Config) -> None:
         open_rows,
         replace_sources,
         train_on_rows,
+        with_steps,
     )
     from cli.kept_reference import keep_reference
     from data.tokenizer import open_tokenizer
@@ -61,13 +62,14 @@ def main(config: Config) -> None:
     objective = make_objective(config)
     check_reference(config, objective)
     check_split(objective, config.num_microbatches)
-    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the pairs
     opened = open_policy(config.model)
     needed = needed_columns(objective, ("chosen_length",), or_computed=("ref_logps",), scorer=score)
     rows = open_rows(config, opened, form="pair", needed=needed)
+    config = with_steps(config, rows.streams)
+    optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)

@@ -35,7 +35,7 @@ def main(config: Config) -> None:
 
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
-    from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows
+    from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows, with_steps
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.scoring import score
@@ -50,13 +50,14 @@ def main(config: Config) -> None:
     config = begin(config, check)
     objective = bind(load_function(config.objective), f"--objective {config.objective}", beta=config.beta,
                      desirable_weight=config.desirable_weight, undesirable_weight=config.undesirable_weight)
-    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the rows, each followed by its prompt with another row's answer
     opened = open_policy(config.model)
     needed = needed_columns(objective, ("ref_logps", "kto_z"), scorer=score)
     rows = open_rows(config, opened, form="labelled", needed=needed)
+    config = with_steps(config, rows.streams)
+    optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from cli import command
-from cli.checks import check_not_negative, check_positive
+from cli.checks import check_not_negative
 from cli.flags import TrainingFlags
-from cli.values import check_values
 from errors import InputError
 from models.settings import Architecture
 
@@ -32,10 +31,8 @@ class Config(TrainingFlags):
     tokenizer: str | None = None
     """Texts are tokenised by this folder, .gguf or .model file (scripts.train_tokenizer makes one); by default by the
     model's own."""
-    max_steps: int | None = None
-    """The run takes this many optimiser steps; or give --max-tokens."""
     max_tokens: int | None = dataclasses.field(default=None, metadata={"largest": 2**63 - 1})
-    """The run takes as many steps of batch_size * max_length tokens as fit into this many; or give --max-steps."""
+    """The run takes as many steps of batch_size * max_length tokens as fit into this many; give one of the three."""
     objective: str = "objectives.next_token:next_token"
     """The loss is this function (scores, batch, z_loss) -> Loss, as package.module:name."""
     z_loss: float = 0.0
@@ -58,6 +55,7 @@ def main(config: Config) -> None:
         open_optimizer,
         open_sources,
         train_on_rows,
+        with_steps,
     )
     from data.reading import read_all, scored_bytes, windows
     from data.specs import bind, load_function
@@ -91,9 +89,7 @@ def main(config: Config) -> None:
     encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context, columns=columns)
     run_config = check_output_dir(config, sources, eval_sources)
     streams = make_streams(config, config.packing, sources, encoder, context)
-    tokens = config.batch_size * streams.length
-    config = dataclasses.replace(config, max_steps=config.max_steps or max(1, config.max_tokens // tokens))
-    check_values(config)
+    config, tokens = with_steps(config, streams), config.batch_size * streams.length
     optimizer, schedule = open_optimizer(config, tokens_per_step=tokens)
     eval_encoder = dataclasses.replace(encoder, max_length=None, columns=(), absent=())
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
@@ -125,9 +121,6 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Raises InputError for flags that do not go together."""
-    if (config.max_steps is None) == (config.max_tokens is None):
-        raise InputError("give either --max-steps or --max-tokens")
-    check_positive(config, "max_steps" if config.max_tokens is None else "max_tokens")
     check_not_negative(config, "z_loss")
     if config.model is None and config.tokenizer is None:
         raise InputError("give --model to go on from a model, or --tokenizer (and --architecture) to begin with random "

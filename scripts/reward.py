@@ -36,7 +36,7 @@ def main(config: Config) -> None:
     import jax
 
     from cli.columns import needed_columns
-    from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
+    from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows, with_steps
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.heads import score_rewards, with_reward_head
@@ -52,12 +52,13 @@ def main(config: Config) -> None:
     if config.centering:
         objective = bind(objective, f"--objective {config.objective} with --centering", centering=config.centering)
     check_split(objective, config.num_microbatches)
-    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the pairs
     opened = open_model(config.model)
     rows = open_rows(config, opened, form="pair", needed=needed_columns(objective, scorer=score_rewards))
+    config = with_steps(config, rows.streams)
+    optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
 
     # the weights, straight to their shards, and the head, which is trained under LoRA, too

@@ -29,7 +29,7 @@ def main(config: Config) -> None:
 
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
-    from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows
+    from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows, with_steps
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
     from models.scoring import score
@@ -42,12 +42,13 @@ def main(config: Config) -> None:
 
     config = begin(config)
     objective = load_function(config.objective)
-    optimizer, schedule = open_optimizer(config)
     mesh = make_mesh(config.mesh)
 
     # the model, not read yet, and the rows
     opened = open_policy(config.model)
     rows = open_rows(config, opened, config.packing, needed=needed_columns(objective, scorer=score))
+    config = with_steps(config, rows.streams)
+    optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, mesh)
     tokenizer = open_tokenizer(opened.tokenizer)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)

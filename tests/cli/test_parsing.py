@@ -134,7 +134,7 @@ def test_flags_that_are_refused_in_one_line(flags, line, capsys):
 
 
 def test_what_is_missing_is_named_in_one_line():
-    with pytest.raises(InputError, match="^Missing from .*--data .*--output-dir STR .*--max-steps INT; --help"):
+    with pytest.raises(InputError, match="^Missing from .*--data .*--output-dir STR; --help"):
         parse(sft.Config, ["--model", "m"], "")
 
 

@@ -21,9 +21,10 @@ from training.runs import check_free, read_config, start
 def run(tmp_path):
     """A run directory of so many steps, some of them made; gives the flags for another number of them."""
 
-    def run(old, done, new, script=sft, updates=1, learning_rate=1e-3, tokens=64, idle=0, whose="", **schedule):
+    def run(old, done, new, script=sft, updates=1, learning_rate=1e-3, tokens=64, idle=0, whose="",
+            num_epochs=None, **schedule):
         required = {"model": "m", "data": (), "output_dir": str(tmp_path / "run")}
-        required |= {"rewards": "length"} if script is grpo else {}
+        required |= {"rewards": "length"} if script is grpo else {"num_epochs": num_epochs}
         flags = script.Config(**required, max_steps=new, learning_rate=learning_rate,
                               optimizer=OptimizerConfig(**schedule))
         steps = old if isinstance(old, dict) else {"max_steps": old}
@@ -81,6 +82,13 @@ def test_tokens_are_steps_of_so_many(run, capsys):
     assert "--max-steps 20, 10 before" in capsys.readouterr().out
     run({"max_steps": None, "max_tokens": 1280}, 10, 20, pretrain, tokens=64, schedule="cosine")
     assert capsys.readouterr().out == ""
+
+
+def test_other_epochs_are_told_by_their_steps(run, capsys):
+    run(10, 8, 20, schedule="wsd", num_epochs=2.0)
+    assert "note: --num-epochs 2 (20 steps), 10 before" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"with --num-epochs 2 \(20 steps\) the cosine schedule"):
+        run(10, 8, 20, schedule="cosine", num_epochs=2.0)
 
 
 def test_the_same_steps_say_nothing(run, capsys):
