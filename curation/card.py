@@ -33,11 +33,11 @@ def _stages(recipe: Recipe, counts: Sequence[Counts]) -> str:
     lines = [f"| {step.label} | {_cell(source)} | {each.read[source]} | {each.made[source]} | {each.dropped[source]} | "
              f"{each.kept[source]} | {each.removal().get(source, 0):.1%} | {step.max_removal:g} |"
              for step, each in zip(recipe.steps, counts) for source in each.read]
-    told = [f"{step.label}: {', '.join(each.told())}."
+    remarks = [f"{step.label}: {', '.join(each.remarks())}."
             for step, each in zip(recipe.steps, counts) if each.summary]
     table = "\n".join(["| stage | source | read | made | dropped | kept | rows removed | at most |",
                        "|---|---|---|---|---|---|---|---|", *lines])
-    return "\n\n".join([table, *told])
+    return "\n\n".join([table, *remarks])
 
 
 def _cell(text: str) -> str:

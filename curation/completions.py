@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from curation.asks import Answer, Ask
+from curation.queries import Answer, Query
 from data.messages import Message, read_messages, read_tools, text_of
 from errors import InputError
 
@@ -12,15 +12,15 @@ FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_co
 """of a message; whatever else a row has there is no server's"""
 
 
-def write_request(ask: Ask) -> dict[str, Any]:
+def write_request(query: Query) -> dict[str, Any]:
     """`messages` and, where the row has some, `tools` of a request's body. Raises InputError, naming the row, for
     messages or tools that are none."""
-    prompt = ask.record["prompt"]
+    prompt = query.record["prompt"]
     try:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else write_messages(prompt)
-        tools = read_tools(ask.record.get("tools"))
+        tools = read_tools(query.record.get("tools"))
     except InputError as error:
-        raise InputError(f"{ask.place}: {error}") from None
+        raise InputError(f"{query.place}: {error}") from None
     return {"messages": messages} | ({"tools": list(map(_write_tool, tools))} if tools else {})
 
 

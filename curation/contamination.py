@@ -20,7 +20,7 @@ MIN_WORDS = 4
 WORDS_SHOWN = 30
 
 
-class Asked(NamedTuple):
+class EvalRow(NamedTuple):
     """A string of a row of an evaluation."""
 
     evaluation: str
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 class Index(NamedTuple):
     """Strings of evaluations, and which of them have a hash of an n-gram, or of a string as a whole."""
 
-    strings: list[Asked]
+    strings: list[EvalRow]
     owners: dict[int, list[int]]
 
 
@@ -70,7 +70,7 @@ def _read(names: Sequence[str], ngram: int, max_items: int) -> Index:
         common = {each for each, count in Counter(each for own in hashes for each in own).items() if count > max_items}
         known = {row for (row, _), own in zip(texts, hashes) if own - common}
         for number, ((row, text), own) in enumerate(zip(texts, hashes), first):
-            index.strings.append(Asked(name, row, len(own - common)))
+            index.strings.append(EvalRow(name, row, len(own - common)))
             whole = {_hash_whole(text)} - {None} if row not in known else set()
             for key in own - common or whole:
                 index.owners[key].append(number)
@@ -129,9 +129,9 @@ def _longest_runs(hashes: Sequence[int], owners: dict[int, list[int]]) -> dict[i
     return longest
 
 
-def _tell(asked: Asked, shared: list[str], share: str) -> str:
+def _tell(eval_row: EvalRow, shared: list[str], share: str) -> str:
     more = " ..." if len(shared) > WORDS_SHOWN else ""
-    return f"{asked.evaluation} row {asked.row}, {share} of a text: {' '.join(shared[:WORDS_SHOWN])}{more}"
+    return f"{eval_row.evaluation} row {eval_row.row}, {share} of a text: {' '.join(shared[:WORDS_SHOWN])}{more}"
 
 
 def _check_apart(row: Row, names: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ class Counts:
         self.dropped[row.source] += 1
         self.dropped_sum = (self.dropped_sum + hash_place(*row.place, row.sample)) % 2**64
 
-    def told(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """The summary in words."""
         return [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in self.summary.items()]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from curation.asks import Answer, Ask, Limits
+from curation.queries import Answer, Limits, Query
 from curation.rows import digest
 
 
@@ -32,16 +32,16 @@ class LocalTeacher:
 
         return self.is_chat and not is_rendered(prompt, self.tokenizer)
 
-    def key(self, ask: Ask) -> str:
+    def key(self, query: Query) -> str:
         """By which an answer is known again: weights, prompt, controls and draw."""
         self._load()
-        return digest(self._weights, ask.record, ask.temperature, ask.number, self._limits)
+        return digest(self._weights, query.record, query.temperature, query.number, self._limits)
 
-    def answer(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
-        """(number among the asks, answer) as they come. Raises InputError, naming the row, for one without a prompt."""
+    def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Answer]]:
+        """(number of the query, answer) as they come. Raises InputError, naming the row, for one without a prompt."""
         import jax
 
-        prompts = self._encode(asks)
+        prompts = self._encode(queries)
         for number, prompt in enumerate(prompts):
             if prompt is None:
                 yield number, Answer(failure=f"the prompt is longer than the {self._max_length} tokens that fit the "
@@ -51,11 +51,11 @@ class LocalTeacher:
             return
         with jax.set_mesh(self._mesh):
             self._open_engine(max(len(prompts[number]) for number in fitting))
-            yield from self._draw(asks, prompts, fitting)
+            yield from self._draw(queries, prompts, fitting)
 
-    def _draw(self, asks: Sequence[Ask], prompts: Sequence[Any],
+    def _draw(self, queries: Sequence[Query], prompts: Sequence[Any],
               fitting: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-        requests = self._requests([asks[number] for number in fitting], [prompts[number] for number in fitting])
+        requests = self._requests([queries[number] for number in fitting], [prompts[number] for number in fitting])
         waiting = dict(zip(self._engine.submit(requests), fitting, strict=True))
         growing = {number: ([], [], []) for number in fitting}
         while waiting:
@@ -67,7 +67,7 @@ class LocalTeacher:
                     number = waiting.pop(output.id)
                     yield number, self._answer(*growing.pop(number), len(prompts[number]), output)
 
-    def _requests(self, asks: Sequence[Ask], prompts: Sequence[list[int]]) -> list[Any]:
+    def _requests(self, queries: Sequence[Query], prompts: Sequence[list[int]]) -> list[Any]:
         import jax
 
         from rollouts.engine import Request
@@ -76,10 +76,10 @@ class LocalTeacher:
         from rollouts.stops import make_ends
 
         limits, ends = self._limits, make_ends(self.tokenizer, self._limits.stop)
-        keys = fold_keys(jax.random.key(0), [ask.number for ask in asks])
+        keys = fold_keys(jax.random.key(0), [query.number for query in queries])
         cut = (limits.top_k, limits.top_p, limits.min_p)
-        return [Request(prompt, limits.max_new_tokens, key, make_controls(ask.temperature, *cut), ends,
-                        num_likeliest=limits.num_likeliest) for ask, prompt, key in zip(asks, prompts, keys)]
+        return [Request(prompt, limits.max_new_tokens, key, make_controls(query.temperature, *cut), ends,
+                        num_likeliest=limits.num_likeliest) for query, prompt, key in zip(queries, prompts, keys)]
 
     def _answer(self, tokens: list[int], logps: list[float], top: list[dict[int, float]], prompt_length: int,
                 output: Any) -> Answer:
@@ -92,10 +92,10 @@ class LocalTeacher:
         return Answer(text, "", output.finish_reason, tokens, logps, likeliest, (prompt_length, len(tokens)),
                       self.name)
 
-    def _encode(self, asks: Sequence[Ask]) -> list[list[int] | None]:
+    def _encode(self, queries: Sequence[Query]) -> list[list[int] | None]:
         from data.encode import encode_prompts
 
-        return encode_prompts(_Prompts(asks), self.tokenizer, vocab_size=self._opened.config.vocab_size,
+        return encode_prompts(_Prompts(queries), self.tokenizer, vocab_size=self._opened.config.vocab_size,
                               max_length=self._max_length, drop_long=True)
 
     def _load(self) -> None:
@@ -129,14 +129,14 @@ class LocalTeacher:
 class _Prompts:
     """Asks as a source of prompts."""
 
-    def __init__(self, asks: Sequence[Ask]):
-        self._asks = asks
+    def __init__(self, queries: Sequence[Query]):
+        self._queries = queries
 
     def __len__(self) -> int:
-        return len(self._asks)
+        return len(self._queries)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._asks[index].record
+        return self._queries[index].record
 
     def place(self, index: int) -> str:
-        return self._asks[index].place
+        return self._queries[index].place

@@ -61,8 +61,8 @@ def mixed_sizes(there: Mapping[str, int], proportions: Mapping[str, float] | Non
     if missing is not None:
         raise InputError(f"source {missing} has no proportion; give it one, 0 to leave it out")
     whole = sum(proportions.values())
-    most = min(left[source] * whole / share for source, share in proportions.items() if share)
-    total = math.floor(min(most, math.inf if max_rows is None else max_rows) + 1e-9)
+    limit = min(left[source] * whole / share for source, share in proportions.items() if share)
+    total = math.floor(min(limit, math.inf if max_rows is None else max_rows) + 1e-9)
     return _shares(proportions, total, left)
 
 

@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from curation.asks import Answer, Ask, Limits
 from curation.completions import error_code, read_completion, write_request
+from curation.queries import Answer, Limits, Query
 from curation.rows import digest
 from errors import InputError
 
@@ -105,24 +105,24 @@ class RemoteTeacher:
         """Adds to what is spent."""
         self._spent = [self._spent[0] + answer.usage[0], self._spent[1] + answer.usage[1]]
 
-    def key(self, ask: Ask) -> str:
+    def key(self, query: Query) -> str:
         """By which an answer is known again."""
-        return digest(self.name, self._body(ask))
+        return digest(self.name, self._body(query))
 
-    def answer(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
-        """(number among the asks, answer) as they come. Raises InputError, once all that is on its way has come, where
+    def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Answer]]:
+        """(number of the query, answer) as they come. Raises InputError, once all that is on its way has come, where
         there is no use in asking on."""
-        todo, on_their_way, stop, over = deque(enumerate(asks)), {}, None, threading.Event()
+        todo, on_their_way, stop, over = deque(enumerate(queries)), {}, None, threading.Event()
         with ThreadPoolExecutor(self._endpoint.concurrency) as pool, _set_at_the_end(over):
             while on_their_way or (todo and not stop):
-                while todo and not stop and self._has_room(todo[0][1], [ask for _, ask in on_their_way.values()]):
-                    number, ask = todo.popleft()
-                    on_their_way[pool.submit(self._ask, ask, over)] = number, ask
+                while todo and not stop and self._has_room(todo[0][1], [query for _, query in on_their_way.values()]):
+                    number, query = todo.popleft()
+                    on_their_way[pool.submit(self._send, query, over)] = number, query
                 if not on_their_way:
                     raise self._over_budget(len(todo))
                 for done in wait(on_their_way, return_when=FIRST_COMPLETED).done:
-                    number, ask = on_their_way.pop(done)
-                    answer, error = self._outcome(done, ask)
+                    number, query = on_their_way.pop(done)
+                    answer, error = self._outcome(done, query)
                     stop = stop or error
                     if stop:
                         over.set()
@@ -131,7 +131,7 @@ class RemoteTeacher:
         if stop:
             raise stop
 
-    def _outcome(self, done: Future, ask: Ask) -> tuple[Answer | None, InputError | None]:
+    def _outcome(self, done: Future, query: Query) -> tuple[Answer | None, InputError | None]:
         """(the answer, why there is no use in asking on), either or both."""
         try:
             answer = done.result()
@@ -142,16 +142,16 @@ class RemoteTeacher:
             if not self._has_answered:
                 return answer, self._stopped(str(error))
         self.count(answer)
-        return answer, self._stopped(str(answer.failure)) if self._has_failed_enough(answer, ask) else None
+        return answer, self._stopped(str(answer.failure)) if self._has_failed_enough(answer, query) else None
 
-    def _has_failed_enough(self, answer: Answer, ask: Ask) -> bool:
+    def _has_failed_enough(self, answer: Answer, query: Query) -> bool:
         """Whether so many failed in a row that it must be the teacher; one that answers may refuse any number."""
         if answer.failure is None:
             self._has_answered, self._failed_in_a_row = True, 0
         elif answer.of_teacher:
             self._failed_in_a_row += 1
         elif not self._has_answered:
-            self._refused_places.add(ask.place)
+            self._refused_places.add(query.place)
         return self._failed_in_a_row >= max(8, 2 * self._endpoint.concurrency) or (
             not self._has_answered and len(self._refused_places) >= PROMPTS_REFUSED)
 
@@ -161,13 +161,13 @@ class RemoteTeacher:
 
     # ------------------------------------------------------------------------------------------------------ the budget
 
-    def _has_room(self, ask: Ask, on_their_way: Sequence[Ask]) -> bool:
+    def _has_room(self, query: Query, on_their_way: Sequence[Query]) -> bool:
         """Whether one more may be on its way. A prompt has at most a token a byte of JSON, and 16 around it."""
-        asks = [ask, *on_their_way]
-        if not self.has_budget or len(asks) > self._endpoint.concurrency:
-            return len(asks) <= self._endpoint.concurrency
-        prompt = sum(len(json.dumps(ask.record, ensure_ascii=False).encode(errors="replace")) + 16 for ask in asks)
-        return self._within(self._spent[0] + prompt, self._spent[1] + len(asks) * self._limits.max_new_tokens)
+        queries = [query, *on_their_way]
+        if not self.has_budget or len(queries) > self._endpoint.concurrency:
+            return len(queries) <= self._endpoint.concurrency
+        prompt = sum(len(json.dumps(each.record, ensure_ascii=False).encode(errors="replace")) + 16 for each in queries)
+        return self._within(self._spent[0] + prompt, self._spent[1] + len(queries) * self._limits.max_new_tokens)
 
     def _within(self, prompt: int, completion: int) -> bool:
         endpoint = self._endpoint
@@ -186,21 +186,21 @@ class RemoteTeacher:
 
     # --------------------------------------------------------------------------------------------------- one request
 
-    def _body(self, ask: Ask) -> dict[str, Any]:
+    def _body(self, query: Query) -> dict[str, Any]:
         limits = self._limits
-        body = {"model": self._name, **write_request(ask), "max_tokens": limits.max_new_tokens,
-                "temperature": ask.temperature, "seed": ask.number}
+        body = {"model": self._name, **write_request(query), "max_tokens": limits.max_new_tokens,
+                "temperature": query.temperature, "seed": query.number}
         optional = {"top_p": (limits.top_p, 1.0), "top_k": (limits.top_k, 0), "min_p": (limits.min_p, 0.0),
                     "stop": (list(limits.stop), [])}
         body |= {name: value for name, (value, default) in optional.items() if value != default}
         wanted = {"logprobs": True, "top_logprobs": limits.num_likeliest} if limits.num_likeliest else {}
         return body | wanted | self._endpoint.extra
 
-    def _ask(self, ask: Ask, over: threading.Event) -> Answer:
+    def _send(self, query: Query, over: threading.Event) -> Answer:
         """Raises Transient after the last try, and InputError where no try will do. None follows once it is `over`."""
         for attempt in range(self._endpoint.retries + 1):
             try:
-                return self._parsed(self._post(self._body(ask)))
+                return self._parsed(self._post(self._body(query)))
             except Transient as error:
                 pause = max(error.pause, self._endpoint.wait * 2**attempt)
                 if attempt == self._endpoint.retries or over.wait(pause):

@@ -50,7 +50,7 @@ def run_stages(rows: Sequence[Row], recipe: Recipe, output: Path, key: str, spre
         if counts is None:
             counts = _run_stage(rows, step, stage, before, output, work, state, spread)
         total = sum(counts.kept.values()) + sum(counts.dropped.values())
-        tell("; ".join([f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept", *counts.told()]))
+        tell("; ".join([f"{step.label}: {sum(counts.kept.values())} of {total} rows are kept", *counts.remarks()]))
         if bounded:
             _check_stage(step, counts, work)
         rows, before = FileRows(_file(work, "jsonl")), counts.after()

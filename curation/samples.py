@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curation.answers import Answers
-from curation.asks import Answer, Ask, Limits, draw_number
 from curation.local_teacher import LocalTeacher
+from curation.queries import Answer, Limits, Query, draw_number
 from curation.recipe import fit
 from curation.remote_teacher import Endpoint, RemoteTeacher
 from curation.stages import Drop, Row, Stage, makes_rows
@@ -55,37 +55,37 @@ def sample(*, model: str | dict[str, Any] | tuple[str | dict[str, Any], ...], nu
         raise InputError("model names none; give one, or several as a list")
     teachers = [_open_teacher(each, limits, num_slots) for each in models]
     plan = Plan(teachers, num_samples, temperatures, templates, seed)
-    grader, told = Grader(rewards, reward_timeout, teachers[0].is_chat), Counter()
+    grader, counts = Grader(rewards, reward_timeout, teachers[0].is_chat), Counter()
 
     def stage(rows: Iterable[Row]) -> Iterator[Row | Drop]:
         answers, rows = Answers(folder / "answers.jsonl"), iter(rows)
         _count_spent(teachers, answers)
         while block := list(itertools.islice(rows, max(1, BLOCK // plan.per_prompt))):
             for each in _sample_block(block, plan, grader, answers):
-                _count(each, told)
+                _count(each, counts)
                 is_cut = isinstance(each, Row) and each.notes["finish_reason"] == "length"
                 yield Drop(each, "cut at max_new_tokens") if is_cut and drop_truncated else each
-        if told["completions_failed"] and not told["completions"]:
-            raise InputError(f"none of {told['completions_failed']} completions could be had; the last {each.reason}")
+        if counts["completions_failed"] and not counts["completions"]:
+            raise InputError(f"none of {counts['completions_failed']} completions could be had; the last {each.reason}")
 
-    stage.summary = lambda: _summarise(told)
+    stage.summary = lambda: _summarise(counts)
     return stage
 
 
-def _count(each: Row | Drop, told: Counter) -> None:
+def _count(each: Row | Drop, counts: Counter) -> None:
     if isinstance(each, Drop):
-        told["completions_failed"] += 1
+        counts["completions_failed"] += 1
         return
-    told.update(completions=1, tokens=each.notes["num_tokens"], rewards_failed="failed" in each.notes,
+    counts.update(completions=1, tokens=each.notes["num_tokens"], rewards_failed="failed" in each.notes,
                 truncated=each.notes["finish_reason"] == "length")
     reward = each.notes.get("reward")
-    told.update(graded=reward is not None, reward=reward or 0.0)
+    counts.update(graded=reward is not None, reward=reward or 0.0)
 
 
-def _summarise(told: Counter) -> dict[str, Any]:
+def _summarise(counts: Counter) -> dict[str, Any]:
     names = ("completions", "completions_failed", "truncated", "tokens", "rewards_failed")
-    mean = {"mean_reward": told["reward"] / told["graded"]} if told["graded"] else {}
-    return {name: told[name] for name in names} | mean
+    mean = {"mean_reward": counts["reward"] / counts["graded"]} if counts["graded"] else {}
+    return {name: counts[name] for name in names} | mean
 
 
 def _open_teacher(model: str | dict[str, Any], limits: Limits, num_slots: int) -> Any:
@@ -127,7 +127,7 @@ class Plan(NamedTuple):
     def per_prompt(self) -> int:
         return self.num_samples * len(self.teachers)
 
-    def ask(self, row: Row, number: int) -> Ask:
+    def query(self, row: Row, number: int) -> Query:
         """What is asked for sample `number` of a row."""
         template, temperature = number % len(self.templates), number % len(self.temperatures)
         place = f"{row.source} row {row.index}"
@@ -136,43 +136,43 @@ class Plan(NamedTuple):
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
         draw = draw_number(self.seed, row.source, row.index, row.sample, number)
-        return Ask(place, record, self.temperatures[temperature], draw, template)
+        return Query(place, record, self.temperatures[temperature], draw, template)
 
 
 def _sample_block(rows: Sequence[Row], plan: Plan, grader: "Grader", answers: Answers) -> Iterator[Row | Drop]:
     """The completions of some rows, in order."""
     made: list[Row | Drop] = []
-    asked = [(row, plan.teachers[number // plan.num_samples], number, plan.ask(row, number))
+    planned = [(row, plan.teachers[number // plan.num_samples], number, plan.query(row, number))
              for row in rows for number in range(plan.per_prompt)]
-    given = _ask_all([(teacher, ask) for _, teacher, _, ask in asked], answers)
-    for (row, teacher, number, ask), answer in zip(asked, given, strict=True):
-        made.append(_completed(row, row.sample * plan.per_prompt + number, teacher.name, ask, answer))
+    given = _answer_all([(teacher, query) for _, teacher, _, query in planned], answers)
+    for (row, teacher, number, query), answer in zip(planned, given, strict=True):
+        made.append(_completed(row, row.sample * plan.per_prompt + number, teacher.name, query, answer))
     answered = [each for each in made if isinstance(each, Row)]
     for start in range(0, len(answered), GRADED):
         grader.grade(answered[start : start + GRADED])
-    for each, (_, teacher, _, _) in zip(made, asked):
+    for each, (_, teacher, _, _) in zip(made, planned):
         yield _as_asked(each, teacher) if isinstance(each, Row) else each
 
 
-def _ask_all(asked: Sequence[tuple[Any, Ask]], answers: Answers) -> list[Answer]:
+def _answer_all(planned: Sequence[tuple[Any, Query]], answers: Answers) -> list[Answer]:
     """The answer to each: one that is kept, or the teacher's."""
-    keys = [teacher.key(ask) for teacher, ask in asked]
+    keys = [teacher.key(query) for teacher, query in planned]
     given = {number: Answer(**answers[key]) for number, key in enumerate(keys) if key in answers}
-    for teacher in dict.fromkeys(teacher for teacher, _ in asked):
-        missing = [number for number, each in enumerate(asked) if each[0] is teacher and number not in given]
-        for place, answer in teacher.answer([asked[number][1] for number in missing]) if missing else ():
+    for teacher in dict.fromkeys(teacher for teacher, _ in planned):
+        missing = [number for number, each in enumerate(planned) if each[0] is teacher and number not in given]
+        for place, answer in teacher.answer([planned[number][1] for number in missing]) if missing else ():
             given[missing[place]] = answer
             if answer.failure is None:
                 answers.put(keys[missing[place]], vars(answer))
             elif any(answer.usage):  # a budget counts what it cost, and nobody is given it
                 answers.put(answers.unused(keys[missing[place]]), vars(answer))
-    return [given[number] for number in range(len(asked))]
+    return [given[number] for number in range(len(planned))]
 
 
-def _completed(row: Row, sample: int, teacher: str, ask: Ask, answer: Answer) -> Row | Drop:
+def _completed(row: Row, sample: int, teacher: str, query: Query, answer: Answer) -> Row | Drop:
     """The row with its answer; without one, dropped with the reason."""
-    notes = row.notes | {"stage": "sample", "teacher": teacher, "template": ask.template,
-                         "temperature": ask.temperature}
+    notes = row.notes | {"stage": "sample", "teacher": teacher, "template": query.template,
+                         "temperature": query.temperature}
     if answer.failure is not None:
         return Drop(Row(row.source, row.index, row.record, notes, sample), f"failed: {answer.failure}")
     notes |= {"finish_reason": answer.finish_reason, "num_tokens": answer.usage[1],

@@ -166,10 +166,10 @@ def parsed_chat(value: Any) -> Any:
         chat = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    said = isinstance(chat, list) and chat and all(
+    is_chat = isinstance(chat, list) and chat and all(
         isinstance(turn, dict) and (isinstance(turn.get("role"), str) or {"from", "value"} <= turn.keys())
         for turn in chat)
-    return without_null(chat) if said else value
+    return without_null(chat) if is_chat else value
 
 
 def _to_messages(value: Any) -> Any:

@@ -172,9 +172,9 @@ def write_answer(template: ChatTemplate, messages: list[Message], i: int, prompt
     opened = prompt.rstrip()
     thinks = opened.endswith(("<think>", "</think>"))
     probe = _with_answer(messages[i], PROBE) if thinks else {"role": "assistant", "content": PROBE}
-    said = plain[_common_prefix(plain, template.render([QUESTION, probe])) :]
+    reply = plain[_common_prefix(plain, template.render([QUESTION, probe])) :]
     gap = prompt[len(opened) :]  # what follows <think> precedes </think>
-    return f"{read_spoken(messages[i]).thought}{gap}</think>{2 * gap}{said}" if opened.endswith("<think>") else said
+    return f"{read_spoken(messages[i]).thought}{gap}</think>{2 * gap}{reply}" if opened.endswith("<think>") else reply
 
 
 def _with_answer(message: Message, answer: str) -> Message:
@@ -190,10 +190,10 @@ def _opening_prompt(template: ChatTemplate, message: Message) -> str | None:
     it does not."""
     opened = template.render([message])
     opened = opened[: _common_prefix(opened, template.render([_with_answer(message, PROBE)]))]
-    asked, prompt = template.render([QUESTION]), template.render([QUESTION], True)
-    header = prompt[len(asked) :]
+    opening, prompt = template.render([QUESTION]), template.render([QUESTION], True)
+    header = prompt[len(opening) :]
     bare = header.partition("<think>")[0]
-    if prompt.startswith(asked) and opened.endswith(bare):
+    if prompt.startswith(opening) and opened.endswith(bare):
         return opened.removesuffix(bare) + header
     return None
 

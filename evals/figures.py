@@ -69,9 +69,9 @@ def at_k(metric: str, samples: Sequence[Sample]) -> dict[str, Estimate]:
     if k == 1 or not values <= {0.0, 1.0}:
         return {}
     rights = [int(sum(sample.values[metric] for sample in each)) for each in questions]
-    fewer = [2**power for power in range(1, k.bit_length()) if 2**power < k]
-    found = {f"{name}{few}": [of(k, right, few) for right in rights]
-             for few in (k, *fewer) for name, of in (("pass@", pass_at_k), ("pass^", pass_hat_k))}
+    smaller = [2**power for power in range(1, k.bit_length()) if 2**power < k]
+    found = {f"{name}{size}": [of(k, right, size) for right in rights]
+             for size in (k, *smaller) for name, of in (("pass@", pass_at_k), ("pass^", pass_hat_k))}
     if any(sample.answer is not None for each in questions for sample in each):
         found[f"maj@{k}"] = [maj_at_k([sample.answer for sample in each], [sample.values[metric] for sample in each], k)
                              for each in questions]

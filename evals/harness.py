@@ -63,7 +63,7 @@ class Response(NamedTuple):
     truncated_context: bool = False
 
 
-class Asked(NamedTuple):
+class Decoding(NamedTuple):
     """How requests are to be answered together."""
 
     max_new_tokens: int
@@ -163,25 +163,25 @@ class HarnessModel(TemplateLM):
 
     def answers(self, requests: Sequence[Instance], num_samples: int) -> list[list[Response]]:
         """`num_samples` answers to each request, drawn as its task and `generation` say."""
-        alike: dict[Asked, list[int]] = {}
+        by_decoding: dict[Decoding, list[int]] = {}
         for index, request in enumerate(requests):
-            alike.setdefault(self._asked(request), []).append(index)
+            by_decoding.setdefault(self._decoding_of(request), []).append(index)
         found: list[Any] = [None] * len(requests)
-        for asked, indices in alike.items():
-            responses = self._answers([requests[index].args[0] for index in indices], asked, num_samples)
+        for decoding, indices in by_decoding.items():
+            responses = self._answers([requests[index].args[0] for index in indices], decoding, num_samples)
             for index, each in zip(indices, responses, strict=True):
                 found[index] = each
         return found
 
-    def _answers(self, texts: Sequence[str], asked: Asked, num_samples: int) -> list[list[Response]]:
-        fitted = [self.subject.fit(self.tok_encode(text), asked.max_new_tokens) for text in texts]
-        controls = make_controls(asked.temperature, **dict(asked.cuts))
+    def _answers(self, texts: Sequence[str], decoding: Decoding, num_samples: int) -> list[list[Response]]:
+        fitted = [self.subject.fit(self.tok_encode(text), decoding.max_new_tokens) for text in texts]
+        controls = make_controls(decoding.temperature, **dict(decoding.cuts))
         drawn = self.subject.generate([tokens for tokens, _, _ in fitted], [limit for _, limit, _ in fitted], controls,
-                                      asked.stops, self.generation.seed, num_samples)
+                                      decoding.stops, self.generation.seed, num_samples)
         return [[Response(answer.text, answer.finish_reason, len(tokens), cut) for answer in answers]
                 for (tokens, _, cut), answers in zip(fitted, drawn, strict=True)]
 
-    def _asked(self, request: Instance) -> Asked:
+    def _decoding_of(self, request: Instance) -> Decoding:
         """Raises InputError for what a task asks of generation that the engine has not."""
         kwargs = {name: value for name, value in request.args[1].items() if value is not None}
         beyond = [name for name, value in kwargs.items()
@@ -198,7 +198,7 @@ class HarnessModel(TemplateLM):
             temperature = self.generation.temperature
         elif (self.generation.num_samples or 1) > 1 and not temperature:
             temperature = 1.0  # several greedy answers would be one
-        return Asked(int(self.generation.max_new_tokens or limit), temperature,
+        return Decoding(int(self.generation.max_new_tokens or limit), temperature,
                      tuple((name, kwargs[name]) for name in CUTS if name in kwargs), tuple(filter(None, stops)))
 
 

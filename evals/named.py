@@ -55,8 +55,8 @@ def mathematics(row: Mapping[str, Any], chat: bool) -> dict[str, Any]:
 def function_to_complete(row: Mapping[str, Any], chat: bool) -> dict[str, Any]:
     """HumanEval's: outside a chat, the stub itself is gone on with."""
     stub = row["prompt"]
-    asked = f"Complete this function. Answer with all of it, in one block of Python.\n\n```python\n{stub}```"
-    return {"text": asked if chat else stub,
+    text = f"Complete this function. Answer with all of it, in one block of Python.\n\n```python\n{stub}```"
+    return {"text": text if chat else stub,
             **{name: row[name] for name in ("prompt", "test", "entry_point", "task_id")}}
 
 
@@ -65,10 +65,10 @@ def function_from_words(row: Mapping[str, Any], chat: bool, hidden: bool = False
     if not hidden and not 11 <= row["task_id"] <= 510:
         return None
     words, shown = row.get("text") or row["prompt"], "\n".join(row["test_list"][:3])
-    asked = f"{words}\n\nThe code must pass these tests:\n\n```python\n{shown}\n```\n\nAnswer with one block of Python."
+    text = f"{words}\n\nThe code must pass these tests:\n\n```python\n{shown}\n```\n\nAnswer with one block of Python."
     judged = {"tests": row["test"]} if hidden else {"test_list": row["test_list"]}
     setup = {name: row[name] for name in ("test_imports", "test_setup_code") if row.get(name)}
-    return {"text": asked if chat else f'"""\n{words}\n{shown}\n"""\n', "task_id": row["task_id"], **judged, **setup}
+    return {"text": text if chat else f'"""\n{words}\n{shown}\n"""\n', "task_id": row["task_id"], **judged, **setup}
 
 
 CODE = {"rewards": "unit_tests(isolation=auto)", "max_new_tokens": 4096}

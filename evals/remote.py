@@ -95,25 +95,26 @@ class RemoteModel:
         answers in another shape; what has come until then is kept."""
         kind = requests[0].request_type
         if kind == "generate_until":
-            asked = [self._asked(each, num_samples) for each in requests]
-            drawn = [self._said(Chat, "chat/completions", asked, seed=self.generation.seed + number)
+            limited = [self._limited(each, num_samples) for each in requests]
+            drawn = [self._responses(Chat, "chat/completions", limited, seed=self.generation.seed + number)
                      for number in range(num_samples)]
             return [[Response(*answer) for answer in answers] for answers in zip(*drawn, strict=True)]
-        values = self._said(Completions, "completions", requests, tokenizer_backend="remote", batch_size=8,
+        values = self._responses(Completions, "completions", requests, tokenizer_backend="remote", batch_size=8,
                             auth_token=os.environ.get("OPENAI_API_KEY"))
         return [[Response(tuple(value) if isinstance(value, list) else value)] * num_samples for value in values]
 
-    def _said(self, client: type, path: str, requests: Sequence[Instance], seed: int = 0, **settings: Any) -> list[Any]:
+    def _responses(self, client: type, path: str, requests: Sequence[Instance], seed: int = 0,
+                   **settings: Any) -> list[Any]:
         """What a client gives to each request of one kind: as it was kept, or asked for now."""
         kind = requests[0].request_type
         keys = [json.dumps([kind, *each.args, seed]) for each in requests]
-        said = {key: self._cache.get(key) for key in keys}
-        missing = [each for key, each in zip(keys, requests, strict=True) if said[key] is None]
+        responses = {key: self._cache.get(key) for key in keys}
+        missing = [each for key, each in zip(keys, requests, strict=True) if responses[key] is None]
 
         def keep(kind: str, args: Any, value: Any) -> None:
             if args is not None:  # of a window of a text
                 key = json.dumps([kind, *args, seed])
-                said[key] = value
+                responses[key] = value
                 self._cache.put(key, value)
 
         if missing:
@@ -122,13 +123,13 @@ class RemoteModel:
                                 timeout=SECONDS, max_retries=ATTEMPTS, max_length=2**20, **settings)
                 asking.set_cache_hook(types.SimpleNamespace(add_partial=keep))
                 getattr(asking, kind)(missing)
-        return [said[key] for key in keys]
+        return [responses[key] for key in keys]
 
-    def _asked(self, request: Instance, num_samples: int) -> Instance:
+    def _limited(self, request: Instance, num_samples: int) -> Instance:
         """The request with what the Generation says. Raises InputError for a prompt that is no conversation."""
         if isinstance(request.args[0], str):
             raise InputError(f"--chat never: {self._url} takes conversations; leave it out")
-        asked, kwargs = copy.copy(request), dict(request.args[1])
+        limited, kwargs = copy.copy(request), dict(request.args[1])
         if self.generation.max_new_tokens:
             kwargs = {name: value for name, value in kwargs.items() if name not in LIMIT_NAMES}
             kwargs["max_gen_toks"] = self.generation.max_new_tokens
@@ -136,8 +137,8 @@ class RemoteModel:
             kwargs["temperature"] = self.generation.temperature
         elif num_samples > 1 and not kwargs.get("temperature"):
             kwargs["temperature"] = 1.0
-        asked.arguments = (request.args[0], kwargs)
-        return asked
+        limited.arguments = (request.args[0], kwargs)
+        return limited
 
 
 @contextlib.contextmanager

@@ -196,15 +196,15 @@ class Subject:
     def _kept(self, keys: Sequence[Any], compute: Callable[[list[int]], Iterator[tuple[int, Any]]], what: str,
               ) -> list[Any]:
         """What is said to each of the keys: as it was said before, or what `compute` gives for those that lack it."""
-        said = [self.cache.get(key) for key in keys]
-        missing = [index for index, each in enumerate(said) if each is None]
+        responses = [self.cache.get(key) for key in keys]
+        missing = [index for index, each in enumerate(responses) if each is None]
         with self._progress(len(keys), what) as advance:
             advance(len(keys) - len(missing))
             for index, value in compute(missing) if missing else ():
-                said[index] = value
+                responses[index] = value
                 self.cache.put(keys[index], value)
                 advance(1)
-        return said
+        return responses
 
 
 def rolling_windows(tokens: Sequence[int], prefix: int, max_length: int) -> list[tuple[list[int], list[int]]]:

@@ -34,11 +34,11 @@ def prefixes(groups: Sequence[Group], stride: int) -> dict[tuple[int, ...], Prom
 def prefix_values(draw: Draw, stride: int, length: int, collect: Collect) -> tuple[Draw, np.ndarray]:
     """(the draw, the mean reward of the answers that `collect` gives to each cut point's prefix, [N, length] for the
     tokens drawn there; NaN elsewhere, and where no answer got a reward)."""
-    asked = prefixes(draw.trained, stride)
-    draw, rewards = compared_with(draw, list(asked.values()), collect)
+    prefix_prompts = prefixes(draw.trained, stride)
+    draw, rewards = compared_with(draw, list(prefix_prompts.values()), collect)
     number = np.sum(~np.isnan(rewards), axis=1)
     means = np.where(number > 0, np.nansum(rewards, axis=1) / np.maximum(number, 1), np.nan)
-    of_prefix = dict(zip(asked, means, strict=True))
+    of_prefix = dict(zip(prefix_prompts, means, strict=True))
     episodes = [episode for group in draw.trained for episode in group.episodes]
     values = np.full((len(episodes), length), np.nan)
     for row, episode in enumerate(episodes):

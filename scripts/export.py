@@ -104,8 +104,8 @@ def save_tokenizer(tokenizer: Any, model_config: Any, folder: Path) -> None:
     from sharding.hosts import warn
 
     tokenizer.save(folder)
-    if told := difference(model_config.family, folder, tokenizer):
-        warn(told)
+    if note := difference(model_config.family, folder, tokenizer):
+        warn(note)
     beyond = [token for token in tokenizer.eos_ids if token >= model_config.vocab_size]
     if beyond:
         warn(f"end token {beyond[0]} is beyond the model's embedding of {model_config.vocab_size}; nothing ends by it")

@@ -77,7 +77,7 @@ def rows(count=3):
     return [Row("a.jsonl", index, {"prompt": f"p{index}", "level": index}) for index in range(count)]
 
 
-def ask(teacher, folder, some=None, num_samples=2, **keys):
+def query(teacher, folder, some=None, num_samples=2, **keys):
     endpoint = {"url": teacher.url, "wait": 0.001} | keys.pop("endpoint", {})
     keys = {"model": endpoint, "num_samples": num_samples, "max_new_tokens": 16} | keys
     step = parse_recipe({"stages": [{"sample": keys}]}).steps[0]
@@ -85,7 +85,7 @@ def ask(teacher, folder, some=None, num_samples=2, **keys):
 
 
 def test_every_prompt_is_answered_and_none_twice(teacher, tmp_path):
-    made = ask(teacher, tmp_path, temperature=[0.0, 0.7], templates=["{prompt}", "{prompt} Think."],
+    made = query(teacher, tmp_path, temperature=[0.0, 0.7], templates=["{prompt}", "{prompt} Think."],
                rewards="chat_model:of_level,chat_model:digits=0.5")
     assert [(row.index, row.sample, row.record["prompt"][0]) for row in made] == [
         (index, number, {"role": "user", "content": f"p{index}"}) for index in range(3) for number in range(2)]
@@ -99,17 +99,17 @@ def test_every_prompt_is_answered_and_none_twice(teacher, tmp_path):
         assert row.notes["rewards"] == {"chat_model:of_level": row.index, "chat_model:digits": digits}
         assert row.notes["reward"] == row.index + digits / 2
         assert row.notes["teacher"] == f"wise at {teacher.url}"
-    assert ask(teacher, tmp_path, temperature=[0.0, 0.7], templates=["{prompt}", "{prompt} Think."],
+    assert query(teacher, tmp_path, temperature=[0.0, 0.7], templates=["{prompt}", "{prompt} Think."],
                rewards="chat_model:of_level,chat_model:digits=0.5") == made
     assert len(teacher.bodies) == 6
-    ask(teacher, tmp_path, num_samples=3, temperature=0.0)
+    query(teacher, tmp_path, num_samples=3, temperature=0.0)
     assert len(teacher.bodies) == 12  # three of nine are the first ones again
 
 
 def test_what_fails_for_a_moment_is_asked_again(teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("WISE_KEY", "secret")
     teacher.outcome = lambda body, n: [None, (429, {}), (503, {})][n % 3]
-    made = ask(teacher, tmp_path, endpoint={"key_variable": "WISE_KEY", "concurrency": 1})
+    made = query(teacher, tmp_path, endpoint={"key_variable": "WISE_KEY", "concurrency": 1})
     assert [row.sample for row in made] == [0, 1] * 3
     assert {headers["Authorization"] for headers in teacher.headers} == {"Bearer secret"}
 
@@ -122,11 +122,11 @@ def test_what_fails_for_a_moment_is_asked_again(teacher, tmp_path, monkeypatch):
      "a call of a tool that cannot be read")])
 def test_what_fails_for_a_prompt_fails_apart(teacher, tmp_path, status, answer, words):
     teacher.outcome = lambda body, n: (status, answer) if body["messages"][0]["content"] == "p1" else None
-    made = ask(teacher, tmp_path)
+    made = query(teacher, tmp_path)
     assert [isinstance(each, Drop) for each in made] == [False, False, True, True, False, False]
     assert words in made[2].reason
     teacher.outcome = lambda body, n: None
-    assert not any(isinstance(each, Drop) for each in ask(teacher, tmp_path))
+    assert not any(isinstance(each, Drop) for each in query(teacher, tmp_path))
     assert len(teacher.bodies) == 8
 
 
@@ -135,7 +135,7 @@ def test_what_fails_for_a_prompt_fails_apart(teacher, tmp_path, status, answer, 
      [("Content-Length", "9999")]), (200, b"<html>busy</html>"), (200, {"error": {"code": 502}}), (500, b"\xff")])
 def test_an_answer_that_is_cut_is_asked_for_again(teacher, tmp_path, broken):
     teacher.outcome = lambda body, n: broken if n % 2 else None
-    made = ask(teacher, tmp_path, endpoint={"concurrency": 1, "name": "wise"})
+    made = query(teacher, tmp_path, endpoint={"concurrency": 1, "name": "wise"})
     assert [row.sample for row in made] == [0, 1] * 3
     assert len(teacher.bodies) == 12
 
@@ -150,18 +150,18 @@ def test_how_long_a_teacher_asks_to_be_left_alone(header, least, most):
 def test_any_number_of_prompts_in_a_row_may_be_refused(teacher, tmp_path, monkeypatch):
     """As where the longest rows stand together: a teacher that answers others is not taken to be down."""
     teacher.outcome = lambda body, n: (400, {"error": "too long"}) if "p1" in body["messages"][0]["content"] else None
-    made = ask(teacher, tmp_path, rows(2), num_samples=9, endpoint={"concurrency": 1})
+    made = query(teacher, tmp_path, rows(2), num_samples=9, endpoint={"concurrency": 1})
     assert sum(isinstance(each, Drop) for each in made) == 9
     monkeypatch.setattr(remote_teacher, "PROMPTS_REFUSED", 3)
     teacher.outcome = lambda body, n: (400, {})
     with pytest.raises(InputError, match="does not answer .HTTP 400"):
-        ask(teacher, tmp_path / "other", rows(4), num_samples=1, endpoint={"concurrency": 1})
+        query(teacher, tmp_path / "other", rows(4), num_samples=1, endpoint={"concurrency": 1})
 
 
 def test_an_empty_account_is_told_wherever_the_answer_says_so(teacher, tmp_path):
     teacher.outcome = lambda body, n: (429, {"error": {"message": "no " * 100, "code": "insufficient_quota"}})
     with pytest.raises(InputError, match="refuses .HTTP 429"):
-        ask(teacher, tmp_path)
+        query(teacher, tmp_path)
     assert len(teacher.bodies) <= 8
 
 
@@ -170,10 +170,10 @@ def test_a_key_that_is_none_is_a_line_without_it(teacher, tmp_path, monkeypatch,
     monkeypatch.setenv("OPENAI_API_KEY", key)
     for endpoint in ({}, {"name": "wise"}):
         with pytest.raises(InputError, match="the key in OPENAI_API_KEY") as raised:
-            ask(teacher, tmp_path, endpoint=endpoint)
+            query(teacher, tmp_path, endpoint=endpoint)
         assert "secr" not in str(raised.value)
     monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\n")
-    ask(teacher, tmp_path, rows(1))
+    query(teacher, tmp_path, rows(1))
     assert {headers["Authorization"] for headers in teacher.headers} == {"Bearer sk-secret"}
 
 
@@ -191,7 +191,7 @@ def test_tools_and_calls_are_sent_and_come_in_openai_s_shape(teacher, tmp_path):
     full = {"type": "function", "function": TOOL}
     some = [Row("a", 0, {"messages": chat, "tools": [TOOL]}), Row("a", 1, {
         "prompt": chat[:1], "tools": json.dumps([full])}), Row("a", 2, {"prompt": chat[:1]})]
-    made = ask(teacher, tmp_path, some, num_samples=1, rewards="chat_model:calls")
+    made = query(teacher, tmp_path, some, num_samples=1, rewards="chat_model:calls")
     bodies = sorted(teacher.bodies, key=lambda body: (-len(body["messages"]), "tools" not in body))
     assert [body.get("tools") for body in bodies] == [[full], [full], None]
     first, called, second, third = bodies[0]["messages"]
@@ -205,7 +205,7 @@ def test_tools_and_calls_are_sent_and_come_in_openai_s_shape(teacher, tmp_path):
         assert row.notes["reward"] == 1
         assert not {"thought", "tool_calls"} & row.notes.keys()
     with pytest.raises(InputError, match="^a row 0: tools are "):
-        ask(teacher, tmp_path, [Row("a", 0, {"prompt": "hi", "tools": "[1]"})])
+        query(teacher, tmp_path, [Row("a", 0, {"prompt": "hi", "tools": "[1]"})])
 
 
 @pytest.mark.parametrize(("outcome", "words"), [
@@ -215,13 +215,13 @@ def test_tools_and_calls_are_sent_and_come_in_openai_s_shape(teacher, tmp_path):
 def test_a_teacher_that_is_no_good_ends_the_run_in_a_line(teacher, tmp_path, outcome, words):
     teacher.outcome = lambda body, n: None if n <= 4 else outcome
     with pytest.raises(InputError) as raised:
-        ask(teacher, tmp_path, rows(20), endpoint={"concurrency": 2, "retries": 1})
+        query(teacher, tmp_path, rows(20), endpoint={"concurrency": 2, "retries": 1})
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
     assert len(teacher.bodies) < 30
     asked = len(teacher.bodies)
     teacher.outcome = lambda body, n: None
-    assert len(ask(teacher, tmp_path, rows(20))) == 40
+    assert len(query(teacher, tmp_path, rows(20))) == 40
     assert len(teacher.bodies) - asked == 36
 
 
@@ -229,16 +229,16 @@ def test_a_teacher_that_is_not_there(tmp_path, teacher):
     teacher.server.shutdown()
     teacher.server.server_close()
     with pytest.raises(InputError, match="names no model .*Connection refused"):
-        ask(teacher, tmp_path)
+        query(teacher, tmp_path)
     with pytest.raises(InputError, match="does not answer .*Connection refused"):
-        ask(teacher, tmp_path, endpoint={"name": "wise", "retries": 1})
+        query(teacher, tmp_path, endpoint={"name": "wise", "retries": 1})
 
 
 def test_nobody_waits_for_tries_that_are_yet_to_come(tmp_path, teacher):
     """One request is told to wait for a minute, the other that the key is wrong."""
     teacher.outcome = lambda body, n: (429, {}, [("Retry-After", "60")]) if n == 1 else (401, {})
     with pytest.raises(InputError, match="HTTP 401"):
-        ask(teacher, tmp_path, endpoint={"concurrency": 2})
+        query(teacher, tmp_path, endpoint={"concurrency": 2})
     assert len(teacher.bodies) == 2
 
 
@@ -247,7 +247,7 @@ def test_a_slow_teacher_is_given_up(tmp_path, teacher):
 
     teacher.outcome = lambda body, n: time.sleep(0.3)
     with pytest.raises(InputError, match="does not answer .*(imed out|imeout)"):
-        ask(teacher, tmp_path, endpoint={"name": "wise", "timeout": 0.05, "retries": 0})
+        query(teacher, tmp_path, endpoint={"name": "wise", "timeout": 0.05, "retries": 0})
 
 
 @pytest.mark.parametrize(("budget", "least", "most"), [
@@ -255,13 +255,13 @@ def test_a_slow_teacher_is_given_up(tmp_path, teacher):
 def test_a_budget_is_never_exceeded_over_runs(teacher, tmp_path, budget, least, most):
     """A request costs 15 tokens, or 0.00019, and is held to cost more until it has come."""
     with pytest.raises(InputError, match="could go beyond max_"):
-        ask(teacher, tmp_path, rows(30), endpoint=budget)
+        query(teacher, tmp_path, rows(30), endpoint=budget)
     asked = len(teacher.bodies)
     assert least <= asked <= most
     with pytest.raises(InputError, match=f"{asked * 15} tokens are spent"):
-        ask(teacher, tmp_path, rows(30), endpoint=budget)
+        query(teacher, tmp_path, rows(30), endpoint=budget)
     assert len(teacher.bodies) == asked
-    assert len(ask(teacher, tmp_path, rows(30))) == 60
+    assert len(query(teacher, tmp_path, rows(30))) == 60
     assert len(teacher.bodies) == 60
 
 
@@ -271,15 +271,15 @@ def test_what_failed_is_paid_for_too(teacher, tmp_path):
     teacher.outcome = lambda body, n: (200, said_nothing) if body["seed"] % 2 else None
     for _ in range(2):
         with pytest.raises(InputError, match="270 tokens are spent"):
-            ask(teacher, tmp_path, rows(30), endpoint={"max_total_tokens": 310, "concurrency": 1})
+            query(teacher, tmp_path, rows(30), endpoint={"max_total_tokens": 310, "concurrency": 1})
         assert len(teacher.bodies) == 18
 
 
 def test_a_budget_needs_usage(teacher, tmp_path):
     teacher.outcome = lambda body, n: (200, usual(body) | {"usage": None})
     with pytest.raises(InputError, match="how many tokens"):
-        ask(teacher, tmp_path, endpoint={"max_total_tokens": 1000})
-    assert len(ask(teacher, tmp_path)) == 6
+        query(teacher, tmp_path, endpoint={"max_total_tokens": 1000})
+    assert len(query(teacher, tmp_path)) == 6
 
 
 def test_several_teachers_and_what_they_think(teacher, tmp_path):
@@ -287,7 +287,7 @@ def test_several_teachers_and_what_they_think(teacher, tmp_path):
         200, {"choices": [{"message": {"content": "deep", "reasoning_content": "hm"}}]})
     some = [Row("a.jsonl", 0, {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
                                             {"role": "assistant", "content": "old"}], "id": 7})]
-    made = ask(teacher, tmp_path, some, model=[{"url": teacher.url, "name": name} for name in ("quick", "slow")],
+    made = query(teacher, tmp_path, some, model=[{"url": teacher.url, "name": name} for name in ("quick", "slow")],
                templates=["{prompt}", "Now: {prompt}"])
     assert [(row.sample, row.record["completion"]) for row in made] == [
         *((number, [{"role": "assistant", "content": "quick"}]) for number in (0, 1)),
@@ -300,7 +300,7 @@ def test_several_teachers_and_what_they_think(teacher, tmp_path):
 def test_a_teacher_that_answers_nothing_is_a_line(teacher, tmp_path):
     teacher.outcome = lambda body, n: (400, {"error": "no"})
     with pytest.raises(InputError, match="none of 6 completions could be had; the last failed: HTTP 400"):
-        ask(teacher, tmp_path)
+        query(teacher, tmp_path)
 
 
 def test_what_is_told_of_completions(teacher, tmp_path):
@@ -324,7 +324,7 @@ def test_top_logprobs_are_kept(teacher, tmp_path):
     content = [{"top_logprobs": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.0}]}]
     teacher.outcome = lambda body, n: (200, {"choices": [{"message": {"content": "a"}, "logprobs": {
         "content": content}}]})
-    row = ask(teacher, tmp_path, top_logprobs=2)[0]
+    row = query(teacher, tmp_path, top_logprobs=2)[0]
     assert (row.record["top_tokens"], row.record["top_logps"]) == ([["a", "b"]], [[-0.5, -1.0]])
     assert teacher.bodies[0]["top_logprobs"] == 2
 
@@ -348,6 +348,6 @@ def test_bad_keys_are_a_line_before_anything_is_asked(tmp_path, keys, words):
 
 def test_rows_without_a_prompt_or_a_column(teacher, tmp_path):
     with pytest.raises(InputError, match="a.jsonl row 0: no prompt among text"):
-        ask(teacher, tmp_path, [Row("a.jsonl", 0, {"text": "a"})])
+        query(teacher, tmp_path, [Row("a.jsonl", 0, {"text": "a"})])
     with pytest.raises(InputError, match="of_level"):
-        ask(teacher, tmp_path, [Row("a.jsonl", 0, {"prompt": "a"})], rewards="chat_model:of_level")
+        query(teacher, tmp_path, [Row("a.jsonl", 0, {"prompt": "a"})], rewards="chat_model:of_level")

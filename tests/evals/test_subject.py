@@ -168,7 +168,7 @@ def test_what_was_said_is_not_computed_again(subject, variables, tmp_path, monke
 def test_what_an_evaluation_lacks_is_computed_as_it_would_have_been(subject, monkeypatch):
     """In batches, and by an engine, of the same shapes whatever is known already: so the bits are the same."""
     def requests(*prompts):
-        return [Request(prompt, 4, None, GREEDY, None) for prompt in prompts]
+        return [Request(prompt, 4, jax.random.key(0), GREEDY) for prompt in prompts]
 
     monkeypatch.setattr(subject, "_make_engine", lambda longest: (_ for _ in ()).throw(KeyError(longest)))
     with pytest.raises(KeyError, match="^13$"):

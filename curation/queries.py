@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class Query:
     """One completion of one prompt."""
 
     place: str
