@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from cli.help import struct_rule
+from cli.trl_names import TRL
 from cli.values import group_name
 from data.sources import DataSource, parse_source
 from errors import InputError, shown
@@ -36,7 +37,7 @@ def parse(config_type: type[Config], arguments: list[str], description: str,
     import tyro
 
     recipe, arguments = take_recipe(arguments)
-    check_names(arguments, renamed)
+    check_names(arguments, renamed, _kinds(config_type))
     arguments = [*(read_recipe(config_type, recipe, renamed) if recipe else ()), *arguments]
     description += ("\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win. --debug "
                     "shows the traceback of an error, too.")
@@ -108,7 +109,7 @@ def as_flags(config_type: type, values: Mapping[str, Any], renamed: Mapping[str,
     for key, value in values.items():
         name = str(key).replace("_", "-")
         flag, kind = f"{prefix}{name}", kinds.get(name.replace("-", "_"))
-        check_names([f"--{flag}"], renamed, where)
+        check_names([f"--{flag}"], renamed, () if prefix else kinds, where)
         if kind is None:
             raise InputError(f"{where}unknown key {prefix + str(key)!r}; known are {', '.join(kinds)}")
         if dataclasses.is_dataclass(kind) and kind is not DataSource:
@@ -155,13 +156,17 @@ def _from_root(text: str) -> str:
     return text.replace("${root}/", "" if from_here(".") == "." else f"{from_here('.')}/")
 
 
-def check_names(arguments: list[str], renamed: Mapping[str, str], where: str = "") -> None:
-    """Raises InputError, beginning with `where`, for a flag that goes by a new name."""
+def check_names(arguments: list[str], renamed: Mapping[str, str], known: Collection[str], where: str = "") -> None:
+    """Raises InputError, beginning with `where`, for a flag that goes by a new name, and for one of TRL's or
+    transformers' that is none of the `known`, a script's own."""
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
         for old in (name, name.removeprefix("no-")):
             if argument.startswith("--") and old in renamed:
                 raise InputError(f"{where}--{old} is called --{renamed[old]} now; write that")
+            if argument.startswith("--") and old in TRL and old.replace("-", "_") not in known:
+                raise InputError(f"{where}--{old} is a flag of TRL or transformers; here: {TRL[old]} "
+                                 f"(docs/from_trl.md)")
 
 
 def _constructors() -> Any:
