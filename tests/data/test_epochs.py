@@ -22,6 +22,8 @@ class Rows:
         return self.count
 
     def __getitem__(self, index):
+        if not 0 <= index < self.count:
+            raise IndexError(index)
         if index in self.bad:
             raise InputError(f"{self.place(index)}: bad")
         return {"tokens": [1 + index] * (3 + (index * 7) % 22)}
