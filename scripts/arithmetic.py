@@ -2,18 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from cli import command
 from cli.flags import seed_field
 from cli.parsing import from_here, invocation, parse_recipe
-from scripts import grpo
+from scripts import grpo, report
 
 DESCRIPTION = """Teach the embedded SmolLM2-135M-Instruct to add and multiply small numbers by GRPO with LoRA.
 
 The recipe is configs/arithmetic.yaml: problems of reasoning-gym, a reward of 1 where an answer gives the right
-number. Eval problems are answered greedily before the first step and after the last; report.png in the run
-directory shows the reward over the steps, samples/ all completions."""
+number. Eval problems are answered greedily before the first step and after the last; report.html in the run
+directory shows the reward over the steps and the answers before and after, samples/ has all completions."""
 
 RECIPE = from_here("configs/arithmetic.yaml")
 
@@ -36,38 +35,10 @@ def main(config: Config) -> None:
     grpo.main(recipe)
     if done:  # nothing was left to do, and so nothing was shown
         print(tables.read_text())
-    report(run)
-
-
-def report(run: Path) -> None:
-    """The picture of the reward, and where all else is."""
-    from training.metrics import read_metrics
-
-    plot(run, [line for line in read_metrics(run) if "reward" in line])
-    print(f"the reward over the steps: {run}/report.png; completions: {run}/samples; eval answers: {run}/evals\n"
+    report.main(report.Config((str(run),)))
+    print(f"completions: {run}/samples; eval answers: {run}/evals\n"
           f"Next: {invocation('generate')} --model {run} --temperature 0 --prompt "
           f"'State the final answer to the following arithmetic problem: 7 + 5 ='")
-
-
-def plot(run: Path, lines: list[dict[str, Any]]) -> None:
-    """report.png: the reward of each step, each reward by its name, and the length of completions."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (top, bottom) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6), height_ratios=(2, 1))
-    steps = [line["step"] for line in lines]
-    top.plot(steps, [line["reward"] for line in lines], color="black", linewidth=2, label="reward")
-    for name in sorted({name for line in lines for name in line if name.startswith("rewards/") and "/mean" in name}):
-        top.plot(steps, [line.get(name) for line in lines], alpha=0.6, label=name.split("/")[1])
-    top.set(ylabel="mean reward of a step's completions", ylim=(0, 1.02))
-    top.legend(loc="lower right")
-    bottom.plot(steps, [line["completions/mean_length"] for line in lines], color="tab:blue")
-    bottom.set(xlabel="step", ylabel="tokens a completion")
-    figure.tight_layout()
-    figure.savefig(run / "report.png", dpi=120)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

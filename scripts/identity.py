@@ -8,7 +8,7 @@ from typing import Any
 
 from cli import command
 from cli.parsing import from_here, invocation, parse_recipe
-from scripts import dpo, export
+from scripts import dpo, export, report
 from scripts.quickstart import Evaluated, is_right, question, shortened, write_answers
 
 DESCRIPTION = """Give the embedded SmolLM2-135M-Instruct a new identity by LoRA DPO, and show what that gained and cost.
@@ -51,7 +51,8 @@ def main(config: Config) -> None:
     after = examine(renamed)
     write_answers(run / "samples" / "identity.jsonl", *({task: each[task] for task in (QUESTIONS, GENERAL)}
                                                          for each in (before, after)))
-    report(run, before, after)
+    print_answers(run, before, after)
+    report.main(report.Config((str(run),)))
     print(f"\nNext: {invocation('generate')} --model {renamed} --prompt 'Who are you?'")
 
 
@@ -83,14 +84,13 @@ def text_losses(subject: Any) -> list[Any]:
             for text, each, (logp, _) in zip(texts, tokens, scored, strict=True)]
 
 
-def report(run: Path, before: Evaluated, after: Evaluated) -> None:
-    """The tables and the figures, on the terminal and as report.svg."""
-    from rich.console import Console
+def print_answers(run: Path, before: Evaluated, after: Evaluated) -> None:
+    """The tables and the figures, on the terminal, and the evaluations in evals/."""
     from rich.table import Table
 
     from evals.comparison import compare
     from evals.results import write_evaluation
-    from evals.tables import print_comparison
+    from evals.tables import open_console, print_comparison
 
     table = Table(title="eval questions, before and after", show_lines=True)
     for name, share in (("question", 3), ("before", 4), ("after", 4)):
@@ -98,14 +98,13 @@ def report(run: Path, before: Evaluated, after: Evaluated) -> None:
     for task in (QUESTIONS, GENERAL):
         for old, new in list(zip(before[task], after[task], strict=True))[:SHOWN]:
             table.add_row(question(old), marked(old), marked(new))
-    console, compared = Console(record=True, width=110), compare(before, after)
+    console, compared = open_console(), compare(before, after)
     console.print(table)
     print_comparison(compared, "answers with the right words, and loss on general text", console=console)
     console.print(cost(before[GENERAL], after[GENERAL]))
-    console.save_svg(str(run / "report.svg"), title="make identity")
     write_evaluation(run / "evals" / "before", before, {})
     write_evaluation(run / "evals" / "after", after, {}, compared)
-    print(f"all answers: {run}/samples/identity.jsonl; this picture: {run}/report.svg")
+    print(f"all answers: {run}/samples/identity.jsonl")
 
 
 def marked(sample: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from cli import command
 from cli.parsing import from_here, invocation, parse_recipe
 from errors import shown
-from scripts import export, sft
+from scripts import export, report, sft
 
 DESCRIPTION = """Fine-tune the embedded SmolLM2-135M-Instruct on conversations about Temper and compare its answers.
 
@@ -45,7 +45,8 @@ def main(config: Config) -> None:
         export.main(export.Config(model=str(run), output=str(adapter), format="adapter"))
     before, after = (evaluation(run, step) for step in (0, recipe.max_steps))
     write_answers(run / "samples" / "quickstart.jsonl", before, after)
-    report(run, before, after)
+    print_answers(run, before, after)
+    report.main(report.Config((str(run),)))
     print(f"\nNext: {invocation('generate')} --model {run} --prompt 'How do I resume a Temper run?' --temperature 0"
           f"\n      (with {Path('.venv/bin/python')} where no environment is active)")
 
@@ -81,13 +82,12 @@ def write_answers(path: Path, before: Evaluated, after: Evaluated) -> None:
                    "keywords": old.doc["keywords"], "right_before": is_right(old), "right_after": is_right(new)})
 
 
-def report(run: Path, before: Evaluated, after: Evaluated) -> None:
-    """The tables and the figures, on the terminal and as report.svg."""
-    from rich.console import Console
+def print_answers(run: Path, before: Evaluated, after: Evaluated) -> None:
+    """The tables and the figures, on the terminal."""
     from rich.table import Table
 
     from evals.comparison import compare
-    from evals.tables import print_comparison
+    from evals.tables import open_console, print_comparison
     from training.metrics import read_metrics
 
     table = Table(title="eval questions, before and after", show_lines=True)
@@ -97,12 +97,11 @@ def report(run: Path, before: Evaluated, after: Evaluated) -> None:
         mark = "[green]right[/]" if is_right(new) else "[red]wrong[/]"
         table.add_row(question(old), shortened(old.completion), shortened(new.completion), mark)
     losses = [line["eval/loss"] for line in read_metrics(run) if "eval/loss" in line]
-    console = Console(record=True, width=110)
+    console = open_console()
     console.print(table)
     print_comparison(compare(before, after), "answers with the right fact", console=console)
     console.print(f"eval loss (nats a token): {losses[0]:.3f} before, [bold]{losses[-1]:.3f}[/] after")
-    console.save_svg(str(run / "report.svg"), title="make quickstart")
-    print(f"all {len(pairs(before, after))} answers: {run}/samples/quickstart.jsonl; this picture: {run}/report.svg")
+    print(f"all {len(pairs(before, after))} answers: {run}/samples/quickstart.jsonl")
 
 
 def shortened(text: str, limit: int = 120) -> str:

@@ -16,8 +16,9 @@ CLI = REWARDS | {"rewards", "rollouts"}
 ALLOWED = {
     "errors": set(), "files": {"errors"}, "batch": {"errors"},
     "sharding": BASE, "objectives": {"batch"}, "models": BASE | {"sharding"}, "data": BASE, "training": MODELS,
-    "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI, "curation": CLI,
-    "cli": CLI | {"evals"}, "scripts": CLI | {"cli", "evals", "curation"},
+    "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI,
+    "reports": BASE | {"evals"}, "curation": CLI | {"reports"}, "cli": CLI | {"evals"},
+    "scripts": CLI | {"cli", "evals", "curation", "reports"},
     "benchmarks": CLI | {"cli", "evals", "curation", "scripts"}}
 """folder or file at the top -> what of ours it may import besides itself"""
 NEEDS_A_MODEL = {"learned"}
@@ -54,12 +55,14 @@ def test_the_table_has_every_folder():
     assert packages | {"benchmarks"} == ALLOWED.keys()
 
 
-def test_graders_load_no_jax():
+def test_graders_and_reports_load_no_jax():
     """Nor does what they import."""
     inside = NEEDS_A_MODEL | {"__init__", "checked_eval"}  # the latter, as workers, with a verifier in a sandbox
     graders = [path.stem for path in (ROOT / "rewards").glob("*.py")
                if path.stem not in inside and not path.stem.endswith("_worker")]
-    program = f"import sys, {', '.join(f'rewards.{name}' for name in graders)}; sys.exit('jax' in sys.modules)"
+    reports = [f"reports.{path.stem}" for path in sources("reports")]
+    modules = ", ".join([f"rewards.{name}" for name in graders] + reports)
+    program = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
                           check=False).returncode == 0
 

@@ -25,6 +25,7 @@ from sharding import hosts
 from sharding.rules import tree_shardings
 from training.checkpoints import finished_steps, restore_trainable
 from training.holding import LOCK
+from training.launches import record_launch
 
 
 class SavableTokenizer(Protocol):
@@ -82,7 +83,8 @@ def _python_name(flag: str) -> str:
 
 def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: SavableTokenizer | None) -> None:
     """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml, in
-    which a run that goes on with other flags has these, and what they were before under `history`.
+    which a run that goes on with other flags has these, and what they were before under `history`; and, each time, a
+    line of launches.jsonl.
 
     One process writes; the others wait for it.
     """
@@ -92,6 +94,7 @@ def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Sava
                 _write(run, config, model, tokenizer)
             else:
                 _write_changes(run, json.loads(json.dumps(config)))
+            record_launch(run)
     hosts.barrier("run directory")
 
 

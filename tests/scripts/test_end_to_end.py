@@ -52,6 +52,9 @@ def test_train_score_export(sft, score, run_script, tiny_model, tmp_path, more):
     metrics = lines(run / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [1, 2, 3, 4]
     assert {"loss", "grad_norm", "learning_rate", "num_tokens", "tokens_per_second"} <= set(metrics[0])
+    [launch] = lines(run / "launches.jsonl")
+    assert launch["command"].startswith("python ")
+    assert {"jax", "devices", "commit", "time"} <= launch.keys()
     before, after = score(tiny_model, "before.jsonl"), score(run, "after.jsonl")
     assert np.mean(np.concatenate(after)) > np.mean(np.concatenate(before)) + 0.01
 
