@@ -6,6 +6,7 @@ targets), all [B, T]: index t always speaks of token t. What an objective needs 
 are in columns count/NAME, int32 [B]. Nothing is ever derived from a padding id.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -81,6 +82,15 @@ def buckets(length: int) -> list[int]:
     return sorted(sizes)
 
 
+def used_often(rows: Sequence[Row], batch_size: int, at_least: int = 4) -> list[int]:
+    """Of buckets of the longest row, it and those that so many batches of rows of like length have: what is compiled
+    for fewer takes longer than to pad them."""
+    lengths = sorted((len(row.tokens) for row in rows), reverse=True)
+    sizes = buckets(lengths[0])
+    counts = Counter(bucket_length(longest, sizes) for longest in lengths[::batch_size])
+    return [size for size in sizes if counts[size] >= at_least or size == sizes[-1]]
+
+
 def bucket_length(length: int, sizes: Sequence[int]) -> int:
     """The smallest of `sizes`, in order, that holds `length`."""
     return next(size for size in sizes if size >= length)
@@ -104,9 +114,10 @@ def pad(rows: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> Batch
     return {name: stack(name) for name in rows[0]} | {"positions": positions, "segment_ids": segment_ids}
 
 
-def in_order(rows: Sequence[Row], *, batch_size: int, length: int) -> list[Batch]:
-    """Every row once, in its order, padded: for evaluation and scoring. The last batch is filled with padding."""
-    sizes = buckets(length)
+def in_order(rows: Sequence[Row], *, batch_size: int, length: int, sizes: Sequence[int] | None = None) -> list[Batch]:
+    """Every row once, in its order, padded to `sizes`, by default buckets(length): for evaluation and scoring. The last
+    batch is filled with padding."""
+    sizes = sizes or buckets(length)
     groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return [add_rows(pad([row.columns() for row in group], sizes), batch_size) for group in groups]
 

@@ -60,7 +60,7 @@ def _finish(chosen: Encoded, rejected: Encoded) -> Pair:
 
 def _refuse_equal(chosen: Any, rejected: Any) -> None:
     if chosen == rejected:
-        raise InputError("chosen and rejected are the same, so neither is preferred; drop the row")
+        raise InputError("chosen and rejected are the same, so neither is preferred; mend or drop the row")
 
 
 def _named(side: str, encode, *arguments) -> Any:
@@ -106,7 +106,8 @@ def _mask_common(chosen: Encoded, rejected: Encoded) -> list[Encoded]:
     """The leading tokens that both have are the prompt; an answer that is the other's beginning keeps its end token."""
     common = min(_count_common(chosen[0], rejected[0]), len(chosen[0]) - 1, len(rejected[0]) - 1)
     if not common:
-        raise InputError(f"{DIFFERENT_PROMPTS} (no token is common at their beginning, and there is no column prompt)")
+        raise InputError(f"{DIFFERENT_PROMPTS} (no token is common at their beginning, and there is no column prompt; "
+                         f"one of another name is renamed by FILE[prompt=NAME])")
     return [Encoded(tokens, [0.0] * common + mask[common:]) for tokens, mask, _ in (chosen, rejected)]
 
 
@@ -147,14 +148,15 @@ def encode_labelled(record: Record, tokenizer: Tokenizer | None, *, vocab_size: 
     if "label" not in record:
         raise InputError(f"no column label among {', '.join(sorted(record))}; a row has prompt and completion, "
                          f"messages or tokens, and a label, true or false")
-    label = _read_label(record["label"])
+    label = read_label(record["label"])
     if isinstance(record.get("completion"), str) and not record["completion"].strip():
         raise InputError("the completion is empty; fill it or drop the row")
     row = encode_record(record, tokenizer, vocab_size=vocab_size, training=True)
     return row._replace(extra={"label": label})
 
 
-def _read_label(label: Any) -> float:
+def read_label(label: Any) -> float:
+    """1 or 0 of a label. Raises InputError for what is neither."""
     word = label.strip().lower() if isinstance(label, str) else label
     for number, spellings in ((1.0, (True, "true", "1")), (0.0, (False, "false", "0"))):
         if isinstance(word, str | int | float | np.generic) and word in spellings:

@@ -104,6 +104,23 @@ def estimate(values: Sequence[float], questions: Sequence[Hashable], families: S
     return Estimate(n, mean, error, low, high)
 
 
+def ratio(sums: Sequence[float], weights: Sequence[float], level: float = LEVEL) -> Estimate:
+    """sum s / sum w over rows, such as nats a token, with Student's interval; a row's parts hang together, so that
+
+        SE^2 = R / (R - 1) * sum over R rows of (s_r - mean * w_r)^2 / (sum w)^2
+
+    (the linearised ratio estimator: Cochran 1977, section 6.4). NaN without weight, endless for one row."""
+    s, w = (np.asarray(each, np.float64)[np.asarray(weights) > 0] for each in (sums, weights))
+    if not len(w):
+        return Estimate(0, math.nan, math.nan, math.nan, math.nan)
+    mean = float(s.sum() / w.sum())
+    if len(w) < 2:
+        return Estimate(1, mean, math.nan, -math.inf, math.inf)
+    error = math.sqrt(len(w) / (len(w) - 1) * float(((s - mean * w) ** 2).sum())) / float(w.sum())
+    spread = _t(level, len(w) - 1) * error
+    return Estimate(len(w), mean, error, mean - spread, mean + spread)
+
+
 def wilson(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's interval of a share of n (Wilson 1927), which need not be whole: (n p + z^2 / 2 -+ z sqrt(n p (1 - p) +
     z^2 / 4)) / (n + z^2)."""

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
 from cli import command
-from cli.checks import check_file, check_positive, check_temperature, resolve_dtype
+from cli.checks import check_file, check_positive, check_temperature, max_row_length, resolve_dtype
 from cli.flags import temperature_field
 from data.sources import DataSource
 from errors import InputError
@@ -23,7 +24,12 @@ end token added. Each output row is {"logps": [...], "entropy": [...], "loss_mas
 and the first token, which nothing predicts, has 0.
 
 Under a reward model each output row is {"reward": x}, read at the row's last token; strings do get the end token, as in
-the pairs that it learnt from."""
+the pairs that it learnt from. Rows may be pairs, too, with chosen and rejected, as for scripts.dpo: the scores of both
+answers are written, as chosen_reward, rejected_logps and the like.
+
+In the end figures over the file are printed with 95 % intervals: loss, perplexity and, of texts, bits per byte; of
+pairs, how often the chosen answer has the higher score; of rows with a label (true or false) under a reward model, how
+often the reward's sign agrees."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,12 @@ class Config:
     comes before them."""
     batch_size: int = 8
     """This many rows are scored at a time, over all devices."""
+    max_length: int | None = None
+    """A row may have this many tokens; by default the model's context."""
+    too_long: Literal["error", "truncate", "drop"] = "error"
+    """Rows over --max-length end the script, are cut, or are left out: their line says so."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """Rows that cannot be read or scored end the script, or are left out: their line says so."""
     temperature: float = temperature_field()
     """Scores are under softmax(logits / temperature)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -50,8 +62,9 @@ class Config:
 
 def main(config: Config) -> None:
     from data.chat import explain
-    from data.reading import Encoder, read_all
+    from data.reading import Encoder
     from data.sources import open_in_order, with_template_kwargs
+    from evals.scored import as_line, form_of, print_summary, read_records, summary
     from files import whole_lines
     from sharding.hosts import barrier, connect, is_main
     from sharding.mesh import make_mesh
@@ -65,23 +78,27 @@ def main(config: Config) -> None:
     connect(config.hosts)
     mesh = make_mesh(config.mesh)
     opened = open_model(config.model)
-    encoder = Encoder(opened.tokenizer, opened.config.vocab_size, opened.config.max_length,
-                      training=opened.config.reward_head)
-    sources = with_template_kwargs(open_in_order(config.data), config.chat_template_kwargs, encoder.open_tokenizer())
-    rows, counts = read_all(sources, encoder, functools.partial(track, what="reading"))
-    for line in explain(counts):
+    max_length = max_row_length(config.max_length, opened.config.max_length)
+    encoder = Encoder(opened.tokenizer, opened.config.vocab_size, max_length, config.too_long,
+                      config.bad_rows, training=opened.config.reward_head)
+    tokenizer = encoder.open_tokenizer()
+    sources = with_template_kwargs(open_in_order(config.data), config.chat_template_kwargs, tokenizer)
+    encoder = dataclasses.replace(encoder, form=form_of(sources))
+    records = read_records(sources, encoder, functools.partial(track, what="reading"))
+    for line in explain(records.counts):
         command.print_once(f"note: {line}")
     dtype = resolve_dtype(config.dtype)
     model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
-    scorer = make_scorer(opened, config.temperature)
-    scores = score_rows(model, variables, rows, config.batch_size, mesh, scorer,
-                        functools.partial(track, what="scoring"))
+    scores = score_rows(model, variables, [row for rows in records.rows for row in rows], config.batch_size, mesh,
+                        make_scorer(opened, config.temperature), functools.partial(track, what="scoring"))
     if is_main():
+        rest = iter(scores)
         with whole_lines(Path(config.output)) as write:
-            for row, score in zip(rows, scores, strict=True):
-                write(as_line(row, score))
+            for rows in records.rows:
+                write(as_line(rows, list(itertools.islice(rest, len(rows)))))
+        print_summary(summary(records, scores, tokenizer), records.counts)
     barrier("scored")
-    command.print_once(f"{len(rows)} rows scored: {config.output}")
+    command.print_once(f"{sum(map(bool, records.rows))} rows scored: {config.output}")
 
 
 def make_scorer(opened: Any, temperature: float) -> Any:
@@ -94,13 +111,6 @@ def make_scorer(opened: Any, temperature: float) -> Any:
     if temperature != 1:
         raise InputError("--temperature has no meaning for a reward model; leave it out")
     return score_rewards
-
-
-def as_line(row: Any, score: Any) -> dict[str, Any]:
-    """What is written of a row."""
-    if hasattr(score, "rewards"):
-        return {"reward": score.rewards.item()}
-    return {"logps": score.logps.tolist(), "entropy": score.entropy.tolist(), "loss_mask": row.loss_mask.tolist()}
 
 
 if __name__ == "__main__":

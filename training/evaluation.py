@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from batch import Row, in_order, longest_row
+from batch import Row, in_order, longest_row, used_often
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import combine
@@ -55,18 +55,20 @@ def language_model_metrics(metrics: dict[str, float], rows: Sequence[Row],
 
 def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row], batch_size: int,
                mesh: jax.sharding.Mesh, scorer: Scorer = score, track: Callable[[Any], Any] = iter) -> list[Any]:
-    """Scores of each row once (make_row_scorer). `track` may draw a progress bar over the batches."""
-    return make_row_scorer(model, batch_size, mesh, scorer, longest_row(rows))(variables, rows, track)
+    """Scores of each row once (make_row_scorer), in a call that comes once, so that no length is compiled for a few
+    batches alone. `track` may draw a progress bar over the batches."""
+    sizes = used_often(rows, batch_size)
+    return make_row_scorer(model, batch_size, mesh, scorer, longest_row(rows), sizes)(variables, rows, track)
 
 
 def make_row_scorer(model: Transformer, batch_size: int, mesh: jax.sharding.Mesh, scorer: Scorer,
-                    max_length: int) -> Callable[..., list[Any]]:
+                    max_length: int, sizes: Sequence[int] | None = None) -> Callable[..., list[Any]]:
     """(variables, rows) -> scores of each row, numpy, in the order of `rows`: [T] at the row's own length, or one
     number of the row.
 
-    Rows are batched with those of like length and padded to one of buckets(max_length), so that however many calls
-    there are, each of those few lengths is compiled once. No row is longer than `max_length`. A call takes `track`, too
-    (score_rows); where it ends before the batches do, the scores of the rows of the others are None.
+    Rows are batched with those of like length and padded to one of `sizes`, by default buckets(max_length), so that
+    however many calls there are, each of those few lengths is compiled once. No row is longer than `max_length`. A call
+    takes `track`, too (score_rows); where it ends before the batches do, the scores of the rows of the others are None.
     """
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())  # every process reads all scores
     jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch), out_shardings=everywhere)
@@ -75,7 +77,8 @@ def make_row_scorer(model: Transformer, batch_size: int, mesh: jax.sharding.Mesh
     def score_all(variables: dict[str, Any], rows: Sequence[Row], track: Callable[[Any], Any] = iter) -> list[Any]:
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
         scored: list[Any] = [None] * len(rows)
-        batches = in_order([rows[index] for index in order], batch_size=batch_size, length=max_length)
+        batches = in_order([rows[index] for index in order], batch_size=batch_size, length=max_length,
+                           sizes=sizes)
         with jax.set_mesh(mesh):
             for number, batch in enumerate(track(batches)):
                 scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))

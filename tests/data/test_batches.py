@@ -3,7 +3,7 @@
 import numpy as np
 from tiny import rows
 
-from batch import add_rows, buckets, in_order, pad, widen
+from batch import Row, add_rows, buckets, in_order, pad, used_often, widen
 
 ROWS = rows(range(5, 29))
 
@@ -41,3 +41,14 @@ def test_wider_batches_hold_the_same_rows():
     assert wide["tokens"].shape == (4, 24)
     assert wide["counts"].shape == (4, 3)
     assert list(segments(wide)) == list(segments(batch))
+
+
+def test_a_length_that_few_batches_have_is_padded_to_the_next_that_is_used():
+    few = [Row(np.zeros(length, np.int32), np.zeros(length, np.float32)) for length in (5, 12, 30, 60, 100)]
+    assert used_often(few, 2) == [buckets(100)[-1]]
+    many = few + [few[2]] * 80
+    assert used_often(many, 8) == [32, buckets(100)[-1]]
+    ordered = sorted(many, key=lambda row: -len(row.tokens))
+    found = in_order(ordered, batch_size=8, length=100, sizes=used_often(many, 8))
+    assert {batch["tokens"].shape[1] for batch in found} == {32, buckets(100)[-1]}
+    assert sum(int((batch["segment_ids"] > 0).any(1).sum()) for batch in found) == len(many)
