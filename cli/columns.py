@@ -4,12 +4,19 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from data.columns import has_column
+from cli.command import print_once
+from data.columns import SIDES, has_column
+from data.encode import TEMPLATE_COLUMNS
 from data.records import normalise
 from errors import InputError, shown
 from objectives.base import declared
 
 USUAL = ("tokens", "positions", "segment_ids", "loss_mask")
+
+
+READ = ("tokens", "loss_mask", "messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS)
+READ_OF = {"pair": [f"{side}{end}" for side in SIDES for end in ("", "_tokens", "_loss_mask")], "labelled": ["label"]}
+"""what rows have by themselves, and those of a form besides"""
 
 
 class Needed(NamedTuple):
@@ -50,6 +57,17 @@ def needed_columns(objective: Callable[..., Any], computed: Sequence[str] = (), 
     return Needed(tuple(name for name in needs if name not in given),
                   tuple(name for name in dict.fromkeys(taken) if name in {*declared(objective), *optional}),
                   (*computed, *or_computed))
+
+
+def tell_unread(sources: Sequence[Any], form: str, needed: Needed) -> None:
+    """A line for each source whose first row has columns that nothing reads: a prompt of another name, perhaps."""
+    own = [*needed.required, *needed.optional]
+    read = {*READ, *READ_OF.get(form, ()), *own, *(f"{side}_{name}" for side in SIDES for name in own)}
+    for source in sources:
+        unread = [name for name in _first_record(source) if name not in read]
+        if unread:
+            print_once(f"note: {source.place(0)}: nothing reads its columns {', '.join(unread)}; if one is a prompt, "
+                       f"say so by FILE[prompt={unread[0]}]")
 
 
 def _names(objective: Callable[..., Any], attribute: str) -> tuple[str, ...]:

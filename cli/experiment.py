@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from cli.checks import max_row_length, resolve_dtype
-from cli.columns import NOTHING, Needed
+from cli.columns import NOTHING, Needed, tell_unread
 from cli.command import print_once
 from cli.flags import RunFlags, TrainingFlags, check_flags
 from cli.parsing import invocation
@@ -79,6 +79,7 @@ def open_rows(flags: TrainingFlags, opened: Any, packing: str = "none", form: st
     encoder = make_encoder(flags, packing, opened.tokenizer, opened.config.vocab_size, context, form)
     sources, eval_sources = open_sources(flags, encoder.open_tokenizer())
     encoder = dataclasses.replace(encoder, **needed.found([*sources, *eval_sources]))
+    tell_unread([*sources, *eval_sources], form, needed)
     config = check_output_dir(flags, sources, eval_sources)
     streams = make_streams(flags, packing, sources, encoder, context)
     eval_encoder = dataclasses.replace(encoder, max_length=context)
@@ -162,9 +163,12 @@ def _steps_of_epochs(flags: TrainingFlags, streams: Any) -> int:
 
 
 def tell_counts(which: str, counts: Mapping[str, int]) -> None:
-    """Says what the chat template did to rows."""
+    """Says what the chat template did to rows, and how many are left out for being bad."""
     from data.chat import explain
 
+    if counts.get("rows_skipped"):
+        print_once(f"note: rows {which}: {counts['rows_skipped']} cannot be read or trained on and are left out "
+                   f"(--bad-rows skip)")
     for line in explain(counts):
         print_once(f"note: rows {which}: {line}")
 

@@ -68,7 +68,7 @@ def read_record(index: int, source: Source, encoder: Encoder) -> tuple[tuple[Row
     except InputError as error:
         if encoder.bad_rows == "skip":
             return (), Counter(rows_skipped=1)
-        raise InputError(str(error)) from None
+        raise InputError(f"{error}; --bad-rows skip leaves such rows out") from None
     events = sum((Counter(row.events) for row in rows), Counter())
     apart = [(row,) for row in rows] if encoder.form == "turns" else [rows]
     kept: tuple[Row, ...] = ()

@@ -10,6 +10,7 @@ import glob
 import itertools
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from data.tokenizer import Tokenizer
 from errors import InputError, shown
 
 KINDS = ("FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or a glob of them), hf:OWNER/NAME, tfds:NAME or gym:TASK, then "
-         "maybe @WEIGHT")
+         "maybe [ours=theirs, ...] for columns, and @WEIGHT")
 
 
 class Source(Protocol):
@@ -61,16 +62,31 @@ class DataSource:
 
 
 def parse_source(text: str) -> DataSource:
-    """SOURCE or SOURCE@WEIGHT, or a DataSource's fields in YAML, {source: ..., columns: {prompt: question}}. An "@"
-    that no number follows is part of the name. Raises InputError for other fields."""
+    """SOURCE, SOURCE@WEIGHT, and either with SOURCE[prompt=question, ...] for columns of other names, ours before
+    theirs; or a DataSource's fields in YAML, {source: ..., columns: {prompt: question}}. An "@" that no number follows
+    and brackets without "=" are part of the name. Raises InputError for other fields, and for columns that are no
+    pairs of names."""
     if text.startswith("{"):
         return _parse_fields(text)
     source, _, weight = text.rpartition("@")
     try:
-        number = float(weight)
+        source, number = (source, float(weight)) if "@" in text else (text, 1.0)
     except ValueError:
-        return DataSource(text)
-    return DataSource(source, number) if "@" in text else DataSource(text)
+        source, number = text, 1.0
+    name, columns = _split_columns(source)
+    return DataSource(name, number, columns)
+
+
+def _split_columns(text: str) -> tuple[str, dict[str, str]]:
+    """("pairs.jsonl", {"prompt": "question"}) of "pairs.jsonl[prompt=question]"."""
+    found = re.fullmatch(r"(.+)\[([^\[\]]*=[^\[\]]*)\]", text, re.DOTALL)
+    if not found:
+        return text, {}
+    pairs = [[name.strip() for name in part.split("=")] for part in found[2].split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs) or len({ours for ours, *_ in pairs}) < len(pairs):
+        raise InputError(f"data {text}: [{found[2]}] must rename columns, ours=theirs, each once, with commas in "
+                         f"between, as in [prompt=instruction, chosen=good]")
+    return found[1], dict(pairs)
 
 
 def _parse_fields(text: str) -> DataSource:

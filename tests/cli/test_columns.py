@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from cli.columns import Needed, needed_columns
+from cli.columns import Needed, needed_columns, tell_unread
 from data.specs import bind
 from errors import InputError
 from objectives.base import declared
@@ -93,3 +93,18 @@ def test_rows_that_cannot_be_read_are_left_to_those_who_read_them():
             return {"weight": 1}
 
     assert Needed(("weight",)).found([Bad([0, 1])])["columns"] == ("weight",)
+
+
+@pytest.mark.parametrize(("form", "row", "unread"), [
+    ("pair", {"instruction": "a", "chosen": "b", "rejected": "c", "id": 3}, "instruction, id"),
+    ("pair", {"prompt": "a", "chosen_tokens": [1], "rejected_tokens": [2], "chosen_margin": 1}, None),
+    ("turns", {"conversations": [{"from": "human", "value": "a"}], "tools": [], "margin": 1}, None),
+    ("turns", {"text": "a", "chosen": "b"}, "chosen"), ("labelled", {"text": "a", "label": True}, None)])
+def test_columns_that_nothing_reads_are_told(capsys, form, row, unread):
+    class Source(list):
+        def place(self, index):
+            return f"rows.jsonl:{index + 1}"
+
+    tell_unread([Source([row])], form, Needed(optional=("margin",)))
+    told = capsys.readouterr().out
+    assert (f"note: rows.jsonl:1: nothing reads its columns {unread}; " in told) if unread else not told

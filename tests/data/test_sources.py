@@ -277,3 +277,22 @@ def test_template_kwargs_are_a_column_of_every_row(tmp_path):
     source = WithTemplateKwargs(open_source(DataSource(str(tmp_path / "rows.jsonl"))), {"x": 1})
     assert [row["chat_template_kwargs"] for row in source] == [{"x": 1}, {"x": 2}, {"x": 1}]
     assert source.place(2).endswith("rows.jsonl:3")
+
+
+@pytest.mark.parametrize(("text", "source", "weight", "columns"), [
+    ("pairs.jsonl[prompt=instruction]", "pairs.jsonl", 1, {"prompt": "instruction"}),
+    ("a/*.jsonl[prompt = the question, chosen=a]@2.5", "a/*.jsonl", 2.5, {"prompt": "the question", "chosen": "a"}),
+    ("rows[0-9].jsonl", "rows[0-9].jsonl", 1, {}),
+    ("rows[0-9].jsonl[text=body]", "rows[0-9].jsonl", 1, {"text": "body"}),
+    ("tfds:a/b:train[:10%]", "tfds:a/b:train[:10%]", 1, {}),
+    ("tfds:a/b:train[:10%][text=body]@3", "tfds:a/b:train[:10%]", 3, {"text": "body"}),
+    ("me@home.jsonl", "me@home.jsonl", 1, {})])
+def test_columns_are_renamed_behind_a_name(text, source, weight, columns):
+    assert parse_source(text) == DataSource(source, weight, columns)
+
+
+@pytest.mark.parametrize("text", ["a.jsonl[prompt=]", "a.jsonl[=b]", "a.jsonl[prompt=a,b]", "a.jsonl[p=a=b]",
+                                  "a.jsonl[p=a,p=b]", "a.jsonl[p=a,]"])
+def test_what_renames_no_column_is_refused(text):
+    with pytest.raises(InputError, match="must rename columns, ours=theirs"):
+        parse_source(text)
