@@ -1,6 +1,5 @@
 """report.html: a profile as a page for people, in one file without scripts."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,27 +8,15 @@ from typing import Any
 import yaml
 
 from files import write_text
+from reports.document import document
+from reports.document import escape as _text
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --faint: #5d6773; --line: #d8dee6; --box: #f5f7f9;
-  --bar: #4a78b5; --over: #b3261e; --before: #b9c4d0; --after: #2f6f4f }
-@media (prefers-color-scheme: dark) { :root { --ink: #e3e8ee; --paper: #14181d; --faint: #98a3b0; --line: #333b45;
-  --box: #1e242b; --bar: #7aa5dc; --over: #ff8a80; --before: #4d5966; --after: #63b98d } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
-  background: var(--paper); overflow-wrap: anywhere }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th, .number, .share { overflow-wrap: normal; white-space: nowrap }
-td.number, th.number { text-align: right } .over { color: var(--over); font-weight: 600 }
+body { overflow-wrap: anywhere } th, .number, .share { overflow-wrap: normal; white-space: nowrap }
 .bar { display: inline-block; height: .7rem; background: var(--bar); vertical-align: middle }
-.over .bar { background: var(--over) }
+.over .bar { background: var(--bad) } svg { border-bottom: 1px solid var(--line) }
+.before { fill: var(--before); color: var(--before) } .after { fill: var(--good); color: var(--good) }
 .charts { display: flex; flex-wrap: wrap; gap: 1.2rem } .charts figure { margin: 0 } figcaption { font-size: .85rem }
-svg { border-bottom: 1px solid var(--line) } .before { fill: var(--before); color: var(--before) }
-.after { fill: var(--after); color: var(--after) }
-pre { background: var(--box); padding: .6rem .8rem; white-space: pre-wrap; font-size: .85rem }
-details { margin: .3rem 0 } summary { cursor: pointer } .faint { color: var(--faint) }
 """
 WIDTH, HEIGHT = 300, 110
 
@@ -45,12 +32,7 @@ def write_page(output: Path) -> None:
                 stage["sample"] for stage in profile["stages"])), _groups(profile["groups"]),
             "<h2>What each stage drops</h2>", *map(_examples, profile["stages"]),
             "<h2>Recipe</h2>", f"<pre>{_text(yaml.safe_dump(profile['recipe'], sort_keys=False))}</pre>"]
-    write_text(output / "report.html", f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>Curation</title>\n"
-                                       f"<style>{STYLE}</style>\n<body>\n{chr(10).join(body)}\n</body></html>\n")
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+    write_text(output / "report.html", document("Curation", "\n".join(body), STYLE))
 
 
 def _sample_note(profile: Mapping[str, Any]) -> str:
