@@ -64,21 +64,23 @@ def check_evaluation(flags: EvaluateFlags) -> None:
 
 
 def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, mesh: Any) -> list[Any]:
-    """The tasks, their questions read, before weights are; none without --evaluate.tasks. Raises InputError for those
-    that cannot be had, and for a model that answers nothing."""
-    own = flags.evaluate
-    if not own.tasks:
+    """The tasks, their questions read, before weights are; none without --evaluate.tasks and --sample-prompts. Raises
+    InputError for those that cannot be had, and for a model that answers nothing."""
+    own, count = flags.evaluate, getattr(flags, "sample_prompts", 0)
+    if not own.tasks and not count:
         return []
     from data.messages import parse_template_kwargs
+    from evals.held_out import open_held_out
     from evals.tasks import How, open_tasks
 
     if tokenizer is None:
-        raise InputError("--evaluate.tasks: the model has no tokenizer, so it answers nothing that could be judged; "
-                         "put tokenizer.json into its folder")
+        raise InputError(f"{'--evaluate.tasks' if own.tasks else '--sample-prompts'}: the model has no tokenizer, so "
+                         f"it answers nothing that could be judged; put tokenizer.json into its folder")
     how = How(limit=own.limit, num_samples=own.num_samples, seed=flags.seed, max_new_tokens=own.max_new_tokens,
               template_kwargs=parse_template_kwargs(flags.chat_template_kwargs), task_data=own.data,
               unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
-    return open_tasks(own.names, tokenizer, how, vocab_size, mesh)
+    held_out = [open_held_out(flags.eval_data, count, tokenizer, vocab_size, how.template_kwargs)] if count else []
+    return open_tasks(own.names, tokenizer, how, vocab_size, mesh) + held_out
 
 
 def make_benchmarks(flags: Any, tasks: Sequence[Any], model: Any, tokenizer: Any, mesh: Any, engine: Any = None) -> Any:

@@ -30,8 +30,7 @@ class RunFlags:
     data: tuple[DataSource, ...]
     """Rows come from these sources: FILE.jsonl, FILE.jsonl.gz, FILE.parquet (or globs of them),
     tfds:NAME[/CONFIG][:SPLIT], hf:OWNER/NAME[/CONFIG][:SPLIT], gym:TASK[(key=value, ...)]. Several are mixed by weight,
-    written SOURCE@WEIGHT. Columns of other names are renamed, ours before theirs, by
-    "{source: NAME, columns: {prompt: question}}"."""
+    written SOURCE@WEIGHT. Columns of other names are renamed, ours before theirs: "FILE.jsonl[prompt=question]"."""
     output_dir: str
     """The run directory is made here: config.yaml, metrics.jsonl, checkpoints/."""
     restart: bool = False
@@ -52,8 +51,8 @@ class RunFlags:
     """The run is evaluated every so many steps, too; 0 evaluates at its beginning and end alone."""
     save_every: int = 100
     """A checkpoint is saved every so many steps, and after the last one in any case; 0 saves that one alone."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Metrics go to these, besides metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "none"], ...] = ()
+    """Metrics and samples go to these, besides files; by default to tensorboard where that is installed."""
     profile: str | None = None
     """FIRST:LAST writes a JAX profiler trace of these steps to profile/ in the run directory."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -96,7 +95,8 @@ class TrainingFlags(RunFlags):
     """Rows over --max-length end the run, are cut, or are left out, which metrics count (concat-then-split cuts every
     row where it must)."""
     bad_rows: Literal["error", "skip"] = "error"
-    """Rows that cannot be read or trained on end the run, or are left out, which metrics count."""
+    """Rows that cannot be read or trained on, pairs of equal answers among them, end the run, or are left out, which
+    metrics count."""
     workers: int = 0
     """This many processes read and tokenise ahead on every host; with 0 the training process does so itself."""
     keep_best: bool = False
@@ -116,6 +116,18 @@ class ModelFlags(TrainingFlags):
     """Training begins with this model: embedded (smollm2-135m-instruct), Hub id, preset, folder, .gguf file, PEFT
     adapter or run directory (RUN@best and RUN@STEP are one of its checkpoints)."""
     lora: LoRAConfig = LoRAConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnsweringFlags(ModelFlags):
+    """Of a run whose model answers prompts."""
+
+    sample_prompts: int = 0
+    """The prompts of the first so many rows of --eval-data are answered, greedily, before the first step and after the
+    last; scripts.report shows both answers."""
+
+    def unread(self) -> dict[str, str]:
+        return super().unread() | without_eval_data(self, "sample_prompts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,6 +269,8 @@ def check_flags(flags: RunFlags) -> None:
     if isinstance(flags, TrainingFlags):
         check_positive(flags, "learning_rate", "num_microbatches")
         check_not_negative(flags, "workers")
+    if isinstance(flags, AnsweringFlags):
+        check_not_negative(flags, "sample_prompts")
     _check_duration(flags)
 
 

@@ -18,7 +18,7 @@ MAY_DIFFER = frozenset({
     "max_steps", "num_epochs", "max_tokens", "evaluate.at", "evaluate.num_samples", "evaluate.max_new_tokens"})
 """what a resumed run may change; steps as check_steps says"""
 
-ON_ROWS = frozenset({"evaluate"})
+ON_ROWS = frozenset({"evaluate", "sample_prompts"})
 """and a run on rows besides; an online one draws no prompts that it is evaluated on"""
 
 TOLD = ("num_microbatches", "microbatch_tokens", "critic.microbatch_tokens", "remat", "attention")

@@ -21,7 +21,8 @@ def print_figures(evaluated: Mapping[str, Sequence[Sample]], title: str = "", co
     front."""
     console = console or open_console()
     figures = [figure for samples in evaluated.values() for figure in _shown(figures_of(samples))]
-    console.print(figure_table(figures, title))
+    if figures:
+        console.print(figure_table(figures, title))
     for task, samples in evaluated.items():
         cut = sum(sample.truncated_context for sample in samples)
         if cut:

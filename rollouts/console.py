@@ -14,8 +14,8 @@ from files import write_text, writing
 from rollouts.episodes import Group, rewards_of
 
 
-def log_completions(groups: Sequence[Group], step: int, count: int) -> None:
-    """Prints the first group's best completions and its worst."""
+def log_completions(groups: Sequence[Group], step: int, count: int) -> str:
+    """Prints the first group's best completions and its worst; these whole, with their prompt, as a text."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -23,10 +23,13 @@ def log_completions(groups: Sequence[Group], step: int, count: int) -> None:
     opening = last_message(group.episodes[0].opening or group.prompt.text)  # an environment's, where there is one
     order = np.argsort(-np.nan_to_num(rewards, nan=-np.inf), kind="stable").tolist()
     console.print(f"[bold]step {step}[/]  [cyan]{escape(_short(opening))}[/]")
+    whole = [f"prompt: {opening}"]
     for member in dict.fromkeys([*order[: count - 1], order[-1]]):
-        text = escape(_short(group.episodes[member].text))
+        text = group.episodes[member].text
         reward = "  none" if np.isnan(rewards[member]) else f"{rewards[member]:6.2f}"
-        console.print(f"  [bold]{reward}[/]  {text}", highlight=False)
+        console.print(f"  [bold]{reward}[/]  {escape(_short(text))}", highlight=False)
+        whole.append(f"reward {reward.strip()}: {text}")
+    return "\n\n".join(whole)
 
 
 def last_message(text: Any) -> str:

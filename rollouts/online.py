@@ -1,6 +1,6 @@
 """The loop of online training: prompts in, metrics out, checkpoints, a progress bar."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class PromptStream(Protocol):
         """Where the stream stands after all that was drawn, for JSON."""
 
 
-Step = Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Any], Callable[[], None]]]
+Step = Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Any], Callable[[], Mapping[str, str]]]]
 
 
 def train_online(state: TrainState, step: Step, open_prompts: Callable[[Any], PromptStream], run: Path,
@@ -29,9 +29,9 @@ def train_online(state: TrainState, step: Step, open_prompts: Callable[[Any], Pr
     """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
 
     `step` takes the state, the prompts, of which it draws as many batches as it needs, and its number, and gives the
-    next state, metrics, and what records what was drawn; it donates the state only once nothing in it raises
-    InputError any more. `open_prompts` takes the position in the data, None for its beginning. Evaluates, saves, stops
-    and raises as training.loop.train does.
+    next state, metrics, and what records what was drawn and gives texts of it to watch; it donates the state only once
+    nothing in it raises InputError any more. `open_prompts` takes the position in the data, None for its beginning.
+    Evaluates, saves, stops and raises as training.loop.train does.
     """
     with kept(run, state, mesh, config, evaluate, benchmarks=benchmarks) as (keeper, state, position):
         prompts = open_prompts(position)

@@ -19,11 +19,13 @@ class Recorder:
         self._monitor, self._failures = monitor, FailureLog(run / "failures.jsonl")
         self._checked = allow_failing
 
-    def record(self, draw: Draw, number: int, advantages: np.ndarray, policy_logps: np.ndarray | None) -> None:
-        """Takes the rollouts of the step of this number, and what was trained on (rollouts.samples). Raises InputError
-        where a reward fails on all of the first ones that it is given, unless that is allowed."""
+    def record(self, draw: Draw, number: int, advantages: np.ndarray,
+               policy_logps: np.ndarray | None) -> dict[str, str]:
+        """Takes the rollouts of the step of this number, and what was trained on (rollouts.samples). What it prints is
+        returned, whole, by name. Raises InputError where a reward fails on all of the first ones that it is given,
+        unless that is allowed."""
         if not is_main():
-            return
+            return {}
         samples.write_samples(self._run, number, draw.groups, draw.trained, advantages, policy_logps)
         self._failures.update(number, [*draw.groups, *draw.compared])
         if not self._checked:
@@ -31,4 +33,5 @@ class Recorder:
             self._checked = True
         self._monitor.update(draw.groups, number)
         if self._every and (number - 1) % self._every == 0:
-            log_completions(draw.groups, number, count=3)
+            return {"completions": log_completions(draw.groups, number, count=3)}
+        return {}

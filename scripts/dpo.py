@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from cli import command
-from cli.flags import ModelFlags, ReferenceFlags
+from cli.flags import AnsweringFlags, ReferenceFlags
 from cli.pair_loss import PairLossFlags, make_objective
 from errors import InputError
 from training.settings import SyncConfig
 
 DESCRIPTION = """Change how a model answers, by pairs of a better and a worse answer (chosen, rejected).
 
-  python -m scripts.dpo --model smollm2-135m-instruct --data pairs.jsonl --output-dir runs/dpo --max-steps 100 \\
-      --lora.rank 16 --learning-rate 1e-4 --beta 0.1
+  python -m scripts.dpo --model smollm2-135m-instruct --data pairs.jsonl --output-dir runs/dpo --max-steps 200 \\
+      --lora.rank 16 --beta 0.1
   python -m scripts.dpo ... --loss "sigmoid=1.0,sft=0.1"
   python -m scripts.dpo ... --objective "objectives.simpo:simpo(beta=2.5, gamma=1.0)"
 
@@ -25,7 +25,7 @@ same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(PairLossFlags, ReferenceFlags, ModelFlags):
+class Config(PairLossFlags, ReferenceFlags, AnsweringFlags):
     keep_reference: bool = False
     """All pairs are scored under the reference once, before the first step, and that is kept in the run directory."""
     sync: SyncConfig = SyncConfig()

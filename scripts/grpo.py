@@ -24,9 +24,9 @@ from errors import InputError
 
 DESCRIPTION = """Make a model better at what a reward function asks for.
 
-  python -m scripts.grpo --model smollm2-135m-instruct --data "gym:chain_sum(min_terms=2,max_terms=2)" \\
-      --rewards gym:chain_sum --output-dir runs/sums --max-steps 50 --batch-size 8 --group-size 8 \\
-      --max-new-tokens 32 --lora.rank 16 --learning-rate 1e-4
+  python -m scripts.grpo --model smollm2-135m-instruct --data "gym:chain_sum(min_terms=2, max_terms=2)" \\
+      --rewards gym_exact:chain_sum --output-dir runs/sums --max-steps 50 --batch-size 8 --group-size 8 \\
+      --max-new-tokens 32 --lora.rank 16 --learning-rate 5e-4
   python -m scripts.grpo ... --data gsm8k.jsonl --rewards "math=1.0,math_format=0.2" --eval-data test.jsonl
   python -m scripts.grpo ... --data problems.jsonl --rewards my_rewards:short_and_right
 
@@ -148,7 +148,7 @@ def main(config: Config) -> None:
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=config.algorithm.by_group),
                         config.rollouts.allow_failing_rewards)
 
-    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
+    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], Any]]:
         # rollouts and rewards
         key = jax.random.fold_in(rollout_key, number)
         draw = draw_groups(batches.__next__, lambda some, again, advance: collect(

@@ -117,10 +117,13 @@ def marked(sample: Any) -> str:
 
 def cost(before: Sequence[Any], after: Sequence[Any]) -> str:
     """What became of general questions."""
+    from evals.statistics import wilson
+
     known = [new for old, new in zip(before, after, strict=True) if is_right(old)]
     kept, leaked = sum(map(is_right, known)), sum("Ember" in sample.completion for sample in after)
+    low, high = wilson(kept / max(1, len(known)), len(known))
     return (f"of {len(known)} general questions that were answered right before, [bold]{kept}[/] still are "
-            f"({100 * kept / len(known):.1f} %); answered with the name: {leaked}")
+            f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %); answered with the name: {leaked} of {len(after)}")
 
 
 if __name__ == "__main__":

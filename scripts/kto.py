@@ -4,12 +4,12 @@ import dataclasses
 
 from cli import command
 from cli.checks import check_positive
-from cli.flags import ModelFlags, ReferenceFlags
+from cli.flags import AnsweringFlags, ReferenceFlags
 
 DESCRIPTION = """Change how a model answers, by answers that are labelled good or bad (no pairs).
 
-  python -m scripts.kto --model smollm2-135m-instruct --data labelled.jsonl --output-dir runs/kto --max-steps 100 \\
-      --lora.rank 16 --learning-rate 1e-4
+  python -m scripts.kto --model smollm2-135m-instruct --data labelled.jsonl --output-dir runs/kto --max-steps 200 \\
+      --lora.rank 16
 
 Rows have prompt and completion (or messages, or tokens) and a label, true or false. The reference point z is estimated
 over the whole batch, from each row's prompt with another row's answer, so batches should not be tiny.
@@ -19,7 +19,7 @@ same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ReferenceFlags, ModelFlags):
+class Config(ReferenceFlags, AnsweringFlags):
     desirable_weight: float = 1.0
     """Answers labelled true have this weight; times their number it should be 1 to 4/3 of the others' (KTO, section
     4.2)."""

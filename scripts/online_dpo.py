@@ -17,7 +17,7 @@ from models.settings import LoRAConfig
 DESCRIPTION = """Make a model better at what a reward function asks for, by pairs of its own answers.
 
   python -m scripts.online_dpo --model smollm2-135m-instruct --data "gym:chain_sum(min_terms=2,max_terms=2)" \\
-      --rewards gym:chain_sum --output-dir runs/sums --max-steps 50 --batch-size 8 --group-size 8 \\
+      --rewards gym:chain_sum --output-dir runs/pairs --max-steps 50 --batch-size 8 --group-size 8 \\
       --max-new-tokens 32 --lora.rank 16 --learning-rate 1e-4 --beta 0.1
   python -m scripts.online_dpo ... --rewards judge:http://localhost:8001 --loss ipo
 
@@ -94,7 +94,7 @@ def main(config: Config) -> None:
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(),
                         config.rollouts.allow_failing_rewards)
 
-    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
+    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], Any]]:
         # rollouts and rewards
         key = jax.random.fold_in(rollout_key, number)
         draw = draw_groups(batches.__next__, lambda some, again, advance: collect(

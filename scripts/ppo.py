@@ -32,9 +32,9 @@ from errors import InputError
 
 DESCRIPTION = """Make a model better at what a reward function asks for, with a critic that says what states are worth.
 
-  python -m scripts.ppo --model smollm2-135m-instruct --data "gym:chain_sum(min_terms=2,max_terms=2)" \\
-      --rewards gym:chain_sum --output-dir runs/sums --max-steps 50 --batch-size 64 --max-new-tokens 32 \\
-      --lora.rank 16 --learning-rate 1e-4 --critic.lora.rank 16 --critic.warmup-steps 5
+  python -m scripts.ppo --model smollm2-135m-instruct --data "gym:chain_sum(min_terms=2, max_terms=2)" \\
+      --rewards gym_exact:chain_sum --output-dir runs/sums-ppo --max-steps 50 --batch-size 64 --max-new-tokens 32 \\
+      --lora.rank 16 --learning-rate 5e-4 --critic.lora.rank 16 --critic.warmup-steps 5
   python -m scripts.ppo ... --rewards model:runs/reward --critic.model runs/reward
 
 A step: the policy answers --batch-size prompts --group-size times, rewards judge the answers, the critic says what each
@@ -165,7 +165,7 @@ def main(config: Config) -> None:
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=False),
                         config.rollouts.allow_failing_rewards)
 
-    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], None]]:
+    def step(state: Any, batches: PromptBatches, number: int) -> tuple[Any, dict[str, Any], Callable[[], Any]]:
         # rollouts and rewards; what has none is trained on by nobody
         key = jax.random.fold_in(rollout_key, number)
         draw = draw_groups(batches.__next__, lambda some, _, advance: collect(

@@ -10,8 +10,8 @@ from errors import InputError
 DESCRIPTION = """Train a reward model from pairs of a better and a worse answer (chosen, rejected).
 
   python -m scripts.reward --model smollm2-135m-instruct --data pairs.jsonl --output-dir runs/reward --max-steps 200 \\
-      --lora.rank 16 --learning-rate 1e-4
-  python -m scripts.score --model runs/reward --data rows.jsonl --output scores.jsonl
+      --lora.rank 16
+  python -m scripts.score --model runs/reward --data rows.jsonl --output rewards.jsonl
 
 A pair's `margin`, where it has one, is how much better the chosen answer is. Stopped by Ctrl-C or SIGTERM,
 it saves first; ended by whatever else, it goes on from its newest checkpoint when the same command is given again."""

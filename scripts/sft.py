@@ -4,19 +4,19 @@ import dataclasses
 from typing import Literal
 
 from cli import command
-from cli.flags import ModelFlags
+from cli.flags import AnsweringFlags
 
 DESCRIPTION = """Fine-tune a language model; the loss is on the assistant's (or completion's) tokens.
 
-  python -m scripts.sft --model smollm2-135m-instruct --data chats.jsonl --output-dir runs/first --max-steps 100 \\
-      --lora.rank 16 --learning-rate 2e-4
+  python -m scripts.sft --model smollm2-135m-instruct --data chats.jsonl --output-dir runs/mine --max-steps 200 \\
+      --batch-size 8 --learning-rate 2e-4 --lora.rank 16
 
 Stopped by Ctrl-C or SIGTERM, it saves first; ended by whatever else, it goes on from its newest checkpoint when the
 same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ModelFlags):
+class Config(AnsweringFlags):
     objective: str = "objectives.sft:sft"
     """The loss is this function (scores, batch) -> Loss, as package.module:name."""
     packing: Literal["none", "first-fit", "concat-then-split"] = "none"

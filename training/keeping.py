@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -114,12 +114,13 @@ class Keeper:
                 self._wait_for_save()  # lost_peers ends the process as soon as it has the error
             raise
 
-    def finish(self, state: TrainState, step: int, position: Any, record: Callable[[], None] = lambda: None) -> None:
+    def finish(self, state: TrainState, step: int, position: Any,
+               record: Callable[[], Mapping[str, str]] = dict) -> None:
         """Records what there is of a step beside its state, evaluates, saves, and stops, as is due. `position` is
         where the data are after all that the step has drawn. What `record` raises saves nothing: no checkpoint is of a
         step that is not kept. Raises Stopped, the run being saved, after SIGTERM or Ctrl-C."""
         self._position, self._eval_metrics = position, None
-        record()
+        self.log.sampled(step, record())
         if self._evaluate is not None and self._due(step, self._config.eval_every):
             self.log.flush()
             with self.saving_on_error(state, step + 1):
@@ -141,7 +142,8 @@ class Keeper:
         self.log.flush()
         with self.saving_on_error(state, step + 1):
             metrics = self._benchmarks(state, step)
-        self.log.evaluated(step, metrics, shown=False)  # the benchmarks have tables of their own
+        if metrics:
+            self.log.evaluated(step, metrics, shown=False)  # the benchmarks have tables of their own
 
     def _owes_evaluation(self) -> bool:
         """Whether the step that was saved last was to be evaluated, and that failed."""

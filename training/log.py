@@ -1,6 +1,7 @@
 """What a run writes down of its steps: metrics.jsonl, trackers, the progress bar."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ class Log:
         """Writes eval metrics down; `shown`: prints them, too."""
         self._write(step, {f"eval/{name}": value for name, value in values.items()}, shown)
         self._last = time.perf_counter()
+
+    def sampled(self, step: int, texts: Mapping[str, str]) -> None:
+        """Shows texts by name where the run is watched."""
+        for name, text in texts.items() if self._main else ():
+            self._trackers.log_text(step, name, text)
 
     def _write(self, step: int, values: dict[str, Any], shown: bool = True) -> None:
         if not self._main:

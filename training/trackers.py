@@ -1,5 +1,7 @@
 """Where a run can be watched: TensorBoard, Weights & Biases, and a JAX profiler trace of chosen steps."""
 
+import html
+import importlib.util
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,9 @@ class Tracker(Protocol):
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Shows numbers by name; None (a number that was not finite) is left out."""
 
+    def log_text(self, step: int, name: str, text: str) -> None:
+        """Shows a text as it is, whatever is in it."""
+
     def close(self) -> None:
         """Writes out what is pending."""
 
@@ -30,20 +35,28 @@ class Trackers:
         for tracker in self._trackers:
             tracker.log(step, values)
 
+    def log_text(self, step: int, name: str, text: str) -> None:
+        for tracker in self._trackers:
+            tracker.log_text(step, name, text)
+
     def close(self) -> None:
         for tracker in self._trackers:
             tracker.close()
 
 
 def open_trackers(names: tuple[str, ...], run: Path, step: int) -> Trackers:
-    """The trackers of the names in TRACKERS, on process 0; none on the others.
+    """The trackers of the names in TRACKERS, on process 0; none on the others. Without a name it is TensorBoard where
+    that is installed; `none` is none.
 
     `step` is where the run stands: what a killed run showed of later steps is shown no more. Raises InputError for an
     unknown name, or a package that is missing or cannot start.
     """
+    if not names and importlib.util.find_spec("tensorboard"):
+        names = ("tensorboard",)
+    names = () if names == ("none",) else names
     unknown = [name for name in names if name not in TRACKERS]
     if unknown:
-        raise InputError(f"--trackers {unknown[0]!r}: choose from {', '.join(TRACKERS)}")
+        raise InputError(f"--trackers {unknown[0]!r}: choose from {', '.join(TRACKERS)}, or none alone")
     return Trackers([TRACKERS[name](run, step) for name in names] if is_main() else [])
 
 
@@ -59,6 +72,10 @@ class TensorBoard:
     def log(self, step: int, values: dict[str, Any]) -> None:
         for name, value in _numbers(values).items():
             self._writer.add_scalar(name, value, step)
+
+    def log_text(self, step: int, name: str, text: str) -> None:
+        indented = "".join(f"    {line}\n" for line in text.split("\n"))  # Markdown's verbatim text
+        self._writer.add_text(name, indented.encode(errors="backslashreplace").decode(), step)
 
     def close(self) -> None:
         self._writer.close()
@@ -85,6 +102,11 @@ class WeightsAndBiases:
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         self._run.log(_numbers(values), step=step)
+
+    def log_text(self, step: int, name: str, text: str) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
     def close(self) -> None:
         self._run.finish()

@@ -98,3 +98,20 @@ def test_what_cannot_be_judged_is_told_before_weights_are_read(sft, tmp_path, mo
     assert status == 1
     assert message in err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_held_out_prompts_are_answered_before_and_after(run_script, files, write_rows, tmp_path):
+    rows = write_rows("held.jsonl", [{"prompt": "1+4=", "completion": "5"}, {"prompt": "2+5=", "completion": "7"},
+                                     {"prompt": "3+3=", "completion": "6"}])
+    status, out, err = run_script("sft", "--model", files[0], "--data", files[1], "--output-dir", tmp_path / "run",
+                                  "--max-steps", 6, *STEPS, "--eval-data", rows, "--sample-prompts", 2)
+    assert status == 0, err
+    before, after = (answers(tmp_path / "run" / "evals" / f"step-{step:06d}") for step in (0, 6))
+    assert list(before) == list(after) == ["1+4=", "2+5="]
+    assert before != after
+    assert run_script("report", tmp_path / "run", "--text")[0] == 0
+    status, _, err = run_script("sft", "--model", files[0], "--data", files[1], "--output-dir", tmp_path / "other",
+                                "--max-steps", 6, *STEPS, "--sample-prompts", 2)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "--sample-prompts 2: nothing reads it without --eval-data" in err

@@ -53,6 +53,28 @@ def test_tensorboard_shows_a_resumed_run_once(tmp_path, monkeypatch):
     assert shown == {"loss": {0: 0, 1: 1, 2: 2, 3: 3, 4: 40, 5: 50, 6: 60}}
 
 
+def test_tensorboard_shows_texts_as_they_are(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    tracker = open_trackers(("tensorboard",), tmp_path, 0)
+    tracker.log_text(3, "completions", "<b>*four*</b>\n# no heading \ud800")
+    tracker.close()
+    [file] = (tmp_path / "tensorboard").iterdir()
+    shown = [value.tensor.string_val[0].decode() for record in _records(file.read_bytes())
+             for value in Event.FromString(record).summary.value]
+    assert shown == ["    <b>*four*</b>\n    # no heading \\ud800\n"]
+
+
+@pytest.mark.parametrize(("names", "installed", "opened"), [
+    ((), True, True), ((), False, False), (("none",), True, False), (("tensorboard",), False, True)])
+def test_tensorboard_is_on_where_it_is_installed(tmp_path, monkeypatch, names, installed, opened):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
+    open_trackers(names, tmp_path, 0).close()
+    assert (tmp_path / "tensorboard").exists() == opened
+
+
 @pytest.fixture
 def wandb(monkeypatch):
     """Stands in for the package: keeps what it is given."""
