@@ -109,7 +109,7 @@ def _place(name: str) -> tuple[float, str]:
 
 def differing_flags(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The flags that are not the same in all runs -> each run's value."""
-    every = dict.fromkeys(name for run in runs for name in run.flags if name not in ("output_dir", "sha256"))
+    every = dict.fromkeys(name for run in runs for name in run.flags if name not in ("output_dir", "sha256", "history"))
     values = {name: [run.flags.get(name) for run in runs] for name in every}
     return {name: list(map(shown, each)) for name, each in values.items() if any(value != each[0] for value in each)}
 

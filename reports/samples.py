@@ -1,6 +1,5 @@
 """What a model said, for people: prompts with one answer, or with the first and the last evaluation's side by side."""
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 
 from errors import InputError
 from evals.samples import Sample
-from reports.run import Evaluation, Run, read_lines
+from reports.run import Evaluation, Run
 
 ROWS = 300
 """shown of a kind"""
@@ -30,7 +29,7 @@ class Shown(NamedTuple):
 
 def read_samples(run: Run) -> list[Shown]:
     """All kinds that the run kept."""
-    found = [*_of_evaluations(run.evaluations), *_of_prompts(run.path), *_of_rollouts(run.path)]
+    found = [*_of_evaluations(run.evaluations), *_of_rollouts(run.path)]
     return [each for each in found if each.rows]
 
 
@@ -55,17 +54,6 @@ def _answer(sample: Sample, name: str) -> dict[str, str]:
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
-
-
-def _of_prompts(run: Path) -> Iterator[Shown]:
-    """samples/prompts.jsonl: answers to a few held-out prompts, before and after (--sample-prompts)."""
-    rows = read_lines(run / "samples" / "prompts.jsonl", "prompt", "completion", "step", "finish_reason")
-    prompts: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        prompts.setdefault(row["prompt"], []).append(row)
-    yield Shown("held-out prompts", len(prompts), [{"prompt": cut(readable(prompt)), "answers": [
-        {"text": cut(row["completion"]), "note": f"step {row['step']}, {row['finish_reason']}"} for row in answers]}
-        for prompt, answers in itertools.islice(prompts.items(), ROWS)])
 
 
 def _of_rollouts(run: Path) -> Iterator[Shown]:
