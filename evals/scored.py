@@ -22,7 +22,7 @@ class Records(NamedTuple):
     rows: list[tuple[Any, ...]]
     """of each record: one, two of a pair, or none where it was left out"""
     labels: list[float | None]
-    """true (1) or false (0) of records that have a `label`"""
+    """true (1) or false (0) of records that have such a `label`"""
     are_texts: bool
     """whether all are plain texts, of which bytes can be counted"""
     counts: Mapping[str, int]
@@ -30,9 +30,14 @@ class Records(NamedTuple):
 
 
 def form_of(sources: Sequence[Any]) -> str:
-    """What data.reading.Encoder calls the records, by the first one: pairs, or rows."""
-    first = sources[0][0]
-    return "pair" if any({*SIDES} <= {name.removesuffix(end) for name in first} for end in ("", "_tokens")) else "row"
+    """What data.reading.Encoder calls the records, by the first one that can be read: pairs, or rows."""
+    for index in range(min(len(sources[0]), 100)):
+        try:
+            names = sources[0][index].keys()
+        except InputError:  # named when its turn comes, or left out if asked for
+            continue
+        return "pair" if any({f"{side}{end}" for side in SIDES} <= names for end in ("", "_tokens")) else "row"
+    return "row"
 
 
 def read_records(sources: Sequence[Any], encoder: Any, track: Callable[[Any], Any]) -> Records:
@@ -42,13 +47,21 @@ def read_records(sources: Sequence[Any], encoder: Any, track: Callable[[Any], An
         rows, events = read_record(index, source, encoder)
         record = source[index] if rows else {}
         found.rows.append(rows)
-        found.labels.append(read_label(record["label"]) if encoder.form == "row" and "label" in record else None)
+        found.labels.append(_label(record))
         found.counts.update(events)
         found = found._replace(are_texts=found.are_texts and (not rows or is_text(record)))
     if not any(found.rows):
         raise InputError(f"{sources[0].place(0)} and those after it: no row is left ({shown(dict(found.counts))}); "
                          f"look at --too-long, --bad-rows and --max-length")
     return found
+
+
+def _label(record: Mapping[str, Any]) -> float | None:
+    """1 or 0 of a record's `label`; None without one, and for a label of another kind."""
+    try:
+        return read_label(record["label"])
+    except (KeyError, InputError):
+        return None
 
 
 def is_text(record: Mapping[str, Any]) -> bool:

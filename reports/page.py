@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 
 from errors import InputError
-from evals.comparison import Compared
 from evals.figures import Figure, figures_of
 from evals.tables import in_percent, interval, label, number, sentence
 from files import write_text
 from reports import samples
 from reports.curves import Axes, as_traces, charts, read_curves
 from reports.document import as_data, document, escape
-from reports.run import Run, comparisons, differing_flags, versions
+from reports.run import Comparison, Run, comparisons, differing_flags, versions
 
 STYLE = """
 body { max-width: 84rem } .scroll { overflow-x: auto } .scroll td:first-child { overflow-wrap: anywhere }
@@ -114,7 +113,7 @@ def _evaluations(runs: Sequence[Run]) -> list[str]:
     if not judged:
         return []
     found, notes = comparisons(runs)
-    tables = [f"<h3>{escape(title)}</h3>{_comparison(compared)}" for title, compared in found.items()]
+    tables = [f"<h3>{escape(each.title)}</h3>{_comparison(each)}" for each in found]
     for run in judged:
         name, evaluated = [*run.evaluations.items()][-1]
         figures = [figure for each in evaluated.values() for figure in figures_of(each)]
@@ -123,16 +122,16 @@ def _evaluations(runs: Sequence[Run]) -> list[str]:
             *tables, *(f"<p class=faint>{escape(note)}</p>" for note in notes)]
 
 
-def _comparison(compared: Sequence[Compared]) -> str:
+def _comparison(found: Comparison) -> str:
     rows = []
-    for each in compared:
+    for each in found.compared:
         percent, of = in_percent(each.before.estimate, each.after.estimate), each.difference
         mark = "" if of.noise else " class=up" if of.mean > 0 else " class=down"
         rows.append([escape(f"{each.after.task} {label(each.after)}"), f"{of.n}",
                      *(_with_interval(figure.estimate, percent) for figure in each[:2]),
                      f"<span{mark}>{_with_interval(of, percent, sign=True)}</span>",
                      f"<span class=told>{escape(sentence(each).rpartition(': ')[2])}</span>"])
-    return _table(("metric", "n", "before", "after", "difference", ""), rows)
+    return _table(("metric", "n", *found.names, "difference", ""), rows)
 
 
 def _figures(figures: Sequence[Figure]) -> str:

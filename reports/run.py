@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -114,15 +114,24 @@ def differing_flags(runs: Sequence[Run]) -> dict[str, list[str]]:
     return {name: list(map(shown, each)) for name, each in values.items() if any(value != each[0] for value in each)}
 
 
-def comparisons(runs: Sequence[Run]) -> tuple[dict[str, list[Compared]], list[str]]:
+class Comparison(NamedTuple):
+    """Two evaluations of the same questions, in pairs."""
+
+    title: str
+    names: tuple[str, str]
+    compared: list[Compared]
+
+
+def comparisons(runs: Sequence[Run]) -> tuple[list[Comparison], list[str]]:
     """(in pairs: of each run the last evaluation with the first; of each later run the last one with the first run's,
     where both asked the same; what could not be compared, a line each)."""
-    found, notes = {}, []
+    found, notes = [], []
     for run in runs:
         if len(run.evaluations) > 1:
             (first, before), (last, after) = run.evaluations.items()
             name = f"{run.name}: " if len(runs) > 1 else ""
-            _compare(f"{name}{first} and {last}", before, after, (first, last), found, notes)
+            _compare(f"{name}{first} and {last}", before, after, (first, last), found,
+                     notes)
     judged = [run for run in runs if run.evaluations]
     for run in judged[1:]:
         before, after = ([*each.evaluations.values()][-1] for each in (judged[0], run))
@@ -131,10 +140,10 @@ def comparisons(runs: Sequence[Run]) -> tuple[dict[str, list[Compared]], list[st
     return found, notes
 
 
-def _compare(title: str, before: Evaluation, after: Evaluation, both: tuple[str, str],
-             found: dict[str, list[Compared]], notes: list[str]) -> None:
+def _compare(title: str, before: Evaluation, after: Evaluation, both: tuple[str, str], found: list[Comparison],
+             notes: list[str]) -> None:
     try:
-        found[title] = compare(before, after, both)
+        found.append(Comparison(title, both, compare(before, after, both)))
     except InputError as error:
         notes.append(str(error))
 

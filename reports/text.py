@@ -23,8 +23,8 @@ def print_runs(runs: Sequence[Run], console: Any = None) -> None:
     for name, values in differing_flags(runs).items():
         console.print(f"{name}: {' | '.join(values)}", highlight=False, markup=False)
     found, notes = comparisons(runs)
-    for title, compared in found.items():
-        print_comparison(compared, escape(title), console=console)
+    for each in found:
+        print_comparison(each.compared, escape(each.title), tuple(map(escape, each.names)), console)
     for run in runs if not found else ():
         for name, evaluated in run.evaluations.items():
             print_figures(evaluated, escape(f"{run.name}: {name}"), console)

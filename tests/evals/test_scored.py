@@ -98,6 +98,16 @@ def test_every_record_has_a_line_those_left_out_too(write, too_long, lengths, co
         read_records(sources, Encoder(None, 64, 4, training=False), iter)
 
 
+def test_labels_of_other_kinds_and_bad_rows_are_passed_over(write):
+    sources = [write([{"tokens": "none"}, {"tokens": [1, 2], "label": "spam"}, {"tokens": [1, 2], "label": False}])]
+    records = read_records(sources, Encoder(None, 64, 8, bad_rows="skip", training=False), iter)
+    assert records.labels == [None, None, 0.0]
+    assert [len(rows) for rows in records.rows] == [0, 1, 1]
+    assert records.counts["rows_skipped"] == 1
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: tokens must be .*--bad-rows skip leaves such rows out"):
+        read_records(sources, Encoder(None, 64, 8, training=False), iter)
+
+
 def test_pairs_are_read_as_pairs(write):
     sources = [write([{"chosen_tokens": [1, 2, 3], "rejected_tokens": [1, 2, 4]}])]
     assert form_of(sources) == "pair"
