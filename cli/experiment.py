@@ -207,7 +207,11 @@ def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: 
     from training.optimizer import make_optimizer, make_schedule
 
     check_steps(flags, updates_per_step, tokens_per_step, idle_steps, whose)
-    schedule = make_schedule(flags.optimizer, flags.learning_rate, (flags.max_steps - idle_steps) * updates_per_step)
+    updates = (flags.max_steps - idle_steps) * updates_per_step
+    try:
+        schedule = make_schedule(flags.optimizer, flags.learning_rate, updates)
+    except InputError as error:
+        raise InputError(f"{whose}{error}") from None
     return make_optimizer(flags.optimizer, schedule), schedule
 
 

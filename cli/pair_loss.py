@@ -1,6 +1,7 @@
 """A loss on pairs of answers: its flags, and the objective that they describe."""
 
 import dataclasses
+import math
 from typing import Any
 
 from errors import InputError
@@ -52,9 +53,15 @@ def make_objective(flags: Any) -> Any:
 
 
 def parse_losses(text: str) -> tuple[tuple[str, float], ...]:
-    """"sigmoid=1.0,sft=0.1" as pairs of name and weight, which is 1 where it is left out."""
+    """"sigmoid=1.0,sft=0.1" as pairs of name and weight, which is 1 where it is left out. Raises InputError for weights
+    that make no loss."""
     pairs = [part.partition("=")[::2] for part in text.split(",")]
     try:
-        return tuple((name.strip(), float(weight or 1.0)) for name, weight in pairs)
+        losses = tuple((name.strip(), float(weight or 1.0)) for name, weight in pairs)
     except ValueError:
-        raise InputError(f"--loss {text!r}: a weight is no number; the form is name=weight,name=weight") from None
+        losses = ()
+    weights = [weight for _, weight in losses]
+    if not any(weights) or not all(map(math.isfinite, weights)):
+        raise InputError(f"--loss {text!r}: a weight is no finite number, or all are 0; the form is "
+                         f"name=weight,name=weight")
+    return losses

@@ -63,15 +63,17 @@ class GroupFlags(AlgorithmFlags):
         return self.advantages not in ALONE and ":" not in self.advantages
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """What is computed for the advantages."""
+    def from_prefixes(self) -> bool:
+        """Whether they compare with answers that go on from the middle of others."""
+        if ":" not in self.advantages:
+            return self.advantages == "vine"
         from objectives.base import declared
         from rollouts.credit import make_credit
 
-        return declared(make_credit(self.advantages))
+        return "prefix_values" in declared(make_credit(self.advantages))
 
     def unread(self) -> dict[str, str]:
-        return super().unread() | ({} if "prefix_values" in self.needs else dict.fromkeys(
+        return super().unread() | ({} if self.from_prefixes else dict.fromkeys(
             ("vine_stride", "vine_samples"), "without --algorithm.advantages vine"))
 
 
@@ -213,7 +215,7 @@ def check_prefixes(config: Config) -> None:
     """Raises InputError for what looks at an answer from its beginning, where answers go on from the middle of one."""
     sampling = [name for name in ("stop", "presence_penalty", "frequency_penalty") if getattr(config.sampling, name)]
     given = ["--environment.make"] * bool(config.environment.make) + [f"--sampling.{name}" for name in sampling]
-    if given and "prefix_values" in config.algorithm.needs:
+    if given and config.algorithm.from_prefixes:
         raise InputError(f"--algorithm.advantages {config.algorithm.advantages} goes on from the middle of an answer, "
                          f"and {given[0].replace('_', '-')} looks at one from its beginning; leave that out, or choose "
                          f"other advantages")

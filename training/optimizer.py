@@ -50,7 +50,7 @@ def make_schedule(config: OptimizerConfig, learning_rate: float, max_steps: int)
     check(config)
     warmup = config.warmup_steps
     if warmup >= max_steps > 0:
-        raise InputError(f"optimizer.warmup_steps {warmup} must be fewer than --max-steps {max_steps}")
+        raise InputError(f"optimizer.warmup_steps {warmup} must be fewer than the run's {max_steps} updates")
     rising = optax.linear_schedule(learning_rate / (warmup + 1), learning_rate, warmup)
     stable = optax.constant_schedule(learning_rate)
     num_decay_steps = decay_steps(config, max_steps)
@@ -70,7 +70,7 @@ def decay_steps(config: OptimizerConfig, max_steps: int) -> int:
         return 0 if config.schedule == "constant" else after_warmup
     steps = max(1, round(config.decay_fraction * max_steps))
     if steps > after_warmup:
-        decay = f"optimizer.decay_fraction {config.decay_fraction} of --max-steps {max_steps} is {steps} steps"
+        decay = f"optimizer.decay_fraction {config.decay_fraction} of the run's {max_steps} updates is {steps}"
         raise InputError(f"{decay}, but optimizer.warmup_steps {config.warmup_steps} leave {after_warmup}; lower one")
     return steps
 

@@ -132,6 +132,7 @@ def test_a_reward_model_is_a_critic(train, model, tmp_path):
     ({"critic.lam": 2}, "--critic.lam must be from 0 to 1"), ({"beta": -1}, "--beta must be 0 or more"),
     ({"critic.warmup_steps": 2}, "--critic.warmup-steps 2 must be fewer than --max-steps 2"),
     ({"critic.num_minibatches": 3}, "do not divide into --critic.num-minibatches 3"),
+    ({"critic.optimizer.warmup_steps": 30}, "critic's optimizer.warmup_steps 30 must be fewer than the run's 8 "),
     ({"critic.epsilon": 0}, "--critic.epsilon must be above 0"),
     ({"critic.model": "nowhere"}, "model 'nowhere': no such file or folder"),
     ({"critic.model": "tiny"}, "its tokenizer is not that of the policy"),

@@ -163,7 +163,7 @@ def refused(run_script, tiny_model, tmp_path):
     (("--beta", 0), "beta is 0.0 but must be above 0"),
     (("--beta", -0.1), "beta is -0.1 but must be above 0"),
     (("--loss", "sigmoyd"), "no loss is called sigmoyd; there are sigmoid, hinge"),
-    (("--loss", "sigmoid=much"), "a weight is no number"),
+    (("--loss", "sigmoid=much"), "a weight is no finite number"),
     (("--loss", "sigmoid=1,aot=1", "--num-microbatches", 2), "couples all rows"),
     (("--loss", "exo_pair"), "infinite without label smoothing"),
     (("--label-smoothing", 0.6), "label smoothing is 0.6"),

@@ -55,12 +55,12 @@ def test_constant_stays():
 
 
 def test_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(InputError, match="warmup_steps 20 must be fewer than --max-steps 20"):
+    with pytest.raises(InputError, match="warmup_steps 20 must be fewer than the run's 20 updates"):
         make_schedule(OptimizerConfig(warmup_steps=20), 1.0, 20)
 
 
 def test_warmup_and_decay_longer_than_the_run_are_refused():
-    with pytest.raises(InputError, match="decay_fraction 0.5 of --max-steps 20 is 10 steps, .*warmup_steps 11 leave 9"):
+    with pytest.raises(InputError, match="decay_fraction 0.5 of the run's 20 updates is 10, .*warmup_steps 11 leave 9"):
         make_schedule(OptimizerConfig(schedule="wsd", decay_fraction=0.5, warmup_steps=11), 1.0, 20)
 
 
