@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+from cli import banner
 from cli.checks import max_row_length, resolve_dtype
 from cli.columns import NOTHING, Needed, tell_unread
 from cli.command import print_once
@@ -129,7 +130,7 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
                    f"{encoder.max_length} tokens, and is cut or left out; raise --max-length up to the model's context")
     weights = tuple(each.weight for each in flags.data)
     return Streams(tuple(sources), weights, encoder, flags.batch_size, max_length or length if measured else length,
-                   packing, flags.seed)
+                   packing, flags.seed, counts["tokens_checked"] / max(1, counts["rows_checked"]))
 
 
 def with_steps(flags: TrainingFlags, streams: Any) -> TrainingFlags:
@@ -252,14 +253,18 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
     run, records = Path(flags.output_dir), placement.local_rows()
     loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.mesh)
+    about = banner.of_rows(flags, streams, model, placement.mesh, state)
     with held(run):
-        start(run, config | {"max_steps": flags.max_steps}, model.config, tokenizer)
+        start(run, config | {"max_steps": flags.max_steps}, model.config, tokenizer, about)
+        banner.tell_banner(about)
         train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
               loop, evaluate, benchmarks)
-    print_done(run, command)
+    print_done(flags, command)
 
 
-def print_done(run: Path, command: str = GENERATE) -> None:
-    """The last line of a run."""
-    script, _, flags = command.partition(" ")
-    print_once(f"done: {run} (next: {invocation(script)} {flags.format(run=run)})")
+def print_done(flags: RunFlags, command: str = GENERATE) -> None:
+    """The last line of a run; what might be typed next only where no other script goes on."""
+    script, _, rest = command.partition(" ")
+    started = type(flags).__module__ == "__main__"
+    hint = f" (next: {invocation(script)} {rest.format(run=flags.output_dir)})" if started else ""
+    print_once(f"done: {flags.output_dir}{hint}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cli import banner
 from cli.columns import NOTHING, Needed
 from cli.command import print_once, tell_dropped
 from cli.experiment import Flags, check_output_dir, open_sources, resolve
@@ -251,7 +252,9 @@ def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer
     evaluate = make_evaluation(flags, collect, prompts.eval_prompts, key)
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, mesh, collect.engine)
     loop = loop_config(flags, flops_per_token=0.0)
+    about = banner.of_prompts(flags, prompts, model, mesh, state)
     with held(run):
-        start(run, prompts.config, model.config, tokenizer)
+        start(run, prompts.config, model.config, tokenizer, about)
+        banner.tell_banner(about)
         train_online(state, step, open_batches, run, mesh, loop, evaluate, benchmarks)
-    print_done(run)
+    print_done(flags)

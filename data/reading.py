@@ -158,13 +158,14 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
     """Reads up to `limit` rows, the first of every source, so that what is bad there is known before the first step.
 
     Returns the tokens of the longest row if these were all rows, else None; and what happened to them, by COUNTS, of
-    how many (`rows_checked`).
+    how many (`rows_checked`) and of how many tokens (`tokens_checked`).
     """
     share = limit // len(sources)
     max_length, counts = 0, Counter()
     for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
         rows, events = read_record(index, source, encoder)
-        max_length, counts = max(max_length, longest_row(rows)), counts + events + Counter(rows_checked=1)
+        counts = counts + events + Counter(rows_checked=1, tokens_checked=sum(len(row.tokens) for row in rows))
+        max_length = max(max_length, longest_row(rows))
     return max_length if max_length and all(len(source) <= share for source in sources) else None, counts
 
 

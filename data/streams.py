@@ -48,6 +48,8 @@ class Streams:
     """tokens of a packed row"""
     packing: Packing
     seed: int
+    row_tokens: float = 0.0
+    """tokens of a record, on average over those that were read to check them"""
 
 
 def _read(index: int, source: Source, encoder: Encoder, packed: bool) -> tuple[dict[str, np.ndarray], ...]:

@@ -60,7 +60,7 @@ def main(config: Config) -> None:
     from data.reading import read_all, scored_bytes, windows
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
-    from models.architecture import make_config, num_params, random_params
+    from models.architecture import make_config, random_params
     from models.pretrained import load_merged
     from models.scoring import score
     from models.transformer import Transformer
@@ -111,8 +111,6 @@ def main(config: Config) -> None:
     if config.z_loss:
         objective = bind(objective, f"--objective {config.objective} with --z-loss", z_loss=config.z_loss)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
-    size = num_params(model_config) / 1e6
-    command.print_once(f"{size:.1f} M parameters, {config.max_steps} steps of {tokens:,} tokens")
     evaluation = make_evaluation(model, next_token, eval_rows, placement)
     evaluate = evaluation and (lambda state: language_model_metrics(evaluation(state), eval_rows, num_bytes))
     train_on_rows(config, streams, run_config, model, tokenizer, placement, state, step, evaluate, tasks,

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 FILE = "launches.jsonl"
 
 
-def record_launch(run: Path) -> None:
-    """Adds this process' line."""
+def record_launch(run: Path, about: Mapping[str, str]) -> None:
+    """Adds this process' line, with what it was told `about` the run."""
     with (run / FILE).open("a", encoding="utf-8") as file:
-        print(json.dumps(this_launch(), ensure_ascii=False), file=file)
+        print(json.dumps(this_launch() | {"about": dict(about)}, ensure_ascii=False), file=file)
 
 
 def this_launch() -> dict[str, Any]:

@@ -81,10 +81,11 @@ def _python_name(flag: str) -> str:
     return flag.replace("-", "_")
 
 
-def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: SavableTokenizer | None) -> None:
+def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: SavableTokenizer | None,
+          about: Mapping[str, str] = MappingProxyType({})) -> None:
     """Makes `run` the experiment's, unless it is already: model/ (architecture and tokenizer), then config.yaml, in
     which a run that goes on with other flags has these, and what they were before under `history`; and, each time, a
-    line of launches.jsonl.
+    line of launches.jsonl, with what is said `about` the run.
 
     One process writes; the others wait for it.
     """
@@ -94,7 +95,7 @@ def start(run: Path, config: dict[str, Any], model: ModelConfig, tokenizer: Sava
                 _write(run, config, model, tokenizer)
             else:
                 _write_changes(run, json.loads(json.dumps(config)))
-            record_launch(run)
+            record_launch(run, about)
     hosts.barrier("run directory")
 
 

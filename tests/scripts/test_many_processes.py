@@ -47,7 +47,8 @@ def assert_written_once(run, printed, steps):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
     assert [line["step"] for line in lines if "eval/loss" in line] == [0, 2, steps]
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl", "model"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints", "config.yaml", "launches.jsonl", "metrics.jsonl", "model", "run.lock"]
     assert finished_steps(run / "checkpoints") == [steps]
     assert [out.count("done:") for out in printed] == [1] + [0] * (len(printed) - 1)
 
