@@ -83,12 +83,16 @@ def buckets(length: int) -> list[int]:
 
 
 def used_often(rows: Sequence[Row], batch_size: int, at_least: int = 4) -> list[int]:
-    """Of buckets of the longest row, it and those that so many batches of rows of like length have: what is compiled
-    for fewer takes longer than to pad them."""
+    """Of buckets of the longest row, it and those that so many batches of rows of like length have, or that would be
+    padded to more than twice as much: to compile a length for fewer takes longer than to pad them."""
     lengths = sorted((len(row.tokens) for row in rows), reverse=True)
-    sizes = buckets(lengths[0])
+    sizes = buckets(longest_row(rows))
     counts = Counter(bucket_length(longest, sizes) for longest in lengths[::batch_size])
-    return [size for size in sizes if counts[size] >= at_least or size == sizes[-1]]
+    kept = sizes[-1:]
+    for size in sorted(counts, reverse=True):
+        if counts[size] >= at_least or 2 * size < kept[0]:
+            kept.insert(0, size)
+    return list(dict.fromkeys(kept))
 
 
 def bucket_length(length: int, sizes: Sequence[int]) -> int:

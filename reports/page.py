@@ -28,8 +28,7 @@ input[type=search] { font: inherit; width: min(30rem, 100%); padding: .3rem .5re
 .sample { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 0 1rem;
   border-bottom: 1px solid var(--line); padding: .5rem 0 }
 .told { display: inline-block; max-width: 16rem; white-space: normal; text-align: left }
-.sample pre { margin: .1rem 0 } .up { color: var(--good); font-weight: 600 }
-.down { color: var(--bad); font-weight: 600 }
+.sample pre { margin: .1rem 0 }
 """
 
 
@@ -126,10 +125,10 @@ def _comparison(found: Comparison) -> str:
     rows = []
     for each in found.compared:
         percent, of = in_percent(each.before.estimate, each.after.estimate), each.difference
-        mark = "" if of.noise else " class=up" if of.mean > 0 else " class=down"
+        mark = "span" if of.noise else "strong"  # and no colour: a loss is better where it is lower
         rows.append([escape(f"{each.after.task} {label(each.after)}"), f"{of.n}",
                      *(_with_interval(figure.estimate, percent) for figure in each[:2]),
-                     f"<span{mark}>{_with_interval(of, percent, sign=True)}</span>",
+                     f"<{mark}>{_with_interval(of, percent, sign=True)}</{mark}>",
                      f"<span class=told>{escape(sentence(each).rpartition(': ')[2])}</span>"])
     return _table(("metric", "n", *found.names, "difference", ""), rows)
 

@@ -45,7 +45,9 @@ def test_wider_batches_hold_the_same_rows():
 
 def test_a_length_that_few_batches_have_is_padded_to_the_next_that_is_used():
     few = [Row(np.zeros(length, np.int32), np.zeros(length, np.float32)) for length in (5, 12, 30, 60, 100)]
-    assert used_often(few, 2) == [buckets(100)[-1]]
+    assert used_often(few, 2) == [32, 104]  # 30 to 104 is more than twice as much, 5 to 32 is one batch
+    assert used_often(few[3:], 1) == [104]
+    assert in_order([], batch_size=2, length=0, sizes=used_often([], 2)) == []
     many = few + [few[2]] * 80
     assert used_often(many, 8) == [32, buckets(100)[-1]]
     ordered = sorted(many, key=lambda row: -len(row.tokens))

@@ -18,7 +18,7 @@ from errors import InputError
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.stem != "__init__")
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "DESCRIPTION = " in path.read_text())
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python -m|make|pip) [^`]+)`")
 NOT_OURS = {"pip", "tensorboard", "xprof", "wandb", "kubectl", "gcloud", "srun", "sbatch", "scripts/launch/local.sh"}
@@ -41,7 +41,8 @@ def words_of(command):
     words = shlex.split(" ".join(command.split()), comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)
-    return words
+    by_path = words[:1] == ["python"] and re.fullmatch(r"(?:\S*/)?scripts/(\w+)\.py", words[1])
+    return ["python", "-m", f"scripts.{by_path[1]}", *words[2:]] if by_path else words
 
 
 def required(config_type, given):
