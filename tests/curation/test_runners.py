@@ -43,7 +43,14 @@ def run(folder, runner, marker):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     subprocess.run([sys.executable, program, folder, runner, marker], check=True, timeout=240, cwd=folder,
                    env=os.environ | {"PYTHONPATH": paths})
-    return {path.name: path.read_bytes() for name in ("work", "dropped") for path in (folder / runner / name).iterdir()}
+    return {path.name: content(path) for name in ("work", "dropped") for path in (folder / runner / name).iterdir()}
+
+
+def content(path):
+    """Without what stages depend on: the marker, which a key names, is another file in each run."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "state"}
 
 
 @pytest.mark.slow
