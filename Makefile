@@ -3,7 +3,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: help setup quickstart identity grpo compare curate test test-all lint clean
+.PHONY: help setup quickstart identity grpo compare curate test test-all lint constraints clean
 
 help:
 	@echo "make quickstart   fine-tune the embedded SmolLM2 and compare its answers (CPU, minutes)"
@@ -14,35 +14,42 @@ help:
 	@echo "make test         the quick tests, on 8 simulated devices"
 	@echo "make test-all     all tests, the slow ones too"
 	@echo "make lint         the linter"
+	@echo "make setup        .venv alone, which all of these make if it is not there or not of these requirements"
+	@echo "make constraints  constraints.txt anew: the newest versions, if they pass the quick tests"
+	@echo "make clean        without .venv and caches"
 
-setup: $(VENV)/installed
-
-$(VENV)/installed: requirements.txt requirements-dev.txt scripts/setup.sh
+setup:
 	@sh scripts/setup.sh $(VENV)
 
-quickstart: $(VENV)/installed
+quickstart: setup
 	@$(PYTHON) -m scripts.quickstart
 
-identity: $(VENV)/installed
+identity: setup
 	@$(PYTHON) -m scripts.identity
 
-grpo: $(VENV)/installed
+grpo: setup
 	@$(PYTHON) -m scripts.arithmetic
 
-compare: $(VENV)/installed
+compare: setup
 	@$(PYTHON) -m scripts.compare
 
-curate: $(VENV)/installed
+curate: setup
 	@$(PYTHON) -m scripts.expert_iteration
 
-test: $(VENV)/installed
+test: setup
 	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: $(VENV)/installed
+test-all: setup
 	$(PYTHON) -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/installed
+lint: setup
 	$(PYTHON) -m ruff check .
 
+constraints:
+	@rm -rf $(VENV)-newest
+	@CONSTRAINTS=/dev/null sh scripts/setup.sh $(VENV)-newest
+	$(VENV)-newest/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+	@sh scripts/constraints.sh $(VENV)-newest
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-newest .pytest_cache .ruff_cache

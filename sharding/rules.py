@@ -36,6 +36,19 @@ LARGE = 2**22
 """elements from which a parameter may not be replicated on a mesh that could split it; LoRA's thin ones may"""
 
 
+MAY_REPLICATE: set[Any] = set()
+"""meshes of runs that were told --mesh.allow-replicated"""
+
+
+def check_rules(rules: Mapping[str, Any], axes: Sequence[str]) -> None:
+    """Raises InputError for a line of the table that gives anything but axes of the mesh, each once, or None."""
+    for logical, entry in rules.items():
+        names = names_of(entry) if isinstance(entry, str | tuple | None) else (entry,)
+        if not all(name in axes and names.count(name) == 1 for name in names):
+            raise InputError(f"RULES in sharding/rules.py maps {logical!r} to {entry!r}; give None, one of the mesh's "
+                             f"axes ({', '.join(axes)}), or a tuple of several, each once")
+
+
 def mesh_axes(axes: Sequence[str | None], rules: Mapping[str, MeshAxes] = RULES) -> tuple[MeshAxes, ...]:
     """Mesh axis (or axes) of each logical axis. Raises InputError for an unknown axis or a collision."""
     unknown = [axis for axis in axes if axis is not None and axis not in rules]
@@ -72,11 +85,11 @@ def param_spec(name: str, shape: Sequence[int], axes: Sequence[str | None], mesh
             raise InputError(f"{name}: axis {axis!r} of size {size} does not divide over {ways(entry, mesh)} devices "
                              f"(mesh axis {entry}); change --mesh.{names_of(entry)[0]}")
     pieces = math.prod(ways(entry, mesh) for entry in entries)
-    could_split = "rank" not in axes and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+    could_split = "rank" not in axes and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1 and mesh not in MAY_REPLICATE
     if pieces == 1 and math.prod(shape) >= LARGE and could_split:
         raise InputError(f"{name} {tuple(shape)} would be replicated on mesh {dict(mesh.shape)}: "
                          f"give one of its axes {tuple(axes)} a mesh axis in RULES in sharding/rules.py, "
-                         f"or set --mesh.fsdp 1 --mesh.tensor 1")
+                         f"set --mesh.fsdp 1 --mesh.tensor 1, or --mesh.allow-replicated where that is meant")
     return PartitionSpec(*entries)
 
 

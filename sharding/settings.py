@@ -13,6 +13,9 @@ class MeshConfig:
     """Weights, optimiser state and rows are split this many ways (fully sharded data parallel)."""
     tensor: int = 1
     """Heads, mlp and vocabulary are split this many ways (tensor parallel)."""
+    allow_replicated: bool = False
+    """Large weights that RULES (sharding/rules.py) split over no axis lie whole on every device; without it they end
+    the run."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,25 @@ def test_large_array_left_replicated(mesh):
     assert rules.param_spec("big", (4096, 1024), ("layers", "features"), only_data) == PartitionSpec(None, None)
 
 
+def test_large_array_replicated_on_purpose():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2, allow_replicated=True))
+    assert rules.param_spec("big", (4096, 1024), ("layers", "features"), mesh) == PartitionSpec(None, None)
+    rules.MAY_REPLICATE.clear()
+
+
+@pytest.mark.parametrize("entry", ["fdsp", ("fsdp", "fsdp"), ("data", "model"), ["fsdp"], 4, ("fsdp", None)])
+def test_a_line_of_the_table_that_is_impossible_is_explained(monkeypatch, entry):
+    monkeypatch.setitem(rules.RULES, "embed", entry)
+    with pytest.raises(InputError, match=r"RULES in sharding/rules.py maps 'embed' to .*; give None, one of"):
+        make_mesh(MeshConfig(fsdp=4, data=2))
+
+
+@pytest.mark.parametrize("entry", [None, "data", ("tensor", "fsdp")])
+def test_a_line_of_the_table_may_be_another(monkeypatch, entry):
+    monkeypatch.setitem(rules.RULES, "embed", entry)
+    make_mesh(MeshConfig(fsdp=4, data=2))
+
+
 @pytest.mark.parametrize("preset", ["llama3.1-8b", "llama3.1-70b"])
 def test_large_adapters_lay_over_tensor_meshes(preset):
     model = Transformer(PRESETS[preset], LoRAConfig(rank=64))
