@@ -138,7 +138,7 @@ def _kinds(config_type: type) -> dict[str, Any]:
     kinds = {}
     for field, kind in get_type_hints(config_type, include_extras=True).items():
         plain, name = get_args(kind)[0] if get_origin(kind) is Annotated else kind, group_name(field, kind)
-        kinds |= {name: plain} if name else _kinds(plain)
+        kinds |= _kinds(plain) if dataclasses.is_dataclass(plain) and not name else {name or field: plain}
     return kinds
 
 

@@ -17,7 +17,7 @@ from data.messages import parse_template_kwargs
 from data.sources import DataSource
 from errors import InputError
 from objectives.grpo import configure
-from scripts import dpo, export, generate, grpo, ppo, pretrain, sft
+from scripts import dpo, export, generate, grpo, ppo, pretrain, report, sft
 
 BASE = ["--model", "m", "--data", "d.jsonl", "--output-dir", "o", "--max-steps", "3"]
 
@@ -175,3 +175,9 @@ def test_template_kwargs_are_a_mapping_in_a_recipe_and_in_a_flag(recipe):
     for text in ("{", "enable_thinking", "[1]"):
         with pytest.raises(InputError, match="not a mapping; the form is"):
             parse_template_kwargs(text)
+
+
+def test_what_is_given_without_a_flag_is_no_group():
+    assert parse(report.Config, ["a", "b", "--text"], "").runs == ("a", "b")
+    with pytest.raises(InputError, match="^--report-to is a flag of TRL"):
+        parse(report.Config, ["a", "--report-to", "wandb"], "")
