@@ -20,7 +20,7 @@ over steps, tokens or hours, the first and the last evaluation with intervals, a
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Run directories (--output-dir of a training script); of several, the first is what others are compared with."""
     output: str | None = None
     """The page is written to this file; by default to report.html in the run's directory, or, of several, in this one.
@@ -36,6 +36,8 @@ def main(config: Config) -> None:
     from reports.run import read_runs
     from reports.text import print_runs
 
+    if not config.runs:
+        raise InputError("give one or several run directories, the --output-dir of training scripts")
     if config.text and config.output:
         raise InputError("--text prints, and writes no --output; give one of them")
     runs = read_runs(config.runs)

@@ -59,6 +59,11 @@ def test_what_is_no_run_is_one_line(run_script, tmp_path, files, said):
     assert said in err
 
 
+def test_without_a_run(run_script):
+    status, _, err = run_script("report")
+    assert (status, err) == (1, "error: give one or several run directories, the --output-dir of training scripts\n")
+
+
 def test_a_run_without_a_step_yet_and_one_given_twice(run_script, run):
     (run / "metrics.jsonl").unlink()
     assert run_script("report", run, "--text")[0] == 0
