@@ -15,7 +15,7 @@ from files import write_text
 from reports import samples
 from reports.curves import Axes, as_traces, charts, read_curves
 from reports.document import as_data, document, escape
-from reports.run import Comparison, Run, comparisons, differing_flags, versions
+from reports.run import Comparison, Run, about, comparisons, differing_flags, versions
 
 STYLE = """
 body { max-width: 84rem } .scroll { overflow-x: auto } .scroll td:first-child { overflow-wrap: anywhere }
@@ -88,9 +88,10 @@ def _runs(runs: Sequence[Run], axes: Sequence[Axes]) -> str:
         tokens, hours = axis.last
         rows.append([escape(run.name), f"{run.steps:,} of {_planned(run)}", f"{tokens:,}", f"{hours:.3g}",
                      f"{len(run.launches)}"])
-    commands = [f"<pre>{escape(run.launches[-1]['command'])}</pre><p class=faint>{escape(run.launches[-1]['time'])}, "
-                f"{escape(versions(run.launches[-1]))}</p>" for run in runs if run.launches]
-    return _table(("run", "steps", "tokens", "hours of training", "starts"), rows) + "".join(commands)
+    last = [run.launches[-1] for run in runs if run.launches]
+    starts = [f"<pre>{escape(chr(10).join(about(each)))}</pre><p class=faint>{escape(each['time'])}, "
+              f"{escape(versions(each))}</p>" for each in last]
+    return _table(("run", "steps", "tokens", "hours of training", "starts"), rows) + "".join(starts)
 
 
 def _planned(run: Run) -> str:

@@ -150,5 +150,10 @@ def _compare(title: str, before: Evaluation, after: Evaluation, both: tuple[str,
 
 def versions(launch: Mapping[str, Any]) -> str:
     """What a run was made with, one line."""
-    return json.dumps({name: value for name, value in launch.items() if name not in ("time", "command")},
-                      ensure_ascii=False).strip("{}").replace('"', "")
+    return ", ".join(f"{name} {shown(value)}" for name, value in launch.items()
+                     if name not in ("time", "command", "about"))
+
+
+def about(launch: Mapping[str, Any]) -> list[str]:
+    """The command, and what the run said of itself at its start, a line each."""
+    return [launch["command"], *(f"{name}: {value}" for name, value in (launch.get("about") or {}).items())]

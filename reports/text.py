@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from evals.tables import open_console, print_comparison, print_figures
 from reports.curves import Axes, Chart, charts, read_curves
-from reports.run import Run, comparisons, differing_flags
+from reports.run import Run, about, comparisons, differing_flags
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
@@ -36,8 +36,8 @@ def _print_run(run: Run, console: Any) -> None:
     tokens, hours = Axes(run.metrics).last
     console.print(f"{run.name}: {run.steps:,} steps, {tokens:,} tokens, {hours:.3g} hours of training",
                   highlight=False, markup=False)
-    for launch in run.launches[-1:]:
-        console.print(launch["command"], style="dim", highlight=False, markup=False, soft_wrap=True)
+    for line in about(run.launches[-1]) if run.launches else ():
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
     main, further = charts([read_curves(run, 0)])
     console.print(_table([*main, *further]))
     flat = ", ".join(f"{chart.title} {chart.curves[0].values[0]:g}" for chart in further if chart.is_flat)

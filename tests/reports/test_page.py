@@ -47,7 +47,8 @@ def make_run(tmp_path):
         lines = [{"step": step, "loss": 1 / step, f"rewards/{hostile}/mean": 0.5 * step, "num_tokens": 9 * step,
                   "skipped_updates": 0, "step_seconds": 1.0} for step in (1, 2)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (run / "launches.jsonl").write_text(json.dumps({"time": "now", "command": f"python {hostile}"}) + "\n")
+        (run / "launches.jsonl").write_text(json.dumps({"time": "now", "command": f"python {hostile}", "jax": "0.1",
+                                                         "commit": None, "about": {"model": hostile}}) + "\n")
         for step, right in zip((0, 2), rights):
             write_evaluation(run / "evals" / f"step-{step:06d}",
                              {"task": [sample("task", number, right, hostile) for number in range(20)]}, {})
@@ -81,6 +82,8 @@ def test_first_and_last_evaluation_stand_beside_each_other_with_intervals(make_r
     assert "higher by 100.0 points (20 up, 0 down, p < 0.001)" in text
     assert "step-000000 and step-000002" in text
     assert "always the same: skipped_updates 0" in text
+    assert "python plain\nmodel: plain" in text
+    assert "now, jax 0.1, commit none" in text
 
 
 def test_several_runs_are_compared_on_the_same_questions_and_by_their_flags(make_run):
