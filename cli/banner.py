@@ -20,10 +20,11 @@ def of_rows(flags: Any, streams: Any, model: Any, mesh: Any, state: Any) -> dict
     tokens = flags.batch_size * (streams.length if packed else streams.row_tokens)
     batch = f"{flags.batch_size:,} rows of {streams.length:,} tokens" if packed else (
         f"{flags.batch_size:,} rows, about {tokens:,.0f} tokens")
-    epochs = flags.max_steps * tokens / (rows * streams.row_tokens) if streams.row_tokens else math.nan
+    total = rows * streams.record_rows * streams.row_tokens
+    epochs = flags.max_steps * tokens / total if total else math.nan
     length = f"{flags.max_steps:,}{f', about {epochs:.3g} epochs' if len(streams.sources) == 1 else ''}"
     return {"model": _model(flags, model, state), "devices": _devices(mesh),
-            "data": f"{rows:,} rows, about {rows * streams.row_tokens:,.0f} tokens: {shown(flags.data)}",
+            "data": f"{rows:,} rows, about {total:,.0f} tokens: {shown(flags.data)}",
             "batch": f"{batch}, in {flags.num_microbatches} micro-batch{'es' * (flags.num_microbatches > 1)}",
             "steps": length, "compiled": _compiled(streams), "writes": _writes(flags)}
 

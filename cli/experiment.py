@@ -130,7 +130,8 @@ def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder
                    f"{encoder.max_length} tokens, and is cut or left out; raise --max-length up to the model's context")
     weights = tuple(each.weight for each in flags.data)
     return Streams(tuple(sources), weights, encoder, flags.batch_size, max_length or length if measured else length,
-                   packing, flags.seed, counts["tokens_checked"] / max(1, counts["rows_checked"]))
+                   packing, flags.seed, counts["tokens_checked"] / max(1, counts["rows_made"]),
+                   counts["rows_made"] / max(1, counts["rows_checked"]))
 
 
 def with_steps(flags: TrainingFlags, streams: Any) -> TrainingFlags:

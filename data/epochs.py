@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data.reading import read_record
+from data.reading import read_record, rows_made
 from data.streams import Streams, make_stream
 from errors import InputError
 
@@ -36,7 +36,7 @@ def _count(streams: Streams, track: Callable[[Any], Any]) -> tuple[int, int]:
     rows = tokens = 0
     for index in track(range(len(source))):
         read, _ = read_record(index, source, encoder)
-        rows += len(read) if encoder.form == "turns" else bool(read)
+        rows += rows_made(read, encoder)
         tokens += sum(len(row.tokens) for row in read)
     return rows, tokens
 

@@ -158,15 +158,22 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
     """Reads up to `limit` rows, the first of every source, so that what is bad there is known before the first step.
 
     Returns the tokens of the longest row if these were all rows, else None; and what happened to them, by COUNTS, of
-    how many (`rows_checked`) and of how many tokens (`tokens_checked`).
+    how many (`rows_checked`), of how many tokens (`tokens_checked`), and how many rows of batches they make
+    (`rows_made`).
     """
     share = limit // len(sources)
     max_length, counts = 0, Counter()
     for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
         rows, events = read_record(index, source, encoder)
-        counts = counts + events + Counter(rows_checked=1, tokens_checked=sum(len(row.tokens) for row in rows))
+        counts = counts + events + Counter(rows_checked=1, rows_made=rows_made(rows, encoder),
+                                           tokens_checked=sum(len(row.tokens) for row in rows))
         max_length = max(max_length, longest_row(rows))
     return max_length if max_length and all(len(source) <= share for source in sources) else None, counts
+
+
+def rows_made(rows: Sequence[Row], encoder: Encoder) -> int:
+    """How many rows of a batch the rows of a record are: the two answers of a pair or a label are one."""
+    return len(rows) if encoder.form == "turns" else int(bool(rows))
 
 
 def windows(rows: Sequence[Row], length: int) -> list[Row]:

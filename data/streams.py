@@ -49,7 +49,9 @@ class Streams:
     packing: Packing
     seed: int
     row_tokens: float = 0.0
-    """tokens of a record, on average over those that were read to check them"""
+    """tokens of a row of a batch, before packing, on average over the records that were read to check them"""
+    record_rows: float = 1.0
+    """rows that a record becomes, on average over these: none where it is left out, several where its turns are rows"""
 
 
 def _read(index: int, source: Source, encoder: Encoder, packed: bool) -> tuple[dict[str, np.ndarray], ...]:

@@ -24,8 +24,9 @@ def state(lora):
     return types.SimpleNamespace(params=params, lora=lora, trainable=params if lora is None else lora)
 
 
-def streams(packing, length=32, sources=(range(180),), row_tokens=20.0):
-    return types.SimpleNamespace(packing=packing, length=length, sources=sources, row_tokens=row_tokens)
+def streams(packing, length=32, sources=(range(180),), row_tokens=20.0, record_rows=1.0):
+    return types.SimpleNamespace(packing=packing, length=length, sources=sources, row_tokens=row_tokens,
+                                 record_rows=record_rows)
 
 
 @pytest.fixture
@@ -52,6 +53,13 @@ def test_of_packed_rows_and_of_a_mixture(flags):
     assert told["compiled"] == "one train step, of rows of 32 tokens"
     assert banner.of_rows(flags, streams("none", sources=(range(3), range(4))), model(0), MESH, state(None))[
         "steps"] == "45"
+
+
+def test_epochs_are_of_the_rows_that_are_made(flags):
+    """A record may be left out, or be several rows."""
+    told = banner.of_rows(flags, streams("none", record_rows=0.5), model(0), MESH, state(None))
+    assert (told["data"], told["steps"]) == ("180 rows, about 1,800 tokens: d.jsonl", "45, about 4 epochs")
+    assert told["batch"].startswith("8 rows, about 160 tokens")
 
 
 def test_of_prompts():

@@ -7,7 +7,7 @@ import pytest
 
 from data.batches import TrainingBatches
 from data.epochs import steps_per_epoch
-from data.reading import Encoder
+from data.reading import Encoder, check_rows
 from data.streams import Streams
 from errors import InputError
 
@@ -70,3 +70,10 @@ def test_rows_that_are_left_out_are_not_counted():
 
 def test_records_that_are_one_row_each_are_not_read():
     assert steps_per_epoch(streams("none", Rows(48, bad=range(48)), form="pair")) == 12
+
+
+def test_the_rows_that_are_checked_make_the_same_epoch():
+    made = streams("none", Rows(48, bad=(3, 5)), bad_rows="skip")
+    _, counts = check_rows(made.sources, made.encoder, 1000)
+    assert (counts["rows_checked"], counts["rows_made"]) == (48, 46)
+    assert steps_per_epoch(made) == counts["rows_made"] / made.batch_size
