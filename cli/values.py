@@ -61,7 +61,7 @@ def _groups(config: Any, prefix: str) -> dict[str, str]:
 def group_name(field: str, kind: Any) -> str:
     """What a group's flags have before their dot: the field's name, or the one that it is Annotated with
     (tyro.conf.arg), which may be none."""
-    return getattr(kind.__metadata__[0], "name", field) if get_origin(kind) is Annotated else field
+    return getattr(kind.__metadata__[0], "name", "") if get_origin(kind) is Annotated else field
 
 
 @functools.cache

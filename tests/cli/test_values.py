@@ -27,7 +27,7 @@ BASE = {
     "score": ["--model", "m", "--data", "d", "--output", "o"], "export": ["--model", "m", "--output", "o"],
     "train_tokenizer": ["--data", "d", "--output", "o"],
     "evaluate": ["--model", "m", "--tasks", "t", "--output-dir", "o"], "quickstart": [], "identity": [],
-    "arithmetic": [], "compare": [], "expert_iteration": [], "recount": RUN,
+    "arithmetic": [], "compare": [], "expert_iteration": [], "recount": RUN, "report": ["runs/a"],
     "curate": [*RUN, "--stages", "s"]}
 EVAL = ["--eval-data", "e.jsonl"]
 OBJECTIVE = ["--objective", "m:f"]
