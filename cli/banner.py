@@ -22,7 +22,7 @@ def of_rows(flags: Any, streams: Any, model: Any, mesh: Any, state: Any) -> dict
         f"{flags.batch_size:,} rows, about {tokens:,.0f} tokens")
     total = rows * streams.record_rows * streams.row_tokens
     epochs = flags.max_steps * tokens / total if total else math.nan
-    length = f"{flags.max_steps:,}{f', about {epochs:.3g} epochs' if len(streams.sources) == 1 else ''}"
+    length = f"{flags.max_steps:,}{f', about {_short(epochs)} epochs' if len(streams.sources) == 1 else ''}"
     return {"model": _model(flags, model, state), "devices": _devices(mesh),
             "data": f"{rows:,} rows, about {total:,.0f} tokens: {shown(flags.data)}",
             "batch": f"{batch}, in {flags.num_microbatches} micro-batch{'es' * (flags.num_microbatches > 1)}",
@@ -59,6 +59,11 @@ def _size(tree: Any) -> int:
 
 def _millions(number: int) -> str:
     return f"{number / 1e6:,.2f} M" if number >= 1e4 else f"{number:,}"
+
+
+def _short(number: float) -> str:
+    """Three digits, or all of them before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _devices(mesh: Any) -> str:

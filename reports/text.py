@@ -20,7 +20,10 @@ def print_runs(runs: Sequence[Run], console: Any = None) -> None:
     console = console or open_console()
     for run in runs:
         _print_run(run, console)
-    for name, values in differing_flags(runs).items():
+    differing = differing_flags(runs)
+    if differing:
+        console.print(f"flags that differ ({' | '.join(run.name for run in runs)}):", highlight=False, markup=False)
+    for name, values in differing.items():
         console.print(f"{name}: {' | '.join(values)}", highlight=False, markup=False)
     found, notes = comparisons(runs)
     for each in found:

@@ -1,5 +1,6 @@
 """What a run says of itself when it starts."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -53,6 +54,12 @@ def test_of_packed_rows_and_of_a_mixture(flags):
     assert told["compiled"] == "one train step, of rows of 32 tokens"
     assert banner.of_rows(flags, streams("none", sources=(range(3), range(4))), model(0), MESH, state(None))[
         "steps"] == "45"
+
+
+@pytest.mark.parametrize(("steps", "told"), [(1, "1, about 0.0444 epochs"), (60_000, "60,000, about 2,667 epochs")])
+def test_steps_and_epochs_are_plain_numbers(flags, steps, told):
+    flags = dataclasses.replace(flags, max_steps=steps)
+    assert banner.of_rows(flags, streams("none"), model(0), MESH, state(None))["steps"] == told
 
 
 def test_epochs_are_of_the_rows_that_are_made(flags):

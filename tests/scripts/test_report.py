@@ -1,6 +1,7 @@
 """scripts.report: a page, or tables on the terminal, of run directories; one line for what is none."""
 
 import json
+import shutil
 
 import pytest
 
@@ -21,6 +22,14 @@ def test_text(run_script, run):
     assert "mine: 3 steps, 21 tokens" in out
     assert "█▄▁" in out or "█▅▁" in out
     assert not (run / "report.html").exists()
+
+
+def test_flags_that_differ_are_named_with_the_runs(run_script, run):
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    (other / "config.yaml").write_text("max_steps: 5\nmodel: tiny\n")
+    out = run_script("report", run, other, "--text")[1]
+    assert out.endswith("flags that differ (mine | other):\nmax_steps: 3 | 5\n")
 
 
 def test_a_page(run_script, run, tmp_path):
