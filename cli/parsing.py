@@ -21,6 +21,9 @@ from errors import InputError, shown
 
 Config = TypeVar("Config")
 
+OF_NONE = re.compile(r"no type matching \{None\}\|\S+ could be instantiated from .*? - <class '(?!NoneType)\w+'>: ")
+"""where a flag may be none, what tyro says before the error that counts"""
+
 ROOT = Path(__file__).resolve().parents[1]
 """of this repository"""
 
@@ -209,4 +212,4 @@ def _one_line(box: str) -> str:
     paragraphs = [" ".join(part.split()) for part in re.split(r"(?m)^[─-]{3,}$", text)]
     paragraphs = paragraphs if "╭" in box else paragraphs[1:]
     kept = [part for part in paragraphs if part and not part.startswith(("Argument helptext", "For full helptext"))]
-    return "; ".join(kept) + "; --help explains the flags"
+    return OF_NONE.sub("", "; ".join(kept)) + "; --help explains the flags"

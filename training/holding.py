@@ -36,8 +36,8 @@ def wait_until_free(run: Path, patience: float = PATIENCE) -> None:
     """Waits as `held` does, and makes nothing. Raises InputError as that does."""
     def wait() -> None:
         if (run / LOCK).exists():
-            with _locked(run, patience):
-                pass
+            with _opened(run) as file:
+                _wait(file, run, patience)
 
     decided(wait)
 
@@ -46,16 +46,19 @@ def wait_until_free(run: Path, patience: float = PATIENCE) -> None:
 def _locked(run: Path, patience: float) -> Iterator[None]:
     """A POSIX lock: the kernel, or the NFS server, gives it back when its process is gone, and children do not inherit
     it."""
-    with writing(run):
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / LOCK).open("r+" if (run / LOCK).exists() else "w+", encoding="utf-8")
-    with file:
+    with _opened(run) as file:
         _wait(file, run, patience)
         with writing(run):
             _write(file, json.dumps(_me()))
         yield
         with writing(run):
             _write(file, "")
+
+
+def _opened(run: Path) -> Any:
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        return (run / LOCK).open("r+" if (run / LOCK).exists() else "w+", encoding="utf-8")
 
 
 def _wait(file: Any, run: Path, patience: float) -> None:

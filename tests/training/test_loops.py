@@ -85,7 +85,7 @@ def of_prompts(run, config, evaluate, at, at_step, benchmarks=None, keep=lambda 
     def step(state, prompts, number):
         drawn = sum(next(prompts)["tokens"] for _ in range(1 + number % 3))
         at_step(number)
-        return *update(state, jnp.asarray(drawn)), lambda: keep(number)
+        return *update(state, jnp.asarray(drawn)), lambda: keep(number) or {}
 
     return train_online(beginning(one_device()), step, lambda position: Numbers(position, at), run, one_device(),
                         config, evaluate, benchmarks)
