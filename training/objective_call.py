@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from errors import InputError, place_of
@@ -31,7 +32,8 @@ def call_objective(objective: Callable[..., Loss], scores: Any, batch: Any) -> L
 def _wrong(loss: Any) -> str:
     """What is wrong with a Loss, in words."""
     if not isinstance(loss, Loss):
-        return f"{type(loss).__name__}, no Loss"
+        found = f"an array of shape {list(loss.shape)}" if isinstance(loss, jax.Array) else type(loss).__name__
+        return f"{found}, no Loss"
     for name in ("total", "weight"):
         shape = jnp.shape(getattr(loss, name))
         if shape:

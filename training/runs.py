@@ -62,11 +62,18 @@ def check_free(run: Path, config: dict[str, Any], may_differ: frozenset[str],
     current = flatten(yaml.safe_load(_dump(config)))
     names = [*current, *(name for name in stored if name not in defaults)]
     differing = {name: (stored.get(name), current.get(name)) for name in names if stored.get(name) != current.get(name)}
-    for name, (there, now) in differing.items():
-        if not {name, name.partition(".")[0]} & may_differ:
-            raise InputError(f"output directory {run} holds another experiment ({name}: {shown(there)} there, "
-                             f"{shown(now)} now); choose another --output-dir, or resume it with its own flags")
+    others = [_difference(name, *values) for name, values in differing.items()
+              if not {name, name.partition(".")[0]} & may_differ]
+    if others:
+        raise InputError(f"output directory {run} holds another experiment ({'; '.join(others)}); choose another "
+                         f"--output-dir, resume it with its own flags, or move it aside with --restart")
     return differing
+
+
+def _difference(name: str, there: Any, now: Any) -> str:
+    if name == "sha256":
+        return "sha256: the rows of the data are others"
+    return f"{name}: {shown(there)} there, {shown(now)} now"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -85,3 +85,4 @@ def test_a_script_runs_from_any_folder_by_its_path(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, text=True, capture_output=True, check=False)
     assert done.stdout.split()[0] == str(ROOT), done.stderr
     assert str(ROOT / "scripts") not in done.stdout.split()
+    assert done.stdout.split()[-1] == str(tmp_path)  # where functions of one's own are

@@ -109,7 +109,8 @@ def test_how_a_step_is_computed_may_differ_and_is_told(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     for changed, words in (({"lora": {"rank": 8}}, "lora.rank: 4 there, 8 now"),
                            ({"beta": None}, "beta: 0 there, none now"),
-                           ({"model": ["a", "b"]}, "model: m there, a b now")):
+                           ({"model": ["a", "b"]}, "model: m there, a b now"),
+                           ({"model": "n", "beta": 1.0}, "model: m there, n now; beta: 0 there, 1 now")):
         with pytest.raises(InputError, match=words):
             check_free(tmp_path, config | changed, MAY_DIFFER)
 

@@ -49,7 +49,8 @@ def test_a_right_one_is_passed_through():
 
 
 @pytest.mark.parametrize(("objective", "words"), [
-    (scalar, "no Loss; an objective takes"), (unsummed, r"a total of shape \[2, 3\], no scalar: sum it"),
+    (scalar, r"returns an array of shape \[\], no Loss; an objective takes"),
+    (unsummed, r"a total of shape \[2, 3\], no scalar: sum it"),
     (bare_metric, "the metric mean in another form"), (misspelled, r"AttributeError: .*logs.*\(return scores.logs.sum"),
     (too_few, "TypeError: .*positional"), (through_jax, r"at line \d+ \(return jax.vmap")])
 def test_a_wrong_one_is_named_with_its_place(objective, words):
