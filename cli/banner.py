@@ -1,6 +1,5 @@
 """What a run is, told when it starts and kept in launches.jsonl: model, devices, data, length, what is compiled."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +20,8 @@ def of_rows(flags: Any, streams: Any, model: Any, mesh: Any, state: Any) -> dict
     batch = f"{flags.batch_size:,} rows of {streams.length:,} tokens" if packed else (
         f"{flags.batch_size:,} rows, about {tokens:,.0f} tokens")
     total = rows * streams.record_rows * streams.row_tokens
-    epochs = flags.max_steps * tokens / total if total else math.nan
-    length = f"{flags.max_steps:,}{f', about {_short(epochs)} epochs' if len(streams.sources) == 1 else ''}"
+    known = total and len(streams.sources) == 1
+    length = f"{flags.max_steps:,}{f', about {_short(flags.max_steps * tokens / total)} epochs' if known else ''}"
     return {"model": _model(flags, model, state), "devices": _devices(mesh),
             "data": f"{rows:,} rows, about {total:,.0f} tokens: {shown(flags.data)}",
             "batch": f"{batch}, in {flags.num_microbatches} micro-batch{'es' * (flags.num_microbatches > 1)}",

@@ -159,7 +159,7 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
 
     Returns the tokens of the longest row if these were all rows, else None; and what happened to them, by COUNTS, of
     how many (`rows_checked`), of how many tokens (`tokens_checked`), and how many rows of batches they make
-    (`rows_made`).
+    (`rows_made`). Raises InputError where these were all rows and none can be trained on.
     """
     share = limit // len(sources)
     max_length, counts = 0, Counter()
@@ -168,7 +168,17 @@ def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
         counts = counts + events + Counter(rows_checked=1, rows_made=rows_made(rows, encoder),
                                            tokens_checked=sum(len(row.tokens) for row in rows))
         max_length = max(max_length, longest_row(rows))
-    return max_length if max_length and all(len(source) <= share for source in sources) else None, counts
+    all_read = all(len(source) <= share for source in sources)
+    if all_read and not counts["rows_made"]:
+        raise none_trainable(counts["rows_checked"], counts)
+    return max_length if max_length and all_read else None, counts
+
+
+def none_trainable(number: int, counts: Mapping[str, int]) -> InputError:
+    """The error where none of so many records gives a row, with what happened to them."""
+    return InputError(f"none of {number} rows can be trained on: "
+                      f"{', '.join(f'{name} {counts[name]}' for name in COUNTS if counts[name])}; "
+                      f"look at --too-long, --bad-rows and --max-length")
 
 
 def rows_made(rows: Sequence[Row], encoder: Encoder) -> int:

@@ -20,9 +20,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from data.reading import COUNTS, Encoder, join_columns, read_record
+from data.reading import COUNTS, Encoder, join_columns, none_trainable, read_record
 from data.sources import Source
-from errors import InputError
 
 WINDOW = 16
 """rows of a stream that are sorted by length at a time"""
@@ -131,9 +130,7 @@ class _KeptIterator(grain.DatasetIterator):
                     row["epoch_end"] = np.zeros(len(row["tokens"]), np.int32)
                 rows[-1]["epoch_end"][-1] = number // plan.epoch != self._next // plan.epoch
                 return list(rows)
-        raise InputError(f"none of {plan.limit} rows can be trained on: "
-                         f"{', '.join(f'{name} {count}' for name, count in zip(COUNTS, counts) if count)}; "
-                         f"look at --too-long, --bad-rows and --max-length")
+        raise none_trainable(plan.limit, dict(zip(COUNTS, counts)))
 
     def get_state(self) -> Any:
         if self._rows:

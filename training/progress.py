@@ -81,7 +81,7 @@ class TrainingProgress:
         due = time.monotonic() - self._printed >= PLAIN_SECONDS
         if due or step % self._every == 0 or step == self._last:
             self._printed = time.monotonic()
-            self._console.print(f"step {step}/{self._last}  {numbers}", highlight=False)
+            self._console.print(f"step {step}/{self._last}  {numbers}", highlight=False, soft_wrap=True)
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """Eval figures, above the bar: as a table, with those of the evaluation before, or as a line."""
@@ -90,4 +90,4 @@ class TrainingProgress:
             self._console.print(_figures(step, values, before))
             return
         figures = "  ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items())
-        self._console.print(f"step {step}: eval {figures}", highlight=False, markup=False)
+        self._console.print(f"step {step}: eval {figures}", highlight=False, markup=False, soft_wrap=True)

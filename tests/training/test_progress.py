@@ -58,5 +58,7 @@ def test_held_out_figures_are_a_table_with_those_before(terminal):
 
 def test_elsewhere_they_are_a_line(capsys):
     shown = progress.TrainingProgress(0, 40)
-    shown.note(4, {"eval/loss": 1.5, "eval/[odd]": 3.0})
-    assert capsys.readouterr().err == "step 4: eval loss 1.5000  [odd] 3.0000\n"
+    shown.note(4, {"eval/loss": 1.5, "eval/[odd]": 3.0} | {f"eval/{name * 9}": 0.0 for name in "abcdefgh"})
+    line = capsys.readouterr().err
+    assert line.startswith("step 4: eval loss 1.5000  [odd] 3.0000  aaaaaaaaa 0.0000")
+    assert line.count("\n") == 1  # however long
