@@ -156,7 +156,8 @@ def _check_signature(reward: Weighted, columns: Mapping[str, Any]) -> None:
         inspect.signature(reward.function).bind(prompts=[], completions=[], **columns)
     except TypeError as error:
         raise InputError(f"reward {reward.name}: cannot be called with the columns {', '.join(columns)} ({error}); let "
-                         f"it take (prompts, completions, **columns)") from None
+                         f"it take (prompts, completions, **columns); a column of another name is renamed by "
+                         f"--data FILE[NAME=THEIRS]") from None
 
 
 def _total(rewards: Sequence[Weighted], outcomes: Mapping[str, Outcome], row: int) -> float | None:

@@ -153,7 +153,7 @@ def test_functions_are_called_by_name_as_trl_does():
 def test_functions_that_cannot_take_the_columns_are_named():
     with pytest.raises(InputError, match="reward r0: cannot be called with the columns level .*take .prompts, comp"):
         score(lambda prompts, completions: [1.0] * 3, level=[1, 2, 3])
-    with pytest.raises(InputError, match="reward r0: .*missing a required argument: 'answer'"):
+    with pytest.raises(InputError, match="reward r0: .*missing a required argument: 'answer'.*FILE.NAME=THEIRS"):
         score(lambda prompts, completions, answer, **columns: [1.0] * 3, level=[1, 2, 3])
 
 
