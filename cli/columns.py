@@ -17,6 +17,8 @@ USUAL = ("tokens", "positions", "segment_ids", "loss_mask")
 READ = ("tokens", "loss_mask", "messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS)
 READ_OF = {"pair": [f"{side}{end}" for side in SIDES for end in ("", "_tokens", "_loss_mask")], "labelled": ["label"]}
 """what rows have by themselves, and those of a form besides"""
+WITH_PROMPT = {"tokens", "messages", "prompt", "text", "chosen_tokens"}
+"""a row that has one of these lacks no prompt"""
 
 
 class Needed(NamedTuple):
@@ -64,10 +66,12 @@ def tell_unread(sources: Sequence[Any], form: str, needed: Needed) -> None:
     own = [*needed.required, *needed.optional]
     read = {*READ, *READ_OF.get(form, ()), *own, *(f"{side}_{name}" for side in SIDES for name in own)}
     for source in sources:
-        unread = [name for name in _first_record(source) if name not in read]
+        record = _first_record(source)
+        unread = [name for name in record if name not in read]
+        texts = [] if record.keys() & WITH_PROMPT else [name for name in unread if isinstance(record[name], str | list)]
+        advice = f"; if one is a prompt, say so by FILE[prompt={texts[0]}]" if texts else ""
         if unread:
-            print_once(f"note: {source.place(0)}: nothing reads its columns {', '.join(unread)}; if one is a prompt, "
-                       f"say so by FILE[prompt={unread[0]}]")
+            print_once(f"note: {source.place(0)}: nothing reads its columns {', '.join(unread)}{advice}")
 
 
 def _names(objective: Callable[..., Any], attribute: str) -> tuple[str, ...]:

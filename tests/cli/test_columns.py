@@ -96,7 +96,10 @@ def test_rows_that_cannot_be_read_are_left_to_those_who_read_them():
 
 
 @pytest.mark.parametrize(("form", "row", "unread"), [
-    ("pair", {"instruction": "a", "chosen": "b", "rejected": "c", "id": 3}, "instruction, id"),
+    ("pair", {"id": 3, "instruction": "a", "chosen": "b", "rejected": "c"},
+     "id, instruction; if one is a prompt, say so by FILE[prompt=instruction]"),
+    ("pair", {"id": 3, "chosen": "b", "rejected": "c"}, "id"),
+    ("turns", {"messages": [], "source": "web"}, "source"),
     ("pair", {"prompt": "a", "chosen_tokens": [1], "rejected_tokens": [2], "chosen_margin": 1}, None),
     ("turns", {"conversations": [{"from": "human", "value": "a"}], "tools": [], "margin": 1}, None),
     ("turns", {"text": "a", "chosen": "b"}, "chosen"), ("labelled", {"text": "a", "label": True}, None)])
@@ -107,4 +110,4 @@ def test_columns_that_nothing_reads_are_told(capsys, form, row, unread):
 
     tell_unread([Source([row])], form, Needed(optional=("margin",)))
     told = capsys.readouterr().out
-    assert (f"note: rows.jsonl:1: nothing reads its columns {unread}; " in told) if unread else not told
+    assert told == (f"note: rows.jsonl:1: nothing reads its columns {unread}\n" if unread else "")
