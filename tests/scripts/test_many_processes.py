@@ -9,12 +9,12 @@ import signal
 import numpy as np
 import pytest
 from processes import TINY, ended, finish, kill_one, launched, started, wait_for_checkpoint
+from same_run import TIMES
 
 from tests.fixtures.variants import cases
 from training.checkpoints import finished_steps
 from training.metrics import read_metrics
 
-TIMES = {"tokens_per_second", "step_seconds", "data_seconds", "tflops_per_second", "host_memory_gib"}
 DATA = ("--mesh.data", 4)
 SPLIT = ("--mesh.fsdp", 2, "--mesh.tensor", 2, "--packing", "first-fit", "--max-length", 40)
 
