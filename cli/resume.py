@@ -113,7 +113,8 @@ def check_steps(flags: Any, updates_per_step: int, tokens_per_step: int, idle_st
     if not _same_rates(flags, made, before, now):
         raise InputError(f"{where}, and with {_duration(flags)} the {whose}{flags.optimizer.schedule} "
                          f"schedule would have given them other learning rates; only a constant one, and wsd before "
-                         f"its decay, can be made longer; choose another --output-dir")
+                         f"its decay, can be made longer; train on from its weights by --model {flags.output_dir} and "
+                         f"another --output-dir")
     future = _future(flags, now, updates_per_step, idle_steps)
     print_once(f"note: {_duration(flags)}, {old} before: the {whose}{future}")
 

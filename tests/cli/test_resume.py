@@ -51,7 +51,8 @@ def test_steps_that_had_the_same_rates_may_become_others(run, capsys, old, done,
 
 @pytest.mark.parametrize(("old", "done", "new", "schedule", "words"), [
     (10, 10, 20, {"schedule": "wsd"}, "the wsd schedule would have given them other learning rates"),
-    (10, 9, 20, {"schedule": "wsd", "decay_fraction": 0.3}, "only a constant one, and wsd before its decay"),
+    (10, 9, 20, {"schedule": "wsd", "decay_fraction": 0.3},
+     "only a constant one, and wsd before its decay, can be made longer; train on from its weights by --model"),
     (10, 2, 20, {"schedule": "cosine"}, "the cosine schedule would have given them other learning rates"),
     (10, 9, 11, {"schedule": "linear"}, "holds a run of 10 steps, of which 9 are made"),
     (10, 9, 8, {"schedule": "constant"}, "--max-steps 8 is fewer")])
