@@ -338,7 +338,7 @@ def test_a_run_from_before_flags_were_renamed_goes_on(train, tmp_path):
     assert len(lines) == 2
     for more, line in ((("--num-iterations", 2), "(num_iterations: 1 there, 2 now)"),
                        (("--rollouts.num-slots", 8), "(rollouts.num_slots: 64 there, 8 now)"),
-                       (("--beta", 0.1, "--algorithm.kl", "k1"), "(beta: 0 there, 0.1 now)")):
+                       (("--beta", 0.1, "--algorithm.kl", "k1"), "(beta: 0 there, 0.1 now")):
         status, _, err, _ = train(*flags, *more, max_steps=2, save_every=1)
         assert status == 1
         assert f"holds another experiment {line}" in err
