@@ -31,6 +31,10 @@ def bare_metric(scores, batch):
     return Loss(jnp.sum(scores), jnp.float32(1), {"mean": jnp.mean(scores)})
 
 
+def unsummed_metric(scores, batch):
+    return Loss(jnp.sum(scores), jnp.float32(1), {"mean": (scores, jnp.float32(6))})
+
+
 def misspelled(scores, batch):
     return scores.logs.sum()
 
@@ -51,7 +55,9 @@ def test_a_right_one_is_passed_through():
 @pytest.mark.parametrize(("objective", "words"), [
     (scalar, r"returns an array of shape \[\], no Loss; an objective takes"),
     (unsummed, r"a total of shape \[2, 3\], no scalar: sum it"),
-    (bare_metric, "the metric mean in another form"), (misspelled, r"AttributeError: .*logs.*\(return scores.logs.sum"),
+    (bare_metric, "the metric mean in another form"),
+    (unsummed_metric, "the metric mean in another form"),
+    (misspelled, r"AttributeError: .*logs.*\(return scores.logs.sum"),
     (too_few, "TypeError: .*positional"), (through_jax, r"at line \d+ \(return jax.vmap")])
 def test_a_wrong_one_is_named_with_its_place(objective, words):
     with pytest.raises(InputError, match=words) as error:
@@ -59,6 +65,8 @@ def test_a_wrong_one_is_named_with_its_place(objective, words):
     line = inspect.getsourcelines(objective)[1]
     assert f"the objective {objective.__name__} ({__file__}:{line})" in str(error.value)
     assert "\n" not in str(error.value)
+    if objective in (misspelled, through_jax):
+        assert f" at line {line + 1} (return" in str(error.value)
 
 
 def test_a_column_that_is_not_there_is_named_by_its_own_line():
