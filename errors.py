@@ -36,10 +36,12 @@ def shown(value: object) -> str:
 
 
 def place_of(function: Any) -> str:
-    """"file:line" where a function begins, whatever was bound of it; "" of one that Python has not read from a file."""
+    """"file:line" where a function, or what calls an object, begins, whatever was bound of it; "" of one that Python
+    has not read from a file."""
     while isinstance(function, functools.partial):
         function = function.func
-    code = getattr(inspect.unwrap(function), "__code__", None)
+    function = inspect.unwrap(function)
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 

@@ -69,6 +69,19 @@ def test_a_wrong_one_is_named_with_its_place(objective, words):
         assert f" at line {line + 1} (return" in str(error.value)
 
 
+class Callable:
+    def __call__(self, scores, batch):
+        raise ValueError("two\nlines")
+
+
+def test_an_object_that_is_called_is_named_with_its_place():
+    line = inspect.getsourcelines(Callable.__call__)[1]
+    for objective in (Callable(), functools.partial(Callable())):
+        with pytest.raises(InputError) as error:
+            call_objective(objective, SCORES, BATCH)
+        assert f"Callable ({__file__}:{line}) raised ValueError: two at line {line + 1} (raise" in str(error.value)
+
+
 def test_a_column_that_is_not_there_is_named_by_its_own_line():
     with pytest.raises(InputError, match="reads the column advantages"):
         call_objective(lambda scores, batch: batch["advantages"], SCORES, BATCH)
