@@ -48,7 +48,7 @@ class Row(NamedTuple):
         return self._replace(extra=extra)
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """How the rows of a micro-batch lie; static to the compiler."""
 
     prompt_length: int = 0
@@ -58,11 +58,11 @@ class Layout(NamedTuple):
 
 
 class MicroBatch(NamedTuple):
-    """A part of a batch, of a shape and layout of its own."""
+    """A part of a batch, of a shape and row layout of its own."""
 
     columns: dict[str, Any]
     """[B, T], or [B] for numbers of rows"""
-    layout: Layout = Layout()
+    row_layout: RowLayout = RowLayout()
 
 
 def longest_row(rows: Sequence[Row]) -> int:

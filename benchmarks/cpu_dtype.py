@@ -23,9 +23,9 @@ from models.config import PRESETS, ModelConfig, default_dtype
 from models.lora import LoRAConfig
 from models.transformer import Transformer, init_variables
 from objectives.sft import sft
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.layout import Layout
+from sharding.mesh import MeshConfig, make_layout
 from sharding.placement import Placement
-from sharding.rules import tree_shardings
 from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from training.state import init_state
 from training.step import make_train_step
@@ -107,31 +107,30 @@ def matmul(model: ModelConfig, tokens: int, dtype: str, transposed: bool) -> Cal
 
 def train_step(config: Config, model_config: ModelConfig, dtype: str) -> Callable[[], Any]:
     """The library's own LoRA step, its state kept from call to call; random weights, random tokens."""
-    mesh = make_mesh(MeshConfig())
+    layout = make_layout(MeshConfig())
     model = Transformer(dataclasses.replace(model_config, dtype=dtype, param_dtype=dtype),
-                        LoRAConfig(rank=config.rank, alpha=2.0 * config.rank))
+                        LoRAConfig(rank=config.rank, alpha=2.0 * config.rank), layout=layout)
     schedule = make_schedule(OptimizerConfig(schedule="constant"), 2e-4, max_steps=0)
     optimizer = make_optimizer(OptimizerConfig(), schedule)
-    state = init_state(model, random_params(model, mesh), optimizer, jax.random.key(0), mesh)
+    state = init_state(model, random_params(model, layout), optimizer, jax.random.key(0), layout)
     step = make_train_step(model.clone(training=True), sft, optimizer, schedule, state)
     rows = list(range(config.batch_size))
-    batch = Placement(config.batch_size, 1, mesh).put(random_batch(config, model_config.vocab_size), rows)
+    batch = Placement(config.batch_size, 1, layout).put(random_batch(config, model_config.vocab_size), rows)
 
     def call() -> Any:
         nonlocal state
-        with jax.set_mesh(mesh):
-            state, metrics = step(state, batch)
+        state, metrics = step(state, batch)
         return state, metrics
 
     return call
 
 
-def random_params(model: Transformer, mesh: jax.sharding.Mesh) -> Any:
+def random_params(model: Transformer, layout: Layout) -> Any:
     """The `params` collection as training starts from nothing."""
     def make() -> Any:
         return init_variables(model, jax.random.key(0))["params"]
 
-    shardings = tree_shardings(jax.eval_shape(make), mesh)
+    shardings = layout.tree_shardings(jax.eval_shape(make))
     return jax.jit(lambda: nn.meta.unbox(make()), out_shardings=shardings)()
 
 

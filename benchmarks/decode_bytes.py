@@ -56,17 +56,15 @@ def measure(config: Config) -> tuple[int, int, int]:
 
     from models.config import PRESETS
     from models.transformer import Transformer
-    from sharding.mesh import MeshConfig, make_mesh
+    from sharding.mesh import MeshConfig, make_layout
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name=config.topology).devices
-    mesh = make_mesh(MeshConfig(), devices[:1])
+    layout = make_layout(MeshConfig(), devices[:1])
     model = Transformer(dataclasses.replace(PRESETS[config.model], dtype="bfloat16", param_dtype="bfloat16",
-                                            attention="flash"))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    with jax.set_mesh(mesh):
-        weights, cache, *rest = jax.tree.map(
-            lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding), shapes(model, config))
-        compiled = jax.jit(functools.partial(read, model), donate_argnums=1).lower(weights, cache, *rest).compile()
+                                            attention="flash"), layout=layout)
+    weights, cache, *rest = jax.tree.map(
+        lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=layout.sharding()), shapes(model, config))
+    compiled = jax.jit(functools.partial(read, model), donate_argnums=1).lower(weights, cache, *rest).compile()
     return moved_bytes(compiled.as_text()), size(weights), size(cache)
 
 
@@ -114,7 +112,7 @@ def read(model: Any, weights: Any, cache: Any, token: Any, position: Any, table:
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         made, cache, token = carry
         hidden, cache = decoding.forward(model, weights, cache, token[:, None], (position + made)[:, None], table)
-        logits = decoding.project(model.config, weights, hidden[:, 0])
+        logits = decoding.project(model, weights, hidden[:, 0])
         return made + 1, cache, jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     return jax.lax.while_loop(lambda carry: carry[0] < steps, step, (jnp.int32(0), cache, token))

@@ -16,7 +16,7 @@ from models.pretrained import EMBEDDED, open_pretrained
 from rollouts import decoder
 from rollouts.engine import Engine, Request
 from rollouts.stops import Ends
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 DESCRIPTION = """The engine's cost by limit and by number of requests.
 
@@ -56,8 +56,8 @@ def main(config: Config) -> None:
     check_positive(config, "new_tokens", "prompt_length", "rounds")
     clock = Clock()
     decoder.decode, decoder.prefill = clock.wrap(decoder.decode), clock.wrap(decoder.prefill)
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    model, variables = open_pretrained(config.model).load(mesh, dtype=config.dtype, param_dtype=config.dtype)
+    layout = make_layout(MeshConfig(), jax.devices()[:1])
+    model, variables = open_pretrained(config.model).load(layout, dtype=config.dtype, param_dtype=config.dtype)
     by_limit = Table("limit", "seconds", "of the first", "cache, MiB", title=f"16 completions of {config.new_tokens}")
     by_count = Table("requests", "seconds", "tokens/s", "host, microseconds a token", "first run, s",
                      title=f"completions of {config.new_tokens} tokens")

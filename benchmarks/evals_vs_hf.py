@@ -93,13 +93,12 @@ def evaluate_ours(config: Config, folder: Path, dtype: str) -> dict[str, Any]:
     from evals.harness import HarnessModel, judge
     from evals.lm_eval_tasks import load_tasks, open_manager
     from evals.subject import Subject
-    from models.transformer import Transformer
-    from sharding.mesh import MeshConfig, make_mesh
+    from sharding.mesh import MeshConfig, make_layout
 
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    model, variables, tokenizer = load(str(folder / "model"), mesh, dtype)
-    subject = Subject(Transformer(dataclasses.replace(model.config, max_length=config.max_length)), tokenizer, mesh,
-                      num_slots=config.batch_size, cache=Cache(folder / "responses.jsonl"))
+    layout = make_layout(MeshConfig(), jax.devices()[:1])
+    model, variables, tokenizer = load(str(folder / "model"), layout, dtype)
+    model = model.clone(config=dataclasses.replace(model.config, max_length=config.max_length))
+    subject = Subject(model, tokenizer, layout, num_slots=config.batch_size, cache=Cache(folder / "responses.jsonl"))
     subject.load(variables)
     harness, found = HarnessModel(subject), {}
     manager = open_manager("", [str(folder / "tasks")])
@@ -119,11 +118,11 @@ def chosen(config: Config) -> dict[str, bool]:
     return {name: chat for name, chat in TASKS.items() if not config.tasks or name in config.tasks}
 
 
-def load(model: str, mesh: Any, dtype: str) -> tuple[Any, Any, Any]:
+def load(model: str, layout: Any, dtype: str) -> tuple[Any, Any, Any]:
     from cli.online import open_tokenized
 
     opened, tokenizer = open_tokenized(model)
-    return *opened.load(mesh, dtype=dtype, param_dtype=dtype), tokenizer
+    return *opened.load(layout, dtype=dtype, param_dtype=dtype), tokenizer
 
 
 # --------------------------------------------------------------------------------------------------------- the requests

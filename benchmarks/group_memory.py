@@ -88,7 +88,7 @@ def gradient_memory(config: Config, shape: Shape, remat: str = "none") -> float:
     columns["advantages"] = jax.ShapeDtypeStruct((1, rows), "float32")
 
     def gradient(state: TrainState, columns: dict[str, jax.Array]) -> tuple:
-        return accumulate(model, configure(), state, columns, score_by(shape.layout))
+        return accumulate(model, configure(), state, columns, score_by(shape.row_layout))
 
     compiled = jax.jit(gradient).lower(state_shapes(model), columns).compile()
     return compiled.memory_analysis().temp_size_in_bytes / 2**20

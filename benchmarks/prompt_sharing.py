@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from batch import Layout
+from batch import RowLayout
 from benchmarks.cpu_dtype import measure
 from cli import command
 from cli.checks import check_positive
@@ -57,8 +57,8 @@ def main(config: Config) -> None:
     state = jax.jit(lambda: random_state(model))()
     for shape in track(config.shapes, "shapes"):
         prompt, completion, count = map(int, shape.split(":"))
-        calls = {name: gradient(model, state, random_columns(preset.vocab_size, prompt, completion, count), layout)
-                 for name, layout in (("plain", Layout()), ("shared", Layout(prompt, count)))}
+        calls = {name: gradient(model, state, random_columns(preset.vocab_size, prompt, completion, count), row_layout)
+                 for name, row_layout in (("plain", RowLayout()), ("shared", RowLayout(prompt, count)))}
         plain, shared = (statistics.median(seconds) for seconds in measure(calls, config.rounds).values())
         table.add_row(*shape.split(":"), f"{plain:.2f}", f"{shared:.2f}", f"{shared / plain:.2f}",
                       f"{(prompt + count * completion) / (count * (prompt + completion)):.2f}")
@@ -86,9 +86,9 @@ def random_columns(vocab_size: int, prompt: int, completion: int, count: int) ->
 
 
 def gradient(model: Transformer, state: TrainState, columns: dict[str, jax.Array],
-             layout: Layout) -> Callable[[], Any]:
+             row_layout: RowLayout) -> Callable[[], Any]:
     """The compiled sums of the micro-batch, to be called again and again."""
-    sums = jax.jit(lambda state, columns: accumulate(model, configure(), state, columns, score_by(layout)))
+    sums = jax.jit(lambda state, columns: accumulate(model, configure(), state, columns, score_by(row_layout)))
     return lambda: sums(state, columns)
 
 

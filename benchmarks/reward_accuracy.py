@@ -36,19 +36,19 @@ def main(config: Config) -> None:
     from models.config import default_dtype
     from models.heads import score_rewards
     from rewards.learned import open_reward_model
-    from sharding.mesh import MeshConfig, make_mesh
+    from sharding.mesh import MeshConfig, make_layout
     from training.evaluation import score_rows
     from training.progress import track
 
     opened = open_reward_model(config.model)
     length = max_row_length(config.max_length, opened.config.max_length)
     encoder = Encoder(opened.tokenizer, opened.config.vocab_size, length, "drop", "skip", form="pair")
-    mesh = make_mesh(MeshConfig())
-    model, variables = opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
+    layout = make_layout(MeshConfig())
+    model, variables = opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
     table = Table("pairs", "number", "left out", "accuracy", "95 % confidence interval", "ties", "mean margin")
     for each in config.data:
         rows, counts = read_all([open_source(each)], encoder)
-        scores = score_rows(model, variables, rows, config.batch_size, mesh, score_rewards,
+        scores = score_rows(model, variables, rows, config.batch_size, layout, score_rewards,
                             functools.partial(track, what=each.source))
         rewards = np.asarray([score.rewards for score in scores])
         table.add_row(each.source, *figures(rewards[0::2] - rewards[1::2], sum(counts.values())))

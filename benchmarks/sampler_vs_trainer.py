@@ -27,7 +27,7 @@ from models.transformer import Transformer
 from rollouts.engine import Engine, capacity_for
 from rollouts.generate import Completion, generate
 from rollouts.sampling import make_controls
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 DESCRIPTION = """Differences of log-probabilities between sampler and trainer, by dtype, with and without an adapter.
 
@@ -62,21 +62,20 @@ def main(config: Config) -> None:
 
 def measure(config: Config, dtype: str, adapted: bool) -> list[str]:
     """A line of the table; the second pass of each side is timed."""
-    opened, mesh = open_pretrained(config.model), make_mesh(MeshConfig(), jax.devices()[:1])
-    model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype if adapted else "float32")
+    opened, layout = open_pretrained(config.model), make_layout(MeshConfig(), jax.devices()[:1])
+    model, variables = opened.load(layout, dtype=dtype, param_dtype=dtype if adapted else "float32")
     if adapted:
-        model = Transformer(model.config, LoRAConfig(config.rank, 2.0 * config.rank))
+        model = model.clone(lora=LoRAConfig(config.rank, 2.0 * config.rank))
         variables["lora"] = random_adapter(model, config.b)
     tokenizer = load_tokenizer(opened.tokenizer)
     prompts = [tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n") for text in PROMPTS]
     engine = Engine(model, 16, capacity_for(model, 16, max(map(len, prompts)) + config.max_new_tokens))
     sample = functools.partial(sampled, engine, variables, prompts, config)
-    with jax.set_mesh(mesh):
-        _, (completions, sampling) = sample(), timed(sample)
-        rows = padded([prompt for prompt in prompts for _ in range(config.group_size)], completions)
-        compiled = jax.jit(functools.partial(score, model))
-        scores = lambda: jax.block_until_ready(compiled(variables, rows).logps)  # noqa: E731
-        _, (logps, scoring) = scores(), timed(scores)
+    _, (completions, sampling) = sample(), timed(sample)
+    rows = padded([prompt for prompt in prompts for _ in range(config.group_size)], completions)
+    compiled = jax.jit(functools.partial(score, model))
+    scores = lambda: jax.block_until_ready(compiled(variables, rows).logps)  # noqa: E731
+    _, (logps, scoring) = scores(), timed(scores)
     differences = np.abs(np.asarray(logps)[np.asarray(rows["loss_mask"]) > 0]
                          - np.concatenate([each.logps for each in completions]))
     return [f"{np.mean(differences):.2e}", f"{np.max(differences):.2e}", str(len(differences)), f"{sampling:.2f}",

@@ -15,13 +15,13 @@ from models.pretrained import open_pretrained
 from rollouts.engine import Engine, capacity_for
 from rollouts.generate import generate
 from rollouts.sampling import make_controls
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 
 def main(settings: dict[str, Any]) -> dict[str, Any]:
     """Compiles on one batch of short completions, then measures; the completions are waited for."""
-    mesh = make_mesh(MeshConfig())
-    model, variables = open_pretrained(settings["model"]).load(mesh, dtype=settings["dtype"],
+    layout = make_layout(MeshConfig())
+    model, variables = open_pretrained(settings["model"]).load(layout, dtype=settings["dtype"],
                                                               param_dtype=settings["dtype"])
     size, limits, prompts = settings["batch_size"], settings["limits"], settings["prompts"]
 
@@ -30,11 +30,10 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
         made = generate(engine, prompts[:count], jax.random.key(0), max_new_tokens=limits, controls=make_controls())
         return sum(len(each.tokens) for each in made)
 
-    with jax.set_mesh(mesh):
-        engine = Engine(model, size, capacity_for(model, size, len(prompts[0]) + max(limits)))
-        sample(engine, size + 1, [2] * (size + 1))
-        start = time.perf_counter()
-        tokens = sample(engine, len(prompts), limits)
+    engine = Engine(model, size, capacity_for(model, size, len(prompts[0]) + max(limits)))
+    sample(engine, size + 1, [2] * (size + 1))
+    start = time.perf_counter()
+    tokens = sample(engine, len(prompts), limits)
     return {"tokens": tokens, "seconds": time.perf_counter() - start}
 
 

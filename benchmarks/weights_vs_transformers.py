@@ -17,7 +17,7 @@ from rich.table import Table
 from cli import command
 from models.pretrained import open_pretrained
 from models.scoring import score
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from tests.fixtures.variants import cases
 
 FIXTURES = Path(cases.__file__).parents[1]
@@ -66,7 +66,7 @@ def _largest(difference: np.ndarray) -> float:
 
 def logps(model: Path, tokens: np.ndarray) -> np.ndarray:
     """Temper's log-probabilities of `tokens` [B, T]."""
-    loaded, variables = open_pretrained(str(model)).load(make_mesh(MeshConfig(), jax.devices()[:1]))
+    loaded, variables = open_pretrained(str(model)).load(make_layout(MeshConfig(), jax.devices()[:1]))
     batch = {"tokens": tokens, "positions": np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape),
              "segment_ids": np.ones_like(tokens)}
     return np.asarray(score(loaded, variables, batch).logps)

@@ -13,7 +13,7 @@ def tell_banner(banner: Mapping[str, str]) -> None:
         print_once(f"{name:<9} {text}")
 
 
-def of_rows(flags: Any, streams: Any, model: Any, mesh: Any, state: Any) -> dict[str, str]:
+def of_rows(flags: Any, streams: Any, model: Any, layout: Any, state: Any) -> dict[str, str]:
     """Of a run on rows; tokens are estimated from the rows that were read before the first step."""
     rows, packed = sum(map(len, streams.sources)), streams.packing != "none"
     tokens = flags.batch_size * (streams.length if packed else streams.row_tokens)
@@ -22,17 +22,17 @@ def of_rows(flags: Any, streams: Any, model: Any, mesh: Any, state: Any) -> dict
     total = rows * streams.record_rows * streams.row_tokens
     known = total and len(streams.sources) == 1
     length = f"{flags.max_steps:,}{f', about {_short(flags.max_steps * tokens / total)} epochs' if known else ''}"
-    return {"model": _model(flags, model, state), "devices": _devices(mesh),
+    return {"model": _model(flags, model, state), "devices": _devices(flags, layout),
             "data": f"{rows:,} rows, about {total:,.0f} tokens: {shown(flags.data)}",
             "batch": f"{batch}, in {flags.num_microbatches} micro-batch{'es' * (flags.num_microbatches > 1)}",
             "steps": length, "compiled": _compiled(streams), "writes": _writes(flags)}
 
 
-def of_prompts(flags: Any, prompts: Any, model: Any, mesh: Any, state: Any) -> dict[str, str]:
+def of_prompts(flags: Any, prompts: Any, model: Any, layout: Any, state: Any) -> dict[str, str]:
     """Of a run on what its policy samples."""
     count = sum(map(len, prompts.sources))
     batch = f"{flags.batch_size:,} prompts, {flags.batch_size * flags.group_size:,} completions"
-    return {"model": _model(flags, model, state), "devices": _devices(mesh),
+    return {"model": _model(flags, model, state), "devices": _devices(flags, layout),
             "data": f"{count:,} prompts, {len(prompts.eval_prompts):,} held out: {shown(flags.data)}",
             "batch": f"{batch} of up to {flags.max_new_tokens:,} tokens",
             "steps": f"{flags.max_steps:,}", "compiled": "sampler, scorer and update, at the first step",
@@ -65,12 +65,13 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _devices(mesh: Any) -> str:
+def _devices(flags: Any, layout: Any) -> str:
     import jax
 
-    devices = mesh.devices.ravel()
+    devices = layout.mesh.devices.ravel()
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return f"{len(devices)} x {devices[0].device_kind}{processes}; mesh {shown(dict(mesh.shape))}"
+    mesh = shown(dict(layout.mesh.shape) | ({"with": flags.mesh.rules} if flags.mesh.rules else {}))
+    return f"{len(devices)} x {devices[0].device_kind}{processes}; mesh {mesh}"
 
 
 def _compiled(streams: Any) -> str:

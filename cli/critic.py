@@ -79,7 +79,7 @@ def shares_base(flags: PolicyFlags, critic: CriticFlags) -> bool:
 
 
 def load_critic(flags: PolicyFlags, critic: CriticFlags, opened: Any, policy: Any, params: Any,
-                mesh: Any) -> tuple[Any, Any]:
+                layout: Any) -> tuple[Any, Any]:
     """(model, params) of an opened critic, with a head of 0 where it has none; of `params`, the policy's own arrays,
     where they share their base."""
     from cli.experiment import load_model
@@ -87,8 +87,8 @@ def load_critic(flags: PolicyFlags, critic: CriticFlags, opened: Any, policy: An
 
     shared = shares_base(flags, critic)
     model, params = (policy.clone(lora=critic.lora), params) if shared else load_model(
-        for_critic(flags, critic), opened, mesh)
-    config, params = with_reward_head(model.config, params, mesh)
+        for_critic(flags, critic), opened, layout)
+    config, params = with_reward_head(model.config, params, layout)
     return model.clone(config=config), params
 
 

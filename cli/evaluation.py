@@ -63,7 +63,7 @@ def check_evaluation(flags: EvaluateFlags) -> None:
         check_graded(name)
 
 
-def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, mesh: Any) -> list[Any]:
+def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, layout: Any) -> list[Any]:
     """The tasks, their questions read, before weights are; none without --evaluate.tasks and --sample-prompts. Raises
     InputError for those that cannot be had, and for a model that answers nothing."""
     own, count = flags.evaluate, getattr(flags, "sample_prompts", 0)
@@ -80,10 +80,11 @@ def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, mesh: Any) -> l
               template_kwargs=parse_template_kwargs(flags.chat_template_kwargs), task_data=own.data,
               unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
     held_out = [open_held_out(flags.eval_data, count, tokenizer, vocab_size, how.template_kwargs)] if count else []
-    return open_tasks(own.names, tokenizer, how, vocab_size, mesh) + held_out
+    return open_tasks(own.names, tokenizer, how, vocab_size, layout) + held_out
 
 
-def make_benchmarks(flags: Any, tasks: Sequence[Any], model: Any, tokenizer: Any, mesh: Any, engine: Any = None) -> Any:
+def make_benchmarks(flags: Any, tasks: Sequence[Any], model: Any, tokenizer: Any, layout: Any,
+                    engine: Any = None) -> Any:
     """What training.keeping asks, by a run's flags: None without tasks. `engine`: the run's own, if it has one."""
     if not tasks:
         return None
@@ -91,7 +92,7 @@ def make_benchmarks(flags: Any, tasks: Sequence[Any], model: Any, tokenizer: Any
     from evals.during import Benchmarks, parse_when
     from evals.subject import Subject
 
-    subject = Subject(model, tokenizer, mesh, engine)
+    subject = Subject(model, tokenizer, layout, engine)
 
     def judge(variables: Any, step: int, folder: Path) -> dict[str, Any]:
         subject.cache = Cache(folder / "responses.jsonl")  # with which an evaluation that was ended goes on

@@ -189,16 +189,16 @@ def check_output_dir(flags: RunFlags, *sources: list[Any],
     return config
 
 
-def load_model(flags: Any, opened: Any, mesh: Any) -> tuple[Any, Any]:
+def load_model(flags: Any, opened: Any, layout: Any) -> tuple[Any, Any]:
     """(model, params) of an opened model, straight to their shards, with --lora's adapter where there is one; what is
     frozen is kept in --dtype, what is trained in float32."""
     from models.pretrained import load_merged
     from models.transformer import Transformer
 
     lora = flags.lora if flags.lora.rank else None
-    config, params = load_merged(opened, mesh, dtype=flags.dtype, remat=flags.remat, attention=flags.attention,
+    config, params = load_merged(opened, layout, dtype=flags.dtype, remat=flags.remat, attention=flags.attention,
                                  param_dtype=flags.dtype if lora else "float32")
-    return Transformer(config, lora), params
+    return Transformer(config, lora, layout=layout), params
 
 
 def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: int = 1, idle_steps: int = 0,
@@ -217,14 +217,14 @@ def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: 
     return make_optimizer(flags.optimizer, schedule), schedule
 
 
-def choose_reference(flags: Any, model: Any, mesh: Any, reference: str | None = None) -> tuple[Any, Any]:
+def choose_reference(flags: Any, model: Any, layout: Any, reference: str | None = None) -> tuple[Any, Any]:
     """(model, variables) of the reference: `reference`, or else the model as it was, which under LoRA is the model
     without its adapter (None)."""
     from training.reference import open_reference
 
     if reference is None and flags.lora.rank:
         return model, None
-    return open_reference(reference or flags.model, model.config, mesh)
+    return open_reference(reference or flags.model, model.config, layout)
 
 
 def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
@@ -253,8 +253,8 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
 
     run, records = Path(flags.output_dir), placement.local_rows()
     loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
-    benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.mesh)
-    about = banner.of_rows(flags, streams, model, placement.mesh, state)
+    benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.layout)
+    about = banner.of_rows(flags, streams, model, placement.layout, state)
     with held(run):
         start(run, config | {"max_steps": flags.max_steps}, model.config, tokenizer, about)
         banner.tell_banner(about)

@@ -15,12 +15,13 @@ from errors import InputError
 from files import whole_lines
 from models.scoring import TokenScores
 from models.transformer import Transformer
+from sharding.layout import Layout
 from training.evaluation import score_rows
 from training.progress import track
 
 
 def keep_reference(sources: Sequence[Any], encoder: Encoder, folder: Path, model: Transformer,
-                   variables: dict[str, Any], batch_size: int, mesh: jax.sharding.Mesh) -> list[JsonlSource]:
+                   variables: dict[str, Any], batch_size: int, layout: Layout) -> list[JsonlSource]:
     """Each source's pairs as token ids beside the reference's log-probabilities, in FOLDER-NUMBER.jsonl; these opened.
 
     A file is written once and whole; what is there already is taken. Raises InputError as reading the pairs does, and
@@ -32,7 +33,7 @@ def keep_reference(sources: Sequence[Any], encoder: Encoder, folder: Path, model
     for source, file in zip(sources, files, strict=True):
         if not file.exists():
             rows, _ = read_all([source], encoder)
-            scores = score_rows(model, variables, rows, batch_size, mesh,
+            scores = score_rows(model, variables, rows, batch_size, layout,
                                 track=functools.partial(track, what="reference"))
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_lines(file) as write:

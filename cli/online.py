@@ -138,13 +138,13 @@ def without_questions(prompts: Prompts, tasks: Sequence[Any]) -> Prompts:
     return prompts._replace(sources=without_eval_prompts(prompts.sources, questions)) if questions else prompts
 
 
-def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any, prompts: Prompts) -> tuple[Any, ...]:
+def open_rewards(flags: OnlineFlags, layout: Any, tokenizer: Any, prompts: Prompts) -> tuple[Any, ...]:
     """The rewards that --rewards names; one that renders prompts does so where the policy's `tokenizer` does. Raises
     InputError as load_rewards does, and where one cannot do with the columns of the prompts."""
     from rewards.registry import load_rewards
     from rewards.scoring import check_columns
 
-    rewards = load_rewards(flags.rewards, mesh=mesh, unsafe=flags.unsafe_code_without_sandbox,
+    rewards = load_rewards(flags.rewards, layout=layout, unsafe=flags.unsafe_code_without_sandbox,
                            chat=bool(tokenizer.chat_template))
     for names in prompts.for_rewards():
         check_columns(rewards, names)
@@ -152,7 +152,7 @@ def open_rewards(flags: OnlineFlags, mesh: Any, tokenizer: Any, prompts: Prompts
 
 
 def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequence[Any], environments: Any,
-                 prompts: Prompts, mesh: Any) -> Callable[..., Any]:
+                 prompts: Prompts, layout: Any) -> Callable[..., Any]:
     """(variables, prompts, key, version, advance, group_size, greedy) -> groups, drawn and graded as the flags say."""
     from rollouts.collecting import Collector
     from rollouts.engine import make_engine
@@ -160,7 +160,7 @@ def make_collect(flags: OnlineFlags, model: Any, tokenizer: Any, rewards: Sequen
     from rollouts.stops import make_ends
 
     longest = prompts.max_length + flags.max_new_tokens
-    engine = make_engine(model, flags.rollouts.num_slots, longest, mesh, flags.sampling.mesh)
+    engine = make_engine(model, flags.rollouts.num_slots, longest, layout, flags.sampling.mesh)
     print_once(engine.describe())
     collector = Collector(engine, tokenizer, rewards, flags.max_new_tokens, make_ends(tokenizer, flags.sampling.stop),
                           flags.reward_timeout, environments, sorted({*sum(prompts.for_rewards(), [])}))
@@ -233,8 +233,8 @@ def make_evaluation(flags: OnlineFlags, collect: Callable[..., Any], prompts: Se
     return evaluate if prompts else None
 
 
-def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer: Any, mesh: Any, state: Any, step: Any,
-                     collect: Callable[..., Any], key: Any, tasks: Sequence[Any]) -> None:
+def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer: Any, layout: Any, state: Any,
+                     step: Any, collect: Callable[..., Any], key: Any, tasks: Sequence[Any]) -> None:
     """The last part of a script of online training: a run directory, its loop, and evaluation with `key`, by the tasks
     of --evaluate.tasks, too. `step` is rollouts.online.Step."""
     from cli.evaluation import make_benchmarks
@@ -250,11 +250,11 @@ def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer
 
     run = Path(flags.output_dir)
     evaluate = make_evaluation(flags, collect, prompts.eval_prompts, key)
-    benchmarks = make_benchmarks(flags, tasks, model, tokenizer, mesh, collect.engine)
+    benchmarks = make_benchmarks(flags, tasks, model, tokenizer, layout, collect.engine)
     loop = loop_config(flags, flops_per_token=0.0)
-    about = banner.of_prompts(flags, prompts, model, mesh, state)
+    about = banner.of_prompts(flags, prompts, model, layout, state)
     with held(run):
         start(run, prompts.config, model.config, tokenizer, about)
         banner.tell_banner(about)
-        train_online(state, step, open_batches, run, mesh, loop, evaluate, benchmarks)
+        train_online(state, step, open_batches, run, loop, evaluate, benchmarks)
     print_done(flags)

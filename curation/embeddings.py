@@ -90,12 +90,12 @@ class ModelEncoder:
     @functools.cached_property
     def _embed(self) -> Callable[[Sequence[TokenRow]], list[MeanHidden]]:
         from models.config import default_dtype
-        from sharding.mesh import MeshConfig, make_mesh
+        from sharding.mesh import MeshConfig, make_layout
         from training.evaluation import make_row_scorer
 
-        mesh = make_mesh(MeshConfig())
-        model, variables = self._opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
-        return functools.partial(make_row_scorer(model, self._batch_size, mesh, mean_hidden, self._max_tokens),
+        layout = make_layout(MeshConfig())
+        model, variables = self._opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
+        return functools.partial(make_row_scorer(model, self._batch_size, layout, mean_hidden, self._max_tokens),
                                  variables)
 
 

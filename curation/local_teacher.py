@@ -39,8 +39,6 @@ class LocalTeacher:
 
     def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Answer]]:
         """(number of the query, answer) as they come. Raises InputError, naming the row, for one without a prompt."""
-        import jax
-
         prompts = self._encode(queries)
         for number, prompt in enumerate(prompts):
             if prompt is None:
@@ -49,9 +47,8 @@ class LocalTeacher:
         fitting = [number for number, prompt in enumerate(prompts) if prompt is not None]
         if not fitting:
             return
-        with jax.set_mesh(self._mesh):
-            self._open_engine(max(len(prompts[number]) for number in fitting))
-            yield from self._draw(queries, prompts, fitting)
+        self._open_engine(max(len(prompts[number]) for number in fitting))
+        yield from self._draw(queries, prompts, fitting)
 
     def _draw(self, queries: Sequence[Query], prompts: Sequence[Any],
               fitting: Sequence[int]) -> Iterator[tuple[int, Answer]]:
@@ -104,12 +101,12 @@ class LocalTeacher:
             return
         from data.encode import check_ends
         from models.config import default_dtype
-        from sharding.mesh import MeshConfig, make_mesh
+        from sharding.mesh import MeshConfig, make_layout
         from training.checkpoints import checksums
 
         check_ends(self.tokenizer, self._opened.config.vocab_size)
-        self._mesh = make_mesh(MeshConfig())
-        self._model, self._variables = self._opened.load(self._mesh, dtype=default_dtype(),
+        self._layout = make_layout(MeshConfig())
+        self._model, self._variables = self._opened.load(self._layout, dtype=default_dtype(),
                                                          param_dtype=default_dtype())
         self._weights = digest(checksums(self._variables))
 
@@ -122,7 +119,7 @@ class LocalTeacher:
             return
         self._longest = min(2 * longest, self._max_length)
         self._engine = make_engine(self._model, self._num_slots, self._longest + self._limits.max_new_tokens,
-                                   self._mesh)
+                                   self._layout)
         self._engine.load(self._variables)
 
 

@@ -170,12 +170,12 @@ class TokenScorer:
     def _score(self) -> Callable[[Sequence[TokenRow]], list[Any]]:
         from models.config import default_dtype
         from models.scoring import score
-        from sharding.mesh import MeshConfig, make_mesh
+        from sharding.mesh import MeshConfig, make_layout
         from training.evaluation import make_row_scorer
 
-        mesh = make_mesh(MeshConfig())
-        model, variables = self._opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
-        scorer = make_row_scorer(model, self._batch_size, mesh, score, self.config.max_length)
+        layout = make_layout(MeshConfig())
+        model, variables = self._opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
+        scorer = make_row_scorer(model, self._batch_size, layout, score, self.config.max_length)
         return functools.partial(scorer, variables)
 
     def __call__(self, rows: Sequence[TokenRow]) -> list[np.ndarray]:

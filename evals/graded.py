@@ -63,7 +63,7 @@ def check_graded(name: str) -> None:
     open_source(parse_source(_split(name)[1]))
 
 
-def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None = None, mesh: Any = None,
+def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None = None, layout: Any = None,
                 unsafe: bool = False, chat: bool = True,
                 template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> Graded:
     """The task of a name, on its first `limit` rows. Strings are users' messages where the model has a chat template,
@@ -77,7 +77,7 @@ def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None
         source = WithTemplateKwargs(source, dict(template_kwargs))
     prompts = _once(read_prompts(source, tokenizer, vocab_size=vocab_size, max_length=2**31 - 1), name)
     columns = list(dict.fromkeys(column for prompt in prompts for column in prompt.columns))
-    rewards = load_rewards(_rewards(grader, data, prompts[0].columns), mesh=mesh, unsafe=unsafe,
+    rewards = load_rewards(_rewards(grader, data, prompts[0].columns), layout=layout, unsafe=unsafe,
                            chat=bool(tokenizer.chat_template))
     check_columns(rewards, columns)
     return Graded(name, prompts, rewards)

@@ -10,8 +10,8 @@ import numpy as np
 from batch import Batch, bucket_length, buckets
 from models.scoring import score_completions
 from models.transformer import Transformer
+from sharding.layout import Layout, check_layout
 from sharding.placement import Placement
-from sharding.rules import RULES, ways
 
 AT_A_TIME = 8192
 """tokens, on each device"""
@@ -33,13 +33,13 @@ class Shape(NamedTuple):
     length: int
 
 
-def make_scorer(model: Transformer, mesh: jax.sharding.Mesh) -> Callable[..., Iterator[tuple[int, Likelihood]]]:
+def make_scorer(model: Transformer, layout: Layout) -> Callable[..., Iterator[tuple[int, Likelihood]]]:
     """(variables, pairs[, wanted]) -> (number of a pair, its Likelihood), batch by batch, the longest first. Every
     process of a run gets all of them. With `wanted` numbers alone these are scored, in the batches that they have among
     all: what an evaluation that goes on lacks gets the bits that it would have had."""
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    check_layout(model, layout.sharding())
 
-    @functools.partial(jax.jit, static_argnums=(2, 3), out_shardings=everywhere)
+    @functools.partial(jax.jit, static_argnums=(2, 3), out_shardings=layout.sharding())
     def compute(variables: Any, batch: Any, group: int, width: int) -> Any:
         scores = score_completions(model, variables, batch, group, width)
         return scores.logps[:, width:], scores.greedy[:, width:]
@@ -47,13 +47,12 @@ def make_scorer(model: Transformer, mesh: jax.sharding.Mesh) -> Callable[..., It
     def score(variables: Any, pairs: Sequence[Pair], wanted: Container[int] | None = None,
               ) -> Iterator[tuple[int, Likelihood]]:
         wanted = range(len(pairs)) if wanted is None else wanted
-        for contexts, shape in batches(pairs, ways(RULES["batch"], mesh)):
+        for contexts, shape in batches(pairs, layout.ways("batch")):
             if not any(number in wanted for numbers in contexts for number in numbers):
                 continue
-            placement = Placement(shape.contexts, None, mesh, shape.group)
-            with jax.set_mesh(mesh):
-                put = placement.put(lay(pairs, contexts, shape), list(range(shape.contexts)))
-                scores = jax.device_get(compute(variables, put, shape.group, shape.width))
+            placement = Placement(shape.contexts, None, layout, shape.group)
+            put = placement.put(lay(pairs, contexts, shape), list(range(shape.contexts)))
+            scores = jax.device_get(compute(variables, put, shape.group, shape.width))
             for place, numbers in enumerate(contexts):
                 for member, number in enumerate(numbers):
                     logps, greedy = (each[place * shape.group + member, : len(pairs[number][1])] for each in scores)

@@ -1,6 +1,6 @@
 """What is judged: a model with its tokenizer, which says how likely a text is and answers prompts.
 
-    subject = Subject(model, tokenizer, mesh)
+    subject = Subject(model, tokenizer, layout)
     subject.load(variables)
     subject.loglikelihoods([(context, continuation), ...])   # token ids -> (log-probability, whether it is greedy)
     subject.rolling([tokens, ...])                           # -> log-probability of whole texts, however long
@@ -30,6 +30,7 @@ from rollouts.layout import DEFAULT
 from rollouts.requests import fold_keys
 from rollouts.sampling import Controls
 from rollouts.stops import make_ends
+from sharding.layout import Layout
 from sharding.settings import SamplingMesh
 
 
@@ -60,17 +61,17 @@ class Subject:
     `sampling` are of that one.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Any, mesh: jax.sharding.Mesh, engine: Engine | None = None,
+    def __init__(self, model: Transformer, tokenizer: Any, layout: Layout, engine: Engine | None = None,
                  num_slots: int = 64, sampling: SamplingMesh = DEFAULT, cache: Cache = NOTHING_KEPT,
                  progress: Progress = nothing_shown):
         check_ends(tokenizer, model.config.vocab_size)
-        self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
+        self.model, self.tokenizer, self.layout = model, tokenizer, layout
         self.cache, self._progress = cache, progress
         self.max_length = model.config.max_length
         self.engine, self._own_engine, self._longest = engine, engine is None, 0
         self._num_slots, self._sampling = num_slots, sampling
         self.variables, self.version = None, 0
-        self._score = make_scorer(model, mesh)
+        self._score = make_scorer(model, layout)
 
     def load(self, variables: dict[str, Any], version: int = 0) -> None:
         """Is judged with these weights from now on."""
@@ -173,9 +174,8 @@ class Subject:
         them need, whichever are known: what an evaluation that goes on draws is what it would have drawn."""
         wanted = [requests[index] for index in indices]
         self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in requests))
-        with jax.set_mesh(self.mesh):
-            for number, completion in stream(self.engine, wanted):
-                yield indices[number], (completion.tokens, completion.finish_reason)
+        for number, completion in stream(self.engine, wanted):
+            yield indices[number], (completion.tokens, completion.finish_reason)
 
     def _make_engine(self, longest: int) -> None:
         """One whose cache is for contexts of `longest` tokens, or of a few lengths above, unless there is one."""
@@ -183,7 +183,7 @@ class Subject:
             return
         self.engine = None  # what is replaced gives its memory back first
         self._longest = min(self.max_length, bucket_length(longest, buckets(self.max_length)))
-        self.engine = make_engine(self.model, self._num_slots, self._longest, self.mesh, self._sampling)
+        self.engine = make_engine(self.model, self._num_slots, self._longest, self.layout, self._sampling)
         self.engine.load(self.variables, self.version)
 
     def _answer(self, tokens: Sequence[int], finish_reason: str, stops: Sequence[str]) -> Answer:

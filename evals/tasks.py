@@ -77,7 +77,7 @@ class Task:
 
 def evaluate(subject: Subject, names: Sequence[str], **how: Any) -> dict[str, list[Sample]]:
     """The samples of every task, by name; `how` as How has it. Raises InputError as open_tasks does."""
-    ready = open_tasks(names, subject.tokenizer, How(**how), subject.model.config.vocab_size, subject.mesh)
+    ready = open_tasks(names, subject.tokenizer, How(**how), subject.model.config.vocab_size, subject.layout)
     return {name: samples for task in ready for name, samples in task.run(subject).items()}
 
 
@@ -105,7 +105,7 @@ def parse_task_data(texts: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
-def open_tasks(names: Sequence[str], tokenizer: Any, how: How, vocab_size: int, mesh: Any = None) -> list[Task]:
+def open_tasks(names: Sequence[str], tokenizer: Any, how: How, vocab_size: int, layout: Any = None) -> list[Task]:
     """The tasks, their data read. Raises InputError for an unknown name, for data that cannot be had, where the model
     lacks what one needs, and where two are the same."""
     names = [ALIASES.get(name, name) for name in names]
@@ -114,7 +114,7 @@ def open_tasks(names: Sequence[str], tokenizer: Any, how: How, vocab_size: int, 
     if not isinstance(tokenizer, Server):
         check_template_kwargs(how.template_kwargs, without_template(tokenizer) if how.chat == "never" else tokenizer)
     managers: list[Any] = []
-    tasks = [_open(name, tokenizer, how, vocab_size, mesh, managers) for name in names]
+    tasks = [_open(name, tokenizer, how, vocab_size, layout, managers) for name in names]
     made = [name for task in tasks for name in task.makes]
     twice = next((name for name in made if made.count(name) > 1), None)
     if twice is not None:
@@ -137,7 +137,7 @@ def _check_read(names: Sequence[str], how: How) -> None:
                          f"{','.join(names)} is one; leave it out")
 
 
-def _open(name: str, tokenizer: Any, how: How, vocab_size: int, mesh: Any, managers: list[Any]) -> Task:
+def _open(name: str, tokenizer: Any, how: How, vocab_size: int, layout: Any, managers: list[Any]) -> Task:
     named = NAMED.get(name)
     if isinstance(tokenizer, Server) and (is_graded(name) or (named and not named.task)):
         raise InputError(f"task {name} is asked of weights that are loaded here; a server ({tokenizer.url}) answers "
@@ -147,11 +147,11 @@ def _open(name: str, tokenizer: Any, how: How, vocab_size: int, mesh: Any, manag
                          f"them; leave them out")
     _check_chat(name, named, tokenizer, how)
     if is_graded(name):
-        task = open_graded(name, tokenizer, vocab_size, limit=how.limit, mesh=mesh, unsafe=how.unsafe,
+        task = open_graded(name, tokenizer, vocab_size, limit=how.limit, layout=layout, unsafe=how.unsafe,
                            chat=how.chat != "never", template_kwargs=how.template_kwargs)
         return _graded(task, how)
     if named and not named.task:
-        return _graded(_own(name, named, tokenizer, how, vocab_size, mesh), how, named.max_new_tokens)
+        return _graded(_own(name, named, tokenizer, how, vocab_size, layout), how, named.max_new_tokens)
     return _harness(name, named, tokenizer, how, managers)
 
 
@@ -173,7 +173,7 @@ def _graded(task: Graded, how: How, max_new_tokens: int | None = None) -> Task:
     return Task(task.name, run, task.prompts, [task.name])
 
 
-def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, mesh: Any) -> Graded:
+def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, layout: Any) -> Graded:
     """A benchmark that is asked in words of our own."""
     chat = bool(tokenizer.chat_template) and how.chat != "never"
     source = _source(name, named, how.task_data.get(name))
@@ -184,7 +184,7 @@ def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, mes
     prompts = [_prompt(row, tokenizer, chat, how.template_kwargs, vocab_size) for row in kept[: how.limit]]
     if not prompts:
         raise InputError(f"task {name}: no question is left of {len(rows)} rows; give other data")
-    rewards = load_rewards(named.rewards, mesh=mesh, unsafe=how.unsafe, chat=chat)
+    rewards = load_rewards(named.rewards, layout=layout, unsafe=how.unsafe, chat=chat)
     return Graded(name, prompts, rewards, () if chat else named.stops)
 
 

@@ -12,7 +12,7 @@ from models.config import PRESETS, ModelConfig
 from models.settings import Architecture
 from models.transformer import Transformer, init_variables
 from models.weights import abstract_params
-from sharding.rules import tree_shardings
+from sharding.layout import Layout
 
 VOCAB_MULTIPLE = 64
 """the vocabulary is rounded up to a multiple of this, so that it divides over a `tensor` axis of the mesh"""
@@ -83,13 +83,13 @@ def _check_heads(config: ModelConfig) -> None:
                          f"change it, embed_dim or num_heads")
 
 
-def random_params(config: ModelConfig, key: jax.Array, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def random_params(config: ModelConfig, key: jax.Array, layout: Layout) -> dict[str, Any]:
     """`params` of a new model, in config.param_dtype, each device's shard made where it lies.
 
     Matrices are normal(0, 0.02), norms one, biases zero. The numbers depend on `key` alone, not on the mesh.
     """
     make = jax.jit(lambda key: nn.meta.unbox(init_variables(Transformer(config), key)["params"]),
-                   out_shardings=tree_shardings(abstract_params(config), mesh))
+                   out_shardings=layout.tree_shardings(abstract_params(config, layout)))
     return make(key)
 
 

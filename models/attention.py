@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from errors import InputError
-from sharding.rules import mesh_axes, ways
+from sharding.layout import Layout, on_each
 
 QUERY_BLOCK = 512
 """queries whose scores the xla kernel holds at a time"""
@@ -32,7 +32,7 @@ PAGES_AT_A_TIME = 4
 """pages of a row that the paged kernel holds at a time, at most"""
 
 QUERIES = ("batch", None, "kv_heads")
-PAGES = ("batch", "kv_heads", None, "length", "head_dim")
+PAGES = ("batch", "kv_heads", None, None, "head_dim")
 ROWS = ("batch",)
 """axes of queries [B, T, N, H]; of keys, or values, in the cache [D, K, P, S, H]; of what a row has"""
 
@@ -60,7 +60,7 @@ class Places:
 
 
 def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], queries: Places,
-           keys: Places, window: int | None, implementation: str) -> Float[Array, "B T N H"]:
+           keys: Places, window: int | None, implementation: str, layout: Layout | None) -> Float[Array, "B T N H"]:
     """Attention with N query heads in K groups; a padding query (segment 0) gets finite values of no meaning.
 
     `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. Cudnn and flash
@@ -69,13 +69,14 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
     Raises InputError for an unknown kernel, and where cudnn is asked for what it cannot do.
     """
     if queries.shared:
-        return _attend_sharing(q, k, v, queries, window, implementation)
+        return _attend_sharing(q, k, v, queries, window, implementation, layout)
     kernel = _choose_kernel(implementation, q, k)
     return {"xla": xla_attention, "cudnn": cudnn_attention, "flash": flash_attention}[kernel](
-        q, k, v, queries, keys, window)
+        q, k, v, queries, keys, window, layout)
 
 
-def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | None, implementation: str) -> Array:
+def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | None, implementation: str,
+                    layout: Layout | None) -> Array:
     """Each completion as a row of its own behind its prompt; the xla kernel has the prompt's queries once."""
     prompt_length, count = places.shared
 
@@ -92,16 +93,18 @@ def _attend_sharing(q: Array, k: Array, v: Array, places: Places, window: int | 
     keys, values, rows = whole(k), whole(v), jax.tree.map(whole, places)
     if _choose_kernel(implementation, whole(q), keys) == "xla":
         at = jax.tree.map(prompt, places)
-        first = xla_attention(prompt(q), prompt(k), prompt(v), at, at, window)
-        rest = xla_attention(completion(q), keys, values, jax.tree.map(completion, places), rows, window)
+        first = xla_attention(prompt(q), prompt(k), prompt(v), at, at, window, layout)
+        rest = xla_attention(completion(q), keys, values, jax.tree.map(completion, places), rows, window,
+                             layout)
     else:
-        out = attend(whole(q), keys, values, rows, rows, window, implementation)
+        out = attend(whole(q), keys, values, rows, rows, window, implementation, layout)
         first, rest = out[::count, :prompt_length], out[:, prompt_length:]
     return jnp.concatenate([first, rest.reshape(len(q), -1, *rest.shape[2:])], axis=1)
 
 
 def write_to_pages(pages: Float[Array, "D K P S H"], new: Float[Array, "B T K H"], table: Int[Array, "B M"],
-                   positions: Int[Array, "B T"], implementation: str = "xla") -> Float[Array, "D K P S H"]:
+                   positions: Int[Array, "B T"], implementation: str,
+                   layout: Layout | None) -> Float[Array, "D K P S H"]:
     """Puts keys or values where the table says that their positions lie; those at position -1 go nowhere.
 
     A page holds S positions. Rows come in D equal shares, each with P pages of its own, so that a device of a mesh
@@ -109,7 +112,8 @@ def write_to_pages(pages: Float[Array, "D K P S H"], new: Float[Array, "B T K H"
     all pages through the chip's memory.
     """
     if new.shape[1] == 1 and _for_tpu(implementation):
-        return _on_shares(_write_rows, pages, [(new, QUERIES), (pages, PAGES), (table, ROWS), (positions, ROWS)], PAGES)
+        arrays = [(new, QUERIES), (pages, PAGES), (table, ROWS), (positions, ROWS)]
+        return _on_shares(layout, _write_rows, pages, arrays, PAGES)
     shares, kv_heads, count, size, head_dim = pages.shape
     where = jnp.take_along_axis(table, jnp.maximum(positions, 0) // size, axis=1) * size + positions % size
     where = jnp.where(positions < 0, count * size, where)  # one past the end: dropped
@@ -125,15 +129,16 @@ def write_to_pages(pages: Float[Array, "D K P S H"], new: Float[Array, "B T K H"
 
 
 def attend_to_pages(q: Float[Array, "B T N H"], keys: Float[Array, "D K P S H"], values: Float[Array, "D K P S H"],
-                    places: Places, window: int | None, implementation: str) -> Float[Array, "B T N H"]:
+                    places: Places, window: int | None, implementation: str,
+                    layout: Layout | None) -> Float[Array, "B T N H"]:
     """Attention of T queries a row to the positions of its own context, up to theirs, that lie in pages.
 
     Costs what the contexts are long, not what they may become. `implementation`, as attend's: "flash" is JAX's Pallas
     kernel (TPU), for one query a row without a window; "auto" takes it where it can; anything else is plain XLA.
     """
     if _paged_kernel_takes(q, keys, window) and _for_tpu(implementation):
-        return _on_shares(_paged_kernel, keys, [(q, QUERIES), (keys, PAGES), (values, PAGES), (places.table, ROWS),
-                                                (places.positions, ROWS)], QUERIES)
+        arrays = [(q, QUERIES), (keys, PAGES), (values, PAGES), (places.table, ROWS), (places.positions, ROWS)]
+        return _on_shares(layout, _paged_kernel, keys, arrays, QUERIES)
     return xla_paged_attention(q, keys, values, places, window)
 
 
@@ -192,19 +197,18 @@ def _for_tpu(implementation: str) -> bool:
     return implementation == "flash" or implementation == "auto" and jax.default_backend() == "tpu"
 
 
-def _on_shares(function: Any, pages: Array, arrays: Sequence[tuple[Array, Any]], out: Any) -> Array:
+def _on_shares(layout: Layout | None, function: Any, pages: Array, arrays: Sequence[tuple[Array, Any]],
+               out: Any) -> Array:
     """function(*arrays), on every device for its own shares and heads, given the axes of each array; heads that do not
     divide are computed everywhere."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if layout is None:
         return function(*(array for array, _ in arrays))
-    whole = pages.shape[1] % ways(mesh_axes(("kv_heads",))[0], mesh) != 0
+    whole = pages.shape[1] % layout.ways("kv_heads") != 0
 
     def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
-        return PartitionSpec(*mesh_axes(tuple(None if name == "kv_heads" and whole else name for name in axes)))
+        return layout.spec(*(None if name == "kv_heads" and whole else name for name in axes))
 
-    return jax.shard_map(function, mesh=mesh, in_specs=tuple(spec(axes) for _, axes in arrays), out_specs=spec(out),
-                         check_vma=False)(*(array for array, _ in arrays))
+    return on_each(layout, function, tuple(spec(axes) for _, axes in arrays), spec(out))(*(each for each, _ in arrays))
 
 
 def _write_rows(new: Array, pages: Array, table: Array, positions: Array) -> Array:
@@ -291,7 +295,7 @@ def visible(queries: Places, keys: Places, window: int | None) -> Bool[Array, "B
     return same & near
 
 
-def xla_attention(q, k, v, queries: Places, keys: Places, window):
+def xla_attention(q, k, v, queries: Places, keys: Places, window, layout: Layout | None = None):
     """Plain XLA, the scores of QUERY_BLOCK queries at a time. Those of a small batch are kept for the backward pass,
     more than KEPT_SCORES of them recomputed there."""
     block = functools.partial(_attend_block, window=window)
@@ -327,9 +331,9 @@ def _attend_block(q, k, v, queries: Places, keys: Places, *, window):
     return out.reshape(*out.shape[:2], -1, out.shape[-1])
 
 
-def cudnn_attention(q, k, v, queries: Places, keys: Places, window):
+def cudnn_attention(q, k, v, queries: Places, keys: Places, window, layout: Layout | None = None):
     """cuDNN's flash attention (NVIDIA), through jax.nn; see _cudnn_takes. Its mask is a [B, 1, T, T] array."""
-    return _on_shards(functools.partial(_cudnn, window=window), q, k, v, queries)
+    return _on_shards(layout, functools.partial(_cudnn, window=window), q, k, v, queries)
 
 
 def _cudnn(q, k, v, places: Places, *, window):
@@ -340,30 +344,28 @@ def _cudnn(q, k, v, places: Places, *, window):
     return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, implementation="cudnn")
 
 
-def flash_attention(q, k, v, queries: Places, keys: Places, window):
+def flash_attention(q, k, v, queries: Places, keys: Places, window, layout: Layout | None = None):
     """JAX's Pallas splash attention (TPU). Padding attends to padding."""
-    return _on_shards(functools.partial(_splash, window=window), q, k, v, queries)
+    return _on_shards(layout, functools.partial(_splash, window=window), q, k, v, queries)
 
 
-def _on_shards(kernel, q, k, v, places: Places):
+def _on_shards(layout: Layout | None, kernel, q, k, v, places: Places):
     """kernel(q, k, v, places), on every device for its own rows and heads; the compiler cannot split a kernel.
 
     With more devices than kv heads, k and v are repeated so that each device has the one that its queries need.
     Rows or heads that do not divide are computed on every device.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if layout is None:
         return kernel(q, k, v, places)
-    rows, heads = mesh_axes(("batch", "kv_heads"))
-    rows = rows if q.shape[0] % ways(rows, mesh) == 0 else None
-    kv_heads = math.lcm(k.shape[2], ways(heads, mesh))
+    rows, heads = layout.entries(("batch", "kv_heads"))
+    rows = rows if q.shape[0] % layout.size(rows) == 0 else None
+    kv_heads = math.lcm(k.shape[2], layout.size(heads))
     if q.shape[2] % kv_heads == 0:
         k, v = (jnp.repeat(x, kv_heads // x.shape[2], axis=2) for x in (k, v))
     else:
         heads = None
     wide, narrow = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
-    return jax.shard_map(kernel, mesh=mesh, in_specs=(wide, wide, wide, narrow), out_specs=wide,
-                         check_vma=False)(q, k, v, places)
+    return on_each(layout, kernel, (wide, wide, wide, narrow), wide)(q, k, v, places)
 
 
 def _splash(q, k, v, places: Places, *, window):

@@ -16,7 +16,7 @@ from models.config import ModelConfig
 from models.lora import merge
 from models.rope import cos_sin
 from models.transformer import Block, RMSNorm, Transformer
-from sharding.rules import constrain
+from sharding.layout import Layout, constrain
 
 Weights = dict[str, Any]
 """embedding [V, D], lm_head [V, D] where it is not tied, final_norm, and layers: a list of L trees of Block's params"""
@@ -42,10 +42,11 @@ def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
     return params | head | {"layers": layers}
 
 
-def init_cache(config: ModelConfig, shares: int, pages: int, size: int) -> Cache:
+def init_cache(config: ModelConfig, shares: int, pages: int, size: int, layout: Layout | None = None) -> Cache:
     """Empty pages of `size` positions, in compute dtype: `pages` for each share of the rows."""
     def empty() -> Array:
-        return constrain(jnp.zeros((shares, config.num_kv_heads, pages, size, config.head_dim), config.dtype), *PAGES)
+        shape = shares, config.num_kv_heads, pages, size, config.head_dim
+        return constrain(layout, jnp.zeros(shape, config.dtype), *PAGES)
 
     return [{"attn": {"keys": empty(), "values": empty()}} for _ in range(config.num_layers)]
 
@@ -60,17 +61,19 @@ def forward(model: Transformer, weights: Weights, cache: Cache, tokens: Int[Arra
     """
     config = model.config
     x = jnp.take(weights["embedding"], tokens, axis=0).astype(jnp.float32)
-    x = constrain(x, "batch", "length", "features")
+    x = constrain(model.layout, x, "batch", "residual_length", "features")
     rope, places = cos_sin(config, positions), Places(positions, (positions >= 0).astype(jnp.int32), table=table)
     updated = []
     for number, (layer, pages) in enumerate(zip(weights["layers"], cache, strict=True)):
-        block = Block(dataclasses.replace(config, sliding_window=config.window_of(number)), None, False)
+        of_layer = dataclasses.replace(config, sliding_window=config.window_of(number))
+        block = Block(of_layer, None, False, model.layout)
         (x, _), changed = block.apply({"params": layer, "cache": pages}, x, None, rope, places, mutable=["cache"])
         updated.append(changed["cache"])
     return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
 
 
-def project(config: ModelConfig, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
+def project(model: Transformer, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
     """Logits, in float32."""
-    rows = weights["embedding" if config.tie_embeddings else "lm_head"]
-    return constrain(jnp.einsum("bd,vd->bv", hidden, rows, preferred_element_type=jnp.float32), "batch", "vocab")
+    rows = weights["embedding" if model.config.tie_embeddings else "lm_head"]
+    logits = jnp.einsum("bd,vd->bv", hidden, rows, preferred_element_type=jnp.float32)
+    return constrain(model.layout, logits, "batch", "vocab")

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from batch import Layout, follows
+from batch import RowLayout, follows
 from models.config import ModelConfig
 from models.scoring import hidden_before
 from models.transformer import Transformer
+from sharding.layout import Layout
 
 
 class RewardScores(NamedTuple):
@@ -58,9 +59,11 @@ def score_completion_values(model: Transformer, variables: dict[str, Any], batch
     return ValueScores(jnp.pad(jnp.where(counted, values, 0.0), ((0, 0), (prompt_length, 0))))
 
 
-def values_by(layout: Layout) -> Callable[..., ValueScores]:
+def values_by(row_layout: RowLayout) -> Callable[..., ValueScores]:
     """The scorer of values of rows that lie so: (model, variables, batch, rngs=None) -> their values."""
-    return score_values if layout.group_size == 1 else functools.partial(score_completion_values, **layout._asdict())
+    if row_layout.group_size == 1:
+        return score_values
+    return functools.partial(score_completion_values, **row_layout._asdict())
 
 
 score_values.gives = ValueScores._fields
@@ -85,14 +88,13 @@ def reward_head(variables: dict[str, Any]) -> Float[Array, "D 1"]:
 
 
 def with_reward_head(config: ModelConfig, params: dict[str, Any],
-                     mesh: jax.sharding.Mesh) -> tuple[ModelConfig, dict[str, Any]]:
+                     layout: Layout) -> tuple[ModelConfig, dict[str, Any]]:
     """A language model as a reward model: w = 0 in place of the vocabulary projection. One that is stays as it is.
 
     At first all rewards are 0 and all pairs ties; the first step moves w, the next ones the layers below it, too.
     """
     if config.reward_head:
         return config, params
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    zeros = jax.jit(lambda: jnp.zeros((config.embed_dim, 1), config.param_dtype), out_shardings=everywhere)()
+    zeros = jax.jit(lambda: jnp.zeros((config.embed_dim, 1), config.param_dtype), out_shardings=layout.sharding())()
     body = {name: value for name, value in params.items() if name != "lm_head"}
     return dataclasses.replace(config, reward_head=True), body | {"reward_head": zeros}

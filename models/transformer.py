@@ -18,7 +18,7 @@ from models.attention import PAGES, Places, SharedPrompt, attend, attend_to_page
 from models.config import SLIDING, ModelConfig
 from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
-from sharding.rules import constrain
+from sharding.layout import Layout, constrain
 
 
 class RMSNorm(nn.Module):
@@ -101,6 +101,7 @@ class Attention(nn.Module):
     config: ModelConfig
     lora: LoRAConfig | None
     training: bool
+    layout: Layout | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], slides: Bool[Array, ""] | None, rope: Any,
@@ -116,8 +117,8 @@ class Attention(nn.Module):
         if config.qk_norm:
             q, k = RMSNorm(config, name="q_norm")(q), RMSNorm(config, name="k_norm")(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
-        q = constrain(q, "batch", "length", "heads", "head_dim")
-        k, v = (constrain(each, "batch", "length", "kv_heads", "head_dim") for each in (k, v))
+        q = constrain(self.layout, q, "batch", "query_length", "heads", "head_dim")
+        k, v = (constrain(self.layout, each, "batch", "key_length", "kv_heads", "head_dim") for each in (k, v))
         if self.has_variable("cache", "keys"):
             out = self._through_pages(q, k, v, places)
         else:
@@ -129,7 +130,7 @@ class Attention(nn.Module):
         """`slides` tells whether this layer has the window, where layers of one scan differ."""
         def through(window: int | None, *arrays: Any) -> Array:
             q, k, v, places = arrays
-            return attend(q, k, v, places, places, window, self.config.attention)
+            return attend(q, k, v, places, places, window, self.config.attention, self.layout)
 
         window = self.config.sliding_window
         if slides is None:
@@ -146,10 +147,11 @@ class Attention(nn.Module):
         held = []
         for name, new in (("keys", k), ("values", v)):
             cached = self.variable("cache", name, lambda: None)
-            pages = write_to_pages(cached.value, new, places.table, places.positions, self.config.attention)
-            cached.value = constrain(pages, *PAGES)
+            pages = write_to_pages(cached.value, new, places.table, places.positions, self.config.attention,
+                                   self.layout)
+            cached.value = constrain(self.layout, pages, *PAGES)
             held.append(cached.value)
-        return attend_to_pages(q, *held, places, self.config.sliding_window, self.config.attention)
+        return attend_to_pages(q, *held, places, self.config.sliding_window, self.config.attention, self.layout)
 
 
 class MLP(nn.Module):
@@ -158,13 +160,14 @@ class MLP(nn.Module):
     config: ModelConfig
     lora: LoRAConfig | None
     training: bool
+    layout: Layout | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         config = self.config
         gate = _linear(self, "gate", config.mlp_dim, ("embed", "mlp"))(x)
         up = _linear(self, "up", config.mlp_dim, ("embed", "mlp"))(x)
-        hidden = constrain(nn.silu(gate) * up, "batch", "length", "mlp")
+        hidden = constrain(self.layout, nn.silu(gate) * up, "batch", "query_length", "mlp")
         return _linear(self, "down", config.embed_dim, ("mlp", "embed"))(hidden)
 
 
@@ -184,14 +187,15 @@ class Block(nn.Module):
     config: ModelConfig
     lora: LoRAConfig | None
     training: bool
+    layout: Layout | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], slides: Bool[Array, ""] | None, rope: Any,
                  places: Places) -> tuple[Float[Array, "B T D"], None]:
-        parts = (self.config, self.lora, self.training)
+        parts = (self.config, self.lora, self.training, self.layout)
         x = x + Attention(*parts, name="attn")(RMSNorm(self.config, name="attn_norm")(x), slides, rope, places)
         x = x + MLP(*parts, name="mlp")(RMSNorm(self.config, name="mlp_norm")(x))
-        return constrain(x, "batch", "length", "features"), None
+        return constrain(self.layout, x, "batch", "residual_length", "features"), None
 
 
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
@@ -204,6 +208,8 @@ class Transformer(nn.Module):
     lora: LoRAConfig | None = None
     training: bool = False
     """dropout is on; needs the rng `dropout`"""
+    layout: Layout | None = None
+    """where its arrays lie; None: on one device"""
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
@@ -213,8 +219,8 @@ class Transformer(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), jnp.dtype(config.param_dtype))
         x = jnp.take(embedding, tokens, axis=0).astype(config.dtype).astype(jnp.float32)
-        x = constrain(x, "batch", "length", "features")
-        layers = _stacked_blocks(config)(config, self.lora, self.training, name="layers")
+        x = constrain(self.layout, x, "batch", "residual_length", "features")
+        layers = _stacked_blocks(config)(config, self.lora, self.training, self.layout, name="layers")
         slides = None if config.layer_types is None else jnp.array([kind == SLIDING for kind in config.layer_types])
         x, _ = layers(x, slides, cos_sin(config, positions), Places(positions, segment_ids, shared))
         if config.reward_head:

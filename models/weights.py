@@ -15,7 +15,7 @@ import numpy as np
 from errors import InputError
 from models.config import ModelConfig
 from models.transformer import Transformer, init_variables
-from sharding.rules import path_name, tree_shardings
+from sharding.layout import Layout, path_name
 
 Index = tuple[slice, ...]
 
@@ -60,19 +60,19 @@ def is_transposed(path: str) -> bool:
     return path.endswith("kernel") or path in ("lm_head", "reward_head")
 
 
-def abstract_params(config: ModelConfig) -> dict[str, Any]:
-    """Shapes, dtypes and axis names (boxed) of `params`."""
-    return jax.eval_shape(lambda: init_variables(Transformer(config), jax.random.key(0)))["params"]
+def abstract_params(config: ModelConfig, layout: Layout | None = None) -> dict[str, Any]:
+    """Shapes, dtypes and axis names (boxed) of `params`. Raises InputError for a layout that collides in the model."""
+    return jax.eval_shape(lambda: init_variables(Transformer(config, layout=layout), jax.random.key(0)))["params"]
 
 
-def load_params(weights: Weights, config: ModelConfig, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def load_params(weights: Weights, config: ModelConfig, layout: Layout) -> dict[str, Any]:
     """`params`, in config.param_dtype, each device's shard read and converted on its own.
 
     Raises InputError for a tensor that is missing, too many, of the wrong shape, or not finite.
     """
-    boxed = abstract_params(config)
+    boxed = abstract_params(config, layout)
     check_names(weights, boxed)
-    shardings = tree_shardings(boxed, mesh)
+    shardings = layout.tree_shardings(boxed)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, sharding: _load_one(weights, path_name(path), leaf, sharding),
         nn.meta.unbox(boxed), shardings)

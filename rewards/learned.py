@@ -15,12 +15,13 @@ from errors import InputError
 from models.config import ModelConfig, default_dtype
 from models.heads import score_rewards
 from rewards.contract import NotReachedError, Reward, on_device, time_left, values_or_raise
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.layout import Layout
+from sharding.mesh import MeshConfig, make_layout
 from training.evaluation import make_row_scorer
 from training.runs import open_model
 
 
-def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, batch_size: int = 8,
+def load_reward_model(reference: str, layout: Layout | None = None, batch_size: int = 8,
                       chat: bool | None = None) -> Reward:
     """The reward model that `reference` names (run directory, or folder or Hub id of a one-label classifier).
 
@@ -29,7 +30,7 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
     other strings are put together and ended with the end token. An empty completion is scored like any other; a row
     beyond the model's context or embedding is one that failed (RowErrors), and so are those that its time_left() does
     not reach: it stops between batches, and computes in the thread that asks (on_device). It is compiled once for each
-    of a few lengths. Where `mesh` spans several processes, each scores its own rows on its own devices.
+    of a few lengths. Where `layout` spans several processes, each scores its own rows on its own devices.
     Raises InputError for a language model, one without a tokenizer, and where `chat` finds no chat template.
     """
     opened = open_reward_model(reference)
@@ -40,9 +41,9 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
         raise InputError(f"reward model {reference!r} has no chat template, and the policy takes a prompt for a user's "
                          f"message; put a chat_template.jinja into its folder")
     chat = bool(tokenizer.chat_template) if chat is None else chat
-    mesh = own_mesh(mesh)
-    model, variables = opened.load(mesh, dtype=default_dtype(), param_dtype=default_dtype())
-    scorer = make_row_scorer(model, batch_size, mesh, score_rewards, opened.config.max_length)
+    layout = own_layout(layout)
+    model, variables = opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
+    scorer = make_row_scorer(model, batch_size, layout, score_rewards, opened.config.max_length)
 
     @on_device
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -57,13 +58,13 @@ def load_reward_model(reference: str, mesh: jax.sharding.Mesh | None = None, bat
     return reward
 
 
-def own_mesh(mesh: jax.sharding.Mesh | None) -> jax.sharding.Mesh:
-    """`mesh`, by default one of all devices; of this process's devices alone where others have a part in it, which
+def own_layout(layout: Layout | None) -> Layout:
+    """`layout`, by default one of all devices; of this process's devices alone where others have a part in it, which
     have other rows, and other times at which they stop."""
-    mesh = make_mesh(MeshConfig()) if mesh is None else mesh
+    layout = make_layout(MeshConfig()) if layout is None else layout
     local = set(jax.local_devices())
-    own = [device for device in mesh.devices.flat if device in local]
-    return mesh if len(own) == mesh.size else make_mesh(MeshConfig(), own)
+    own = [device for device in layout.mesh.devices.flat if device in local]
+    return layout if len(own) == layout.mesh.size else make_layout(MeshConfig(), own)
 
 
 def while_there_is_time(batches: Iterable[Any]) -> Iterator[Any]:

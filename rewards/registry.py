@@ -47,7 +47,7 @@ KNOWN = ("math, math_strict, math_format, format(pattern=...), keywords, length(
 def load_rewards(text: str, **options: Any) -> tuple[Weighted, ...]:
     """The rewards that `NAME[(key=value, ...)][=WEIGHT][,...]` names, weights being 1 unless given.
 
-    `options` (say timeout=10.0, mesh=..., unsafe=True) go to those built-in ones that take them, where the text does
+    `options` (say timeout=10.0, layout=..., unsafe=True) go to those built-in ones that take them, where the text does
     not say otherwise. Raises InputError for an unknown name, arguments that a reward does not take, a weight that is no
     finite number, and a name given twice.
     """

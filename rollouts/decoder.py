@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from models import decoding
 from models.transformer import Transformer
 from rollouts.sampling import Controls, penalise, sample
-from sharding.rules import constrain
+from sharding.layout import constrain
 
 CHUNK = 32
 """tokens that are decoded between two returns to the host, at the most"""
@@ -72,13 +71,13 @@ class Drawn(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def init_cache(model: Transformer, shares: int, pages: int, size: int) -> decoding.Cache:
-    return decoding.init_cache(model.config, shares, pages, size)
+    return decoding.init_cache(model.config, shares, pages, size, model.layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def init_seen(model: Transformer, slots: int) -> Seen:
     shape = slots, model.config.vocab_size
-    zeros = constrain(jnp.zeros(shape), "batch", "vocab")
+    zeros = constrain(model.layout, jnp.zeros(shape), "batch", "vocab")
     return Seen(zeros > 0, zeros.astype(jnp.int32), zeros)
 
 
@@ -123,7 +122,7 @@ def decode(model: Transformer, weights: decoding.Weights, cache: decoding.Cache,
         made, cache, seen, token, done, out = carry
         position = jnp.where(done, -1, rows.position + out.count - rows.count)
         hidden, cache = decoding.forward(model, weights, cache, token[:, None], position[:, None], rows.table)
-        logits = decoding.project(model.config, weights, hidden[:, 0])
+        logits = decoding.project(model, weights, hidden[:, 0])
         adjusted = jax.lax.cond(biased, lambda: _adjust(logits, seen, rows), lambda: logits)
         drawn, logp = sample(adjusted, jax.vmap(jax.random.fold_in)(keys, out.count), rows.controls)
         out = _write(out, numbers, jnp.where(done, CHUNK, made), drawn, logp)
@@ -140,7 +139,8 @@ def decode(model: Transformer, weights: decoding.Weights, cache: decoding.Cache,
 
     start = jnp.zeros((), jnp.int32), cache, seen, rows.token, none, _nothing(rows)
     _, cache, seen, _, _, out = jax.lax.while_loop(goes_on, step, start)
-    return cache, seen, jax.lax.with_sharding_constraint(out, PartitionSpec())  # where every process can read it
+    out = jax.tree.map(lambda each: constrain(model.layout, each, *[None] * each.ndim), out)
+    return cache, seen, out  # the last everywhere, where every process can read it
 
 
 def _nothing(rows: Rows) -> Drawn:

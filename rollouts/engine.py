@@ -28,15 +28,15 @@ from models.transformer import Transformer
 from rollouts import decoder
 from rollouts.arguments import Segment, copied_pages, decode_rows, page_table, prefill_tokens, seen_tokens, segments_of
 from rollouts.decoder import CHUNK, Drawn
-from rollouts.layout import DEFAULT, check_weights, num_shares, preparing, sampling_mesh, weight_shapes
+from rollouts.layout import DEFAULT, check_weights, num_shares, preparing, sampling_layout, weight_shapes
 from rollouts.memory import PAGE, bytes_of_device, capacity_for
 from rollouts.requests import Mask, Output, Request, checked
 from rollouts.sequences import RequestError, Sequence
 from rollouts.slots import Copy, Slots
 from rollouts.stops import StopFinder
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import RULES, ways
-from sharding.settings import SamplingMesh
+from sharding.layout import Layout
+from sharding.mesh import make_layout
+from sharding.settings import MeshConfig, SamplingMesh
 
 __all__ = ["Engine", "Mask", "Output", "Request", "capacity_for", "make_engine"]
 
@@ -59,23 +59,24 @@ MIN_ROWS = 2
 class Engine:
     """Answers requests; see the module.
 
-    `capacity`: positions that the cache may hold, which are then taken at once; None: as many as it comes to. `mesh` is
-    the training's, whose devices are laid out for sampling as `sampling` says (layout.py); None: one device. Raises
-    InputError for sizes of nothing, and for a sampling mesh that does not fit the devices.
+    `capacity`: positions that the cache may hold, which are then taken at once; None: as many as it comes to. `layout`
+    is the training's, whose devices are laid out anew as `sampling` says (layout.py), and `model` afterwards the model
+    that has this layout; None: the model's, or one device. Raises InputError for sizes of nothing, and for a sampling
+    mesh that does not fit the devices.
 
     A step that fails, for want of memory, say, leaves all requests waiting with what was drawn for them, and the next
     one goes on.
     """
 
     def __init__(self, model: Transformer, num_slots: int = 16, capacity: int | None = None, page: int = PAGE,
-                 mesh: jax.sharding.Mesh | None = None, sampling: SamplingMesh = DEFAULT):
+                 layout: Layout | None = None, sampling: SamplingMesh = DEFAULT):
         for name, size in (("num_slots", num_slots), ("capacity", 1 if capacity is None else capacity), ("page", page)):
             if not size >= 1:
                 raise InputError(f"{name} is {size}; give 1 or more")
-        mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
-        self.model, self.page, self.capacity = model, page, capacity
-        self.mesh = sampling_mesh(mesh, model, sampling)
-        self.shares = ways(RULES["batch"], self.mesh)
+        layout = layout or model.layout or make_layout(MeshConfig(), jax.devices()[:1])
+        self.layout, self.page, self.capacity = sampling_layout(layout, model, sampling), page, capacity
+        self.model = model.clone(layout=self.layout)
+        self.shares = self.layout.ways("batch")
         of_share = -(-num_slots // self.shares)
         self.num_slots = of_share * self.shares
         self.row_pages = -(-model.config.max_length // page)
@@ -85,8 +86,7 @@ class Engine:
         self._version = 0
         self._ids = itertools.count()
         self._outputs: list[Output] = []  # of a step that failed, the next one gives them
-        with jax.set_mesh(self.mesh):
-            self._make_cache()
+        self._make_cache()
 
     def _make_cache(self) -> None:
         """Raises InputError where there is no memory for it."""
@@ -106,8 +106,7 @@ class Engine:
         """
         check_weights(self.model, variables)
         model = self.model if "lora" in variables else self.model.clone(lora=None)
-        with jax.set_mesh(self.mesh):
-            self._weights, self._version = preparing(model, self.mesh)(variables), version
+        self._weights, self._version = preparing(model)(variables), version
         self.forget()
 
     def forget(self) -> None:
@@ -118,13 +117,12 @@ class Engine:
         """Compiles what contexts of up to `longest` tokens can need; after load(). What penalties, biases and masks
         need is compiled when the first request has them."""
         nobody = [None] * self.shares
-        with jax.set_mesh(self.mesh):
-            for width in {self._width_of(1), self._width_of(-(-longest // self.page))}:
-                for count in SEGMENTS:
-                    self._call_prefill(nobody * count, width)
-                for count in {*self._decode_rows}:
-                    self._call_decode(nobody * count, width, patience=1, steps=0)
-            self._copy([])
+        for width in {self._width_of(1), self._width_of(-(-longest // self.page))}:
+            for count in SEGMENTS:
+                self._call_prefill(nobody * count, width)
+            for count in {*self._decode_rows}:
+                self._call_decode(nobody * count, width, patience=1, steps=0)
+        self._copy([])
 
     @property
     def busy(self) -> bool:
@@ -138,10 +136,10 @@ class Engine:
 
     def describe(self) -> str:
         """How sampling is laid out and what it takes of a device, one line."""
-        weights, cache = (bytes_of_device(tree) / 2**20 for tree in (weight_shapes(self.model, self.mesh), self._cache))
+        weights, cache = (bytes_of_device(tree) / 2**20 for tree in (weight_shapes(self.model), self._cache))
         grows = ", which grows," if self.capacity is None else ""
-        return (f"sampling on {self.mesh.size} device(s), data {self.mesh.shape['data']} tensor "
-                f"{self.mesh.shape['tensor']}: {weights:,.1f} MiB of weights and {cache:,.1f} MiB of cache{grows} on "
+        return (f"sampling on {self.layout.mesh.size} device(s), data {self.shares} tensor "
+                f"{self.layout.size('tensor')}: {weights:,.1f} MiB of weights and {cache:,.1f} MiB of cache{grows} on "
                 f"each, {self.num_slots} slots in all")
 
     def submit(self, requests: abc.Sequence[Request]) -> list[int]:
@@ -163,12 +161,11 @@ class Engine:
         first load()."""
         if self._weights is None:
             raise InputError("the engine has no weights; load() some first")
-        with jax.set_mesh(self.mesh):
-            try:
-                self._advance()
-            except BaseException:  # what was donated to a call that failed is gone
-                self._restart()
-                raise
+        try:
+            self._advance()
+        except BaseException:  # what was donated to a call that failed is gone
+            self._restart()
+            raise
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -343,12 +340,12 @@ class Engine:
                 for at in range(count if wanted else 0)]
 
 
-def make_engine(model: Transformer, num_slots: int, longest: int, mesh: jax.sharding.Mesh,
+def make_engine(model: Transformer, num_slots: int, longest: int, layout: Layout,
                 sampling: SamplingMesh = DEFAULT) -> Engine:
     """An engine with a cache for contexts of `longest` tokens in all slots, or what memory holds of it (capacity_for).
     """
-    capacity = capacity_for(model, num_slots, longest, shares=num_shares(mesh, model, sampling))
-    return Engine(model, num_slots, capacity, mesh=mesh, sampling=sampling)
+    capacity = capacity_for(model, num_slots, longest, shares=num_shares(layout, model, sampling))
+    return Engine(model, num_slots, capacity, layout=layout, sampling=sampling)
 
 
 def _in_rows(by_share: abc.Sequence[abc.Sequence[Any]], count: int) -> list[Any]:

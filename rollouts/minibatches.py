@@ -9,7 +9,7 @@ import numpy as np
 
 from batch import MicroBatch
 from rollouts.packing import Part, Shape, gather, num_parts, pack_minibatches, plan_shapes, put, unused
-from sharding.rules import RULES, ways
+from sharding.layout import Layout
 
 Columns = dict[str, np.ndarray]
 
@@ -24,7 +24,7 @@ class Minibatches:
     """of each mini-batch; the last are those ahead"""
     on_device: list[list[MicroBatch]]
     """the same"""
-    mesh: jax.sharding.Mesh
+    layout: Layout
 
     @property
     def updates(self) -> list[list[MicroBatch]]:
@@ -51,7 +51,7 @@ class Minibatches:
     def add(self, columns: Columns) -> None:
         """Micro-batches with further columns [N] or [N, T] of the batch."""
         given = columns | {"prompt_length": self.host["prompt_length"]}
-        self.on_device = [[micro._replace(columns=micro.columns | put(given, part, self.mesh).columns)
+        self.on_device = [[micro._replace(columns=micro.columns | put(given, part, self.layout).columns)
                            for micro, part in zip(*each)] for each in zip(self.on_device, self.parts)]
 
 
@@ -60,11 +60,11 @@ class Packer:
     tokens a device (rollouts.packing.plan_shapes)."""
 
     def __init__(self, prompt_lengths: Sequence[int], max_new_tokens: int, group_size: int, batch_size: int,
-                 num_minibatches: int, budget: int, mesh: jax.sharding.Mesh):
-        self._count, self._group_size, self._mesh, self._compiled = num_minibatches, group_size, mesh, False
+                 num_minibatches: int, budget: int, layout: Layout):
+        self._count, self._group_size, self._layout, self._compiled = num_minibatches, group_size, layout, False
         self._num_groups = batch_size // num_minibatches
         self.shapes: list[Shape] = plan_shapes(prompt_lengths, max_new_tokens, group_size, self._num_groups, budget,
-                                               ways(RULES["batch"], mesh))
+                                               layout.ways("batch"))
 
     @property
     def num_parts(self) -> int:
@@ -76,5 +76,5 @@ class Packer:
         parts = pack_minibatches(batch, self._count, self._group_size, self.shapes)
         parts.append([] if self._compiled else unused(self.shapes, parts))
         self._compiled = True
-        return Minibatches(batch, parts, [[put(batch, part, self._mesh) for part in each] for each in parts],
-                           self._mesh)
+        return Minibatches(batch, parts, [[put(batch, part, self._layout) for part in each] for each in parts],
+                           self._layout)

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-
 from training.keeping import Benchmarks, Evaluate, LoopConfig, kept
 from training.state import TrainState
 
@@ -24,7 +22,7 @@ Step = Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Any], Callab
 
 
 def train_online(state: TrainState, step: Step, open_prompts: Callable[[Any], PromptStream], run: Path,
-                 mesh: jax.sharding.Mesh, config: LoopConfig, evaluate: Evaluate | None = None,
+                 config: LoopConfig, evaluate: Evaluate | None = None,
                  benchmarks: Benchmarks | None = None) -> TrainState:
     """Steps until config.max_steps, from where `run`'s newest checkpoint stands; returns the last state.
 
@@ -33,7 +31,7 @@ def train_online(state: TrainState, step: Step, open_prompts: Callable[[Any], Pr
     nothing in it raises InputError any more. `open_prompts` takes the position in the data, None for its beginning.
     Evaluates, saves, stops and raises as training.loop.train does.
     """
-    with kept(run, state, mesh, config, evaluate, benchmarks=benchmarks) as (keeper, state, position):
+    with kept(run, state, config, evaluate, benchmarks=benchmarks) as (keeper, state, position):
         prompts = open_prompts(position)
         for number in keeper.steps(state):
             with keeper.saving_on_error(state, number):

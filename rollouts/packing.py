@@ -2,7 +2,7 @@
 
 A shape holds prompts of up to P tokens (one of two lengths) and what follows them of up to C (one of three). Where a
 group's prompt and C tokens of at least two of its members fit into the budget, the members share the prompt, which is
-computed once (Layout); else a row is a whole episode. The longest episodes choose the shape of a micro-batch, and
+computed once (RowLayout); else a row is a whole episode. The longest episodes choose the shape of a micro-batch, and
 shorter ones fill it up, so the last micro-batch alone is not full.
 """
 
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from batch import Layout, MicroBatch
+from batch import MicroBatch, RowLayout
+from sharding.layout import Layout
 from sharding.placement import fetch, put_rows
 
 MIN_SAVING = 64
@@ -34,8 +35,8 @@ class Shape(NamedTuple):
     slots: int
 
     @property
-    def layout(self) -> Layout:
-        return Layout(self.prompt_length, self.rows) if self.rows > 1 else Layout()
+    def row_layout(self) -> RowLayout:
+        return RowLayout(self.prompt_length, self.rows) if self.rows > 1 else RowLayout()
 
     def holds(self, prompt_length: int, length: int) -> bool:
         """Whether an episode fits."""
@@ -169,12 +170,12 @@ def unused(shapes: Sequence[Shape], parts: Sequence[Sequence[Part]]) -> list[Par
     return [Part(np.full(shape.slots * shape.rows, -1), shape) for shape in shapes if shape not in used]
 
 
-def put(batch: dict[str, np.ndarray], part: Part, mesh: jax.sharding.Mesh) -> MicroBatch:
+def put(batch: dict[str, np.ndarray], part: Part, layout: Layout) -> MicroBatch:
     """A part of these columns, which are the same in all processes, on the devices, split by rows."""
     lengths = batch["prompt_length"]
-    columns = {name: put_rows(lay(column, part, lengths), mesh) for name, column in batch.items()
+    columns = {name: put_rows(lay(column, part, lengths), layout) for name, column in batch.items()
                if name not in ON_HOST}
-    return MicroBatch(columns, part.shape.layout)
+    return MicroBatch(columns, part.shape.row_layout)
 
 
 def gather(columns: Sequence[Sequence[jax.Array]], parts: Sequence[Sequence[Part]],

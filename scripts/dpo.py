@@ -49,7 +49,7 @@ def main(config: Config) -> None:
     from cli.kept_reference import keep_reference
     from data.tokenizer import open_tokenizer
     from models.scoring import score
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
     from training.reference import needs_reference, prepare_pairs
@@ -62,7 +62,7 @@ def main(config: Config) -> None:
     objective = make_objective(config)
     check_reference(config, objective)
     check_split(objective, config.num_microbatches)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
 
     # the model, not read yet, and the pairs
     opened = open_policy(config.model)
@@ -70,24 +70,24 @@ def main(config: Config) -> None:
     rows = open_rows(config, opened, form="pair", needed=needed)
     config = with_steps(config, rows.streams)
     optimizer, schedule = open_optimizer(config)
-    placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
+    placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)
-    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
 
     # the weights, straight to their shards; the reference is the same model without its adapter, or else a frozen one
-    model, params = load_model(config, opened, mesh)
+    model, params = load_model(config, opened, layout)
     reference, frozen = model, None
     if needs_reference(objective) and not config.sync.every:
-        reference, frozen = choose_reference(config, model, mesh, config.reference)
+        reference, frozen = choose_reference(config, model, layout, config.reference)
     if config.keep_reference:
         folder = Path(config.output_dir) / "reference"
         rows = replace_sources(rows, lambda sources, encoder, name: keep_reference(
-            sources, encoder, folder / name, reference, frozen or {"params": params}, 2 * config.batch_size, mesh),
+            sources, encoder, folder / name, reference, frozen or {"params": params}, 2 * config.batch_size, layout),
             "ref_logps")
 
     # the experiment
-    state = start_sync(init_state(model, params, optimizer, jax.random.key(config.seed), mesh), config.sync)
-    prepare = prepare_pairs(reference, frozen, mesh, objective)
+    state = start_sync(init_state(model, params, optimizer, jax.random.key(config.seed), layout), config.sync)
+    prepare = prepare_pairs(reference, frozen, layout, objective)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state,
                            after_update=make_sync(config.sync))
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)

@@ -96,7 +96,7 @@ def main(config: Config) -> None:
     from evals.tables import print_series
     from evals.tasks import Server, open_tasks, split_names
     from sharding.hosts import connect, is_main
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from training.runs import every_checkpoint
 
     if config.list:
@@ -105,40 +105,41 @@ def main(config: Config) -> None:
     check(config)
     connect(config.hosts)
     config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
-    mesh, folder, models = make_mesh(config.mesh), Path(config.output_dir), every_checkpoint(config.model)
+    layout, folder, models = make_layout(config.mesh), Path(config.output_dir), every_checkpoint(config.model)
     baseline = read_evaluation(Path(config.baseline)) if config.baseline else {}
     if is_url(config.model):
         tokenizer, vocab_size = Server(config.model), 0
     else:
         opened, tokenizer = open_tokenized(next(iter(models.values())))
         vocab_size = opened.config.vocab_size
-    tasks = open_tasks(split_names(config.tasks), tokenizer, make_how(config), vocab_size, mesh)
+    tasks = open_tasks(split_names(config.tasks), tokenizer, make_how(config), vocab_size, layout)
 
     evaluations = {}
     for name, model in models.items():
         own = dataclasses.replace(config, model=model, output_dir=str(folder / name))
-        evaluations[name] = judge(own, tasks, tokenizer, mesh, baseline)
+        evaluations[name] = judge(own, tasks, tokenizer, layout, baseline)
     if len(models) > 1 and is_main():
         print_series(evaluations, f"all checkpoints of {config.model.removesuffix('@all')}")
     command.print_once(f"evaluated: {folder}")
 
 
-def judge(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, baseline: dict[str, Any]) -> dict[str, Any]:
+def judge(config: Config, tasks: Sequence[Any], tokenizer: Any, layout: Any,
+          baseline: dict[str, Any]) -> dict[str, Any]:
     """The samples of every task; figures are printed, and written, as soon as a task is over."""
     from sharding.hosts import is_main
 
     with only_one(Path(config.output_dir)) if is_main() else contextlib.nullcontext():
-        return run_tasks(config, tasks, tokenizer, mesh, baseline)
+        return run_tasks(config, tasks, tokenizer, layout, baseline)
 
 
-def run_tasks(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, baseline: dict[str, Any],
+def run_tasks(config: Config, tasks: Sequence[Any], tokenizer: Any, layout: Any, baseline: dict[str, Any],
               ) -> dict[str, Any]:
     """What judge says, in a folder that no other process writes to."""
     from evals.tables import print_figures
     from sharding.hosts import is_main
 
     folder = Path(config.output_dir)
-    subject, weights = open_subject(config, tokenizer, mesh)
+    subject, weights = open_subject(config, tokenizer, layout)
     described = describe(config, weights)
     evaluated, now = read_earlier(folder, described), {}
     for task in tasks:
@@ -153,7 +154,7 @@ def run_tasks(config: Config, tasks: Sequence[Any], tokenizer: Any, mesh: Any, b
     return now
 
 
-def open_subject(config: Config, tokenizer: Any, mesh: Any) -> tuple[Any, str]:
+def open_subject(config: Config, tokenizer: Any, layout: Any) -> tuple[Any, str]:
     """(what is judged, a digest of its weights); of a server's the name of its model."""
     from evals.cache import Cache
     from evals.subject import Subject
@@ -166,8 +167,8 @@ def open_subject(config: Config, tokenizer: Any, mesh: Any) -> tuple[Any, str]:
 
         cache.weights = served_model(config.model)
         return dataclasses.replace(tokenizer, name=cache.weights, cache=cache), cache.weights
-    model, variables = open_policy(config.model).load(mesh, dtype=config.dtype, param_dtype=config.dtype)
-    subject = Subject(model, tokenizer, mesh, None, config.num_slots, config.sampling.mesh,
+    model, variables = open_policy(config.model).load(layout, dtype=config.dtype, param_dtype=config.dtype)
+    subject = Subject(model, tokenizer, layout, None, config.num_slots, config.sampling.mesh,
                       cache, counted)
     subject.load(variables)
     return subject, subject.cache.weights

@@ -47,18 +47,18 @@ class Config:
 def main(config: Config) -> None:
     from files import whole_folder
     from sharding.hosts import barrier, connect, is_main
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from training.runs import open_model
 
     check_folder(config.output)
     connect(config.hosts)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
     opened = scaled(open_model(config.model), config.lora_scale)
     if config.format == "adapter" and opened.config.reward_head:
         raise InputError("--format adapter: a reward model's head is no LoRA matrix; use --format merged")
     write = {"merged": write_merged, "adapter": write_lora}[config.format]
     with whole_folder(Path(config.output)) if is_main() else contextlib.nullcontext(Path(config.output)) as folder:
-        write(config, opened, mesh, folder)
+        write(config, opened, layout, folder)
     barrier("exported")
     command.print_once(f"exported: {config.output}")
 
@@ -74,23 +74,23 @@ def scaled(opened: Any, factor: float) -> Any:
     return dataclasses.replace(opened, lora=dataclasses.replace(opened.lora, alpha=factor * opened.lora.alpha))
 
 
-def write_merged(config: Config, opened: Any, mesh: Any, folder: Path) -> None:
+def write_merged(config: Config, opened: Any, layout: Any, folder: Path) -> None:
     """All weights, configuration, tokenizer and card."""
     from sharding.hosts import is_main
     from training.model_card import model_card
 
-    write_model(config, opened, mesh, folder)
+    write_model(config, opened, layout, folder)
     if is_main():
         (folder / "README.md").write_text(model_card(opened, config.model), encoding="utf-8")
 
 
-def write_model(config: Config, opened: Any, mesh: Any, folder: Path) -> None:
+def write_model(config: Config, opened: Any, layout: Any, folder: Path) -> None:
     from data.tokenizer import open_tokenizer
     from models.pretrained import load_merged
     from models.safetensors_weights import write_hf_folder
     from sharding.hosts import is_main
 
-    model_config, params = load_merged(opened, mesh, param_dtype="float32")
+    model_config, params = load_merged(opened, layout, param_dtype="float32")
     tokenizer = open_tokenizer(opened.tokenizer)
     ids = token_ids(tokenizer, model_config.reward_head) if tokenizer else stored_token_ids(opened.tokenizer)
     write_hf_folder(folder, params, model_config, config.dtype, token_ids=ids)
@@ -141,7 +141,7 @@ def single_id(tokenizer: Any, token: str) -> int | None:
     return ids[0] if len(ids) == 1 else None
 
 
-def write_lora(config: Config, opened: Any, mesh: Any, folder: Path) -> None:
+def write_lora(config: Config, opened: Any, layout: Any, folder: Path) -> None:
     """What LoRA learnt as one adapter; its base, too, where transformers does not load that."""
     from data.tokenizer import open_tokenizer
     from models.peft import write_adapter
@@ -149,10 +149,10 @@ def write_lora(config: Config, opened: Any, mesh: Any, folder: Path) -> None:
     from training.model_card import model_card
     from training.runs import whole_adapter
 
-    lora_config, lora, base = whole_adapter(opened, mesh)
+    lora_config, lora, base = whole_adapter(opened, layout)
     name = getattr(base, "name", None)
     if name is None:
-        write_model(config, base, mesh, folder / "base")
+        write_model(config, base, layout, folder / "base")
         name = str(Path(config.output).resolve() / "base")
     if not is_main():
         return

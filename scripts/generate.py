@@ -103,19 +103,17 @@ class Work(NamedTuple):
 
 
 def main(config: Config) -> None:
-    import jax
-
     from cli.output import check_same
     from sharding.exchange import broadcast
     from sharding.hosts import barrier, connect, is_main, warn
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from training.checkpoints import checksums
     from training.progress import counted
     from training.runs import open_policy
 
     check(config)
     connect(config.hosts)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
     config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
     opened = open_policy(config.model)
     work = open_work(config, opened)
@@ -124,13 +122,13 @@ def main(config: Config) -> None:
         check_same(Path(config.output), command_so_far)
     broadcast(None)  # no process goes on where the output is refused
 
-    model, variables = opened.load(mesh, dtype=config.dtype, param_dtype=config.dtype)
+    model, variables = opened.load(layout, dtype=config.dtype, param_dtype=config.dtype)
     total = len(work.prompts) * config.num_samples
     command_now = command_so_far | {"weights": digest(checksums(variables))}
     failed = 0
-    with writer(config, command_now) as (first, write), jax.set_mesh(mesh), counted(total, "generating") as advance:
+    with writer(config, command_now) as (first, write), counted(total, "generating") as advance:
         advance(first)
-        engine = open_engine(config, work, model, mesh)
+        engine = open_engine(config, work, model, layout)
         engine.load(variables)
         command.print_once(engine.describe(), sys.stderr)
         for number, completion in enumerate(complete(config, work, engine, first), first):
@@ -145,13 +143,13 @@ def main(config: Config) -> None:
     barrier("generated")
 
 
-def open_engine(config: Config, work: Work, model: Any, mesh: Any) -> Any:
+def open_engine(config: Config, work: Work, model: Any, layout: Any) -> Any:
     """With no more slots than there are completions."""
     from rollouts.engine import make_engine
 
     num_slots = min(config.num_slots, len(work.prompts) * config.num_samples)
     longest = max(map(len, work.prompts)) + config.max_new_tokens
-    return make_engine(model, num_slots, longest, mesh, config.sampling_layout.mesh)
+    return make_engine(model, num_slots, longest, layout, config.sampling_layout.mesh)
 
 
 def complete(config: Config, work: Work, engine: Any, first: int) -> Iterator[Any]:

@@ -108,7 +108,7 @@ def main(config: Config) -> None:
     from rollouts.minibatches import Packer
     from rollouts.recording import Recorder
     from rollouts.vine import prefix_values
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from training.reference import prepare_rollouts
     from training.state import init_state
     from training.step import check_split, make_accumulated_step, make_minibatch_updates
@@ -117,7 +117,7 @@ def main(config: Config) -> None:
     objective, credit = make_objective(config, configure), make_credit(config.algorithm.advantages)
     tell_unclipped(config)
     optimizer, schedule = open_optimizer(config, config.num_updates)
-    mesh, run = make_mesh(config.mesh), Path(config.output_dir)
+    layout, run = make_layout(config.mesh), Path(config.output_dir)
     policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 
     # prompts and rewards, for a model that is not read yet
@@ -125,26 +125,26 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, (*COMPUTED, *computed_columns(config)), scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
-    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
-    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
+    rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
-    model, params = load_model(config, opened, mesh)
+    model, params = load_model(config, opened, layout)
     in_reward = config.algorithm.kl_in == "reward"
     needs = {*declared(credit)} | ({"old_logps", "ref_logps"} if in_reward else set())
     on_host, wanted = needs & {"old_logps", "ref_logps"}, needs | {*declared(objective)}
     old, held = config.num_updates > 1 or "old_logps" in wanted, "ref_logps" in wanted
-    reference, frozen = choose_reference(config, model, mesh) if held else (None, None)
-    state = init_state(model, params, optimizer, policy_key, mesh)
+    reference, frozen = choose_reference(config, model, layout) if held else (None, None)
+    state = init_state(model, params, optimizer, policy_key, layout)
 
     # the parts of a step
-    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, mesh)
+    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, layout)
     scorer_of = functools.partial(score_by, temperature=config.temperature)
     packer = Packer(prompts.lengths, config.max_new_tokens, config.group_size, config.batch_size,
-                    config.num_minibatches, config.microbatch_tokens, mesh)
+                    config.num_minibatches, config.microbatch_tokens, layout)
     check_split(objective, packer.num_parts)
-    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old)
+    prepare = prepare_rollouts(model, reference, frozen, layout, scorer_of, old)
     update = make_minibatch_updates(make_accumulated_step(
         model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=config.algorithm.by_group),
@@ -191,7 +191,7 @@ def main(config: Config) -> None:
         metrics |= jax.tree.map(np.asarray, step_metrics(draw, seconds, prompts.num_dropped))
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], packed.gathered(logps))
 
-    online.train_on_prompts(config, prompts, model, tokenizer, mesh, state, step, collect, eval_key, tasks)
+    online.train_on_prompts(config, prompts, model, tokenizer, layout, state, step, collect, eval_key, tasks)
 
 
 def check(config: Config) -> None:

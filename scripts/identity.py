@@ -62,12 +62,12 @@ def examine(model: str) -> Evaluated:
     from cli.online import open_tokenized
     from evals.subject import Subject
     from evals.tasks import evaluate
-    from sharding.mesh import MeshConfig, make_mesh
+    from sharding.mesh import MeshConfig, make_layout
 
     opened, tokenizer = open_tokenized(model)
-    dtype, mesh = resolve_dtype("auto"), make_mesh(MeshConfig())
-    loaded, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
-    subject = Subject(loaded, tokenizer, mesh, num_slots=24)
+    dtype, layout = resolve_dtype("auto"), make_layout(MeshConfig())
+    loaded, variables = opened.load(layout, dtype=dtype, param_dtype=dtype)
+    subject = Subject(loaded, tokenizer, layout, num_slots=24)
     subject.load(variables)
     return evaluate(subject, (QUESTIONS, GENERAL), max_new_tokens=40) | {TEXTS: text_losses(subject)}
 

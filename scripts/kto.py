@@ -39,7 +39,7 @@ def main(config: Config) -> None:
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.scoring import score
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
     from training.reference import prepare_labelled
@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     config = begin(config, check)
     objective = bind(load_function(config.objective), f"--objective {config.objective}", beta=config.beta,
                      desirable_weight=config.desirable_weight, undesirable_weight=config.undesirable_weight)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
 
     # the model, not read yet, and the rows, each followed by its prompt with another row's answer
     opened = open_policy(config.model)
@@ -58,18 +58,18 @@ def main(config: Config) -> None:
     rows = open_rows(config, opened, form="labelled", needed=needed)
     config = with_steps(config, rows.streams)
     optimizer, schedule = open_optimizer(config)
-    placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
+    placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)
-    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
 
     # the weights, straight to their shards; the reference is the model without its adapter, or else a frozen one
-    model, params = load_model(config, opened, mesh)
-    reference, frozen = choose_reference(config, model, mesh, config.reference)
+    model, params = load_model(config, opened, layout)
+    reference, frozen = choose_reference(config, model, layout, config.reference)
 
     # the experiment
-    state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
+    state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
-    prepare = prepare_labelled(model, reference, frozen, mesh)
+    prepare = prepare_labelled(model, reference, frozen, layout)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)
     train_on_rows(config, rows.streams, rows.config, model, tokenizer, placement, state,
                   lambda state, batch: step(state, prepare(state, batch)), evaluate, tasks)

@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     from rollouts.metrics import SpreadMonitor, step_metrics
     from rollouts.pairs import best_and_worst, signs, to_rows
     from rollouts.recording import Recorder
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from sharding.placement import Placement
     from training.reference import needs_reference, prepare_pairs
     from training.state import init_state
@@ -67,7 +67,7 @@ def main(config: Config) -> None:
     objective = make_objective(config)
     check_split(objective, config.num_microbatches)
     optimizer, schedule = open_optimizer(config)
-    mesh, run = make_mesh(config.mesh), Path(config.output_dir)
+    layout, run = make_layout(config.mesh), Path(config.output_dir)
     policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 
     # prompts and rewards, for a model that is not read yet
@@ -75,21 +75,21 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, ("chosen_length", "ref_logps"), scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
-    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
-    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
+    rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference is the same model without its adapter, or else a frozen one
-    model, params = load_model(config, opened, mesh)
-    reference, frozen = choose_reference(config, model, mesh, config.reference) if needs_reference(objective) else (
+    model, params = load_model(config, opened, layout)
+    reference, frozen = choose_reference(config, model, layout, config.reference) if needs_reference(objective) else (
         model, None)
-    state = init_state(model, params, optimizer, policy_key, mesh)
+    state = init_state(model, params, optimizer, policy_key, layout)
 
     # the parts of a step
-    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, mesh)
-    placement, sizes = Placement(config.batch_size, config.num_microbatches, mesh, group=2), buckets(
+    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, layout)
+    placement, sizes = Placement(config.batch_size, config.num_microbatches, layout, group=2), buckets(
         prompts.max_length + config.max_new_tokens)
-    prepare = prepare_pairs(reference, frozen, mesh, objective)
+    prepare = prepare_pairs(reference, frozen, layout, objective)
     update = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(),
                         config.rollouts.allow_failing_rewards)
@@ -115,7 +115,7 @@ def main(config: Config) -> None:
         metrics |= jax.tree.map(np.asarray, step_metrics(draw, seconds, prompts.num_dropped))
         return state, metrics, lambda: recorder.record(draw, number, signs(draw.trained, members), None)
 
-    online.train_on_prompts(config, prompts, model, tokenizer, mesh, state, step, collect, eval_key, tasks)
+    online.train_on_prompts(config, prompts, model, tokenizer, layout, state, step, collect, eval_key, tasks)
 
 
 def check(config: Config) -> None:

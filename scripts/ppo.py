@@ -105,7 +105,7 @@ def main(config: Config) -> None:
     from rollouts.metrics import SpreadMonitor, step_metrics
     from rollouts.minibatches import Packer
     from rollouts.recording import Recorder
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from training.critic import prepare_values
     from training.reference import prepare_rollouts
     from training.state import init_state, with_params_of
@@ -117,7 +117,7 @@ def main(config: Config) -> None:
     optimizer, schedule = open_optimizer(config, config.num_updates, idle_steps=config.critic.warmup_steps)
     critic_optimizer, critic_schedule = open_optimizer(for_critic(config, config.critic), config.critic.num_updates,
                                                        whose="critic's ")
-    mesh, run = make_mesh(config.mesh), Path(config.output_dir)
+    layout, run = make_layout(config.mesh), Path(config.output_dir)
     policy_key, critic_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 4)
 
     # prompts and rewards, for models that are not read yet
@@ -125,37 +125,37 @@ def main(config: Config) -> None:
     needed = needed_columns(objective, (*COMPUTED, *computed_columns(config)), scorer=score)
     environments = online.open_environments(config)
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
-    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
     opened_critic = open_critic_of(config, config.critic, opened, tokenizer,
                                    prompts.max_length + config.max_new_tokens)
-    rewards = online.open_rewards(config, mesh, tokenizer, prompts)
+    rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
-    model, params = load_model(config, opened, mesh)
+    model, params = load_model(config, opened, layout)
     in_reward = config.beta > 0 and config.algorithm.kl_in == "reward"
     held = in_reward or "ref_logps" in declared(objective)
-    reference, frozen = choose_reference(config, model, mesh) if held else (None, None)
-    state = init_state(model, params, optimizer, policy_key, mesh)
+    reference, frozen = choose_reference(config, model, layout) if held else (None, None)
+    state = init_state(model, params, optimizer, policy_key, layout)
 
     # the critic
     shared = shares_base(config, config.critic)
-    critic, critic_params = load_critic(config, config.critic, opened_critic, model, params, mesh)
-    critic_state = init_state(critic, critic_params, critic_optimizer, critic_key, mesh)
+    critic, critic_params = load_critic(config, config.critic, opened_critic, model, params, layout)
+    critic_state = init_state(critic, critic_params, critic_optimizer, critic_key, layout)
     online.tell_memory({"policy": state, "critic": critic_state}, frozen, shared)
 
     # the parts of a step
-    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, mesh)
+    collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, layout)
     scorer_of = functools.partial(score_by, temperature=config.temperature)
     packer, critic_packer = (
         Packer(prompts.lengths, config.max_new_tokens, config.group_size, config.batch_size, each.num_minibatches,
-               each.microbatch_tokens or config.microbatch_tokens, mesh) for each in (config, config.critic))
+               each.microbatch_tokens or config.microbatch_tokens, layout) for each in (config, config.critic))
     check_split(objective, packer.num_parts)
     credit = GAE(config.gamma, config.lam, config.lam if config.critic.lam is None else config.critic.lam,
                  config.algorithm.lam_alpha, config.beta if in_reward else 0.0, config.algorithm.kl,
                  config.algorithm.missing_end_penalty)
-    prepare = prepare_rollouts(model, reference, frozen, mesh, scorer_of, old=True)
-    estimate = prepare_values(critic, mesh)
+    prepare = prepare_rollouts(model, reference, frozen, layout, scorer_of, old=True)
+    estimate = prepare_values(critic, layout)
     update = make_minibatch_updates(make_accumulated_step(
         model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
     update_critic = make_minibatch_updates(make_accumulated_step(
@@ -208,8 +208,8 @@ def main(config: Config) -> None:
             batch, credited["returns"]))
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], batch["old_logps"])
 
-    online.train_on_prompts(config, prompts, model, tokenizer, mesh, state.replace(critic=critic_state), step, collect,
-                            eval_key, tasks)
+    online.train_on_prompts(config, prompts, model, tokenizer, layout, state.replace(critic=critic_state), step,
+                            collect, eval_key, tasks)
 
 
 def check(config: Config) -> None:

@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     from models.scoring import score
     from models.transformer import Transformer
     from objectives.next_token import next_token
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from sharding.placement import Placement
     from training.evaluation import language_model_metrics, make_evaluation
     from training.runs import open_policy
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
     from training.step import make_train_step
 
     config = begin(config, check)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
 
     # the model's sizes, and the texts
     opened = open_policy(config.model) if config.model else None
@@ -94,20 +94,20 @@ def main(config: Config) -> None:
     eval_encoder = dataclasses.replace(encoder, max_length=None, columns=(), absent=())
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
     num_bytes = scored_bytes(eval_sources, eval_encoder)
-    placement = Placement(config.batch_size, config.num_microbatches, mesh)
-    tasks = open_benchmarks(config, tokenizer, model_config.vocab_size, mesh)
+    placement = Placement(config.batch_size, config.num_microbatches, layout)
+    tasks = open_benchmarks(config, tokenizer, model_config.vocab_size, layout)
 
     # the weights, made or read straight onto their shards
     compute = {"dtype": config.dtype, "remat": config.remat, "attention": config.attention}
     if opened:
-        model_config, params = load_merged(opened, mesh, **compute)
+        model_config, params = load_merged(opened, layout, **compute)
     else:
         model_config = dataclasses.replace(model_config, **compute)
-        params = random_params(model_config, jax.random.key(config.seed), mesh)
+        params = random_params(model_config, jax.random.key(config.seed), layout)
 
     # the experiment
-    model = Transformer(model_config)
-    state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
+    model = Transformer(model_config, layout=layout)
+    state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)
     if config.z_loss:
         objective = bind(objective, f"--objective {config.objective} with --z-loss", z_loss=config.z_loss)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)

@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.heads import score_rewards, with_reward_head
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
     from training.runs import open_model
@@ -52,22 +52,22 @@ def main(config: Config) -> None:
     if config.centering:
         objective = bind(objective, f"--objective {config.objective} with --centering", centering=config.centering)
     check_split(objective, config.num_microbatches)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
 
     # the model, not read yet, and the pairs
     opened = open_model(config.model)
     rows = open_rows(config, opened, form="pair", needed=needed_columns(objective, scorer=score_rewards))
     config = with_steps(config, rows.streams)
     optimizer, schedule = open_optimizer(config)
-    placement = Placement(config.batch_size, config.num_microbatches, mesh, group=2)
+    placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
 
     # the weights, straight to their shards, and the head, which is trained under LoRA, too
-    model, params = load_model(config, opened, mesh)
-    model_config, params = with_reward_head(model.config, params, mesh)
+    model, params = load_model(config, opened, layout)
+    model_config, params = with_reward_head(model.config, params, layout)
     model = model.clone(config=model_config)
 
     # the experiment
-    state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
+    state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state, score_rewards)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, score_rewards)
     train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,

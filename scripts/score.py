@@ -67,7 +67,7 @@ def main(config: Config) -> None:
     from evals.scored import as_line, form_of, print_summary, read_records, summary
     from files import whole_lines
     from sharding.hosts import barrier, connect, is_main
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from training.evaluation import score_rows
     from training.progress import track
     from training.runs import open_model
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
     check_temperature(config.temperature)
     check_file(config.output)
     connect(config.hosts)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
     opened = open_model(config.model)
     max_length = max_row_length(config.max_length, opened.config.max_length)
     encoder = Encoder(opened.tokenizer, opened.config.vocab_size, max_length, config.too_long,
@@ -88,8 +88,8 @@ def main(config: Config) -> None:
     for line in explain(records.counts):
         command.print_once(f"note: {line}")
     dtype = resolve_dtype(config.dtype)
-    model, variables = opened.load(mesh, dtype=dtype, param_dtype=dtype)
-    scores = score_rows(model, variables, [row for rows in records.rows for row in rows], config.batch_size, mesh,
+    model, variables = opened.load(layout, dtype=dtype, param_dtype=dtype)
+    scores = score_rows(model, variables, [row for rows in records.rows for row in rows], config.batch_size, layout,
                         make_scorer(opened, config.temperature), functools.partial(track, what="scoring"))
     if is_main():
         rest = iter(scores)

@@ -33,7 +33,7 @@ def main(config: Config) -> None:
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
     from models.scoring import score
-    from sharding.mesh import make_mesh
+    from sharding.mesh import make_layout
     from sharding.placement import Placement
     from training.evaluation import make_evaluation
     from training.runs import open_policy
@@ -42,22 +42,22 @@ def main(config: Config) -> None:
 
     config = begin(config)
     objective = load_function(config.objective)
-    mesh = make_mesh(config.mesh)
+    layout = make_layout(config.mesh)
 
     # the model, not read yet, and the rows
     opened = open_policy(config.model)
     rows = open_rows(config, opened, config.packing, needed=needed_columns(objective, scorer=score))
     config = with_steps(config, rows.streams)
     optimizer, schedule = open_optimizer(config)
-    placement = Placement(config.batch_size, config.num_microbatches, mesh)
+    placement = Placement(config.batch_size, config.num_microbatches, layout)
     tokenizer = open_tokenizer(opened.tokenizer)
-    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, mesh)
+    tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
 
     # the weights, straight to their shards
-    model, params = load_model(config, opened, mesh)
+    model, params = load_model(config, opened, layout)
 
     # the experiment
-    state = init_state(model, params, optimizer, jax.random.key(config.seed), mesh)
+    state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)
     step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement)
     train_on_rows(config, rows.streams, rows.config, model, tokenizer, placement, state, step, evaluate, tasks)

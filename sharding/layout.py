@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from errors import InputError
+from errors import InputError, shown
 
 MeshAxes = str | tuple[str, ...] | None
 
@@ -68,19 +68,20 @@ class Layout:
     def table(self) -> dict[str, MeshAxes]:
         return dict(self.rules)
 
-    def entries(self, axes: Sequence[str | None]) -> tuple[MeshAxes, ...]:
-        """Mesh axis (or axes) of each logical axis. Raises InputError for an unknown axis or a collision."""
+    def entries(self, axes: Sequence[str | None], array: str = "an activation") -> tuple[MeshAxes, ...]:
+        """Mesh axis (or axes) of each logical axis of an array. Raises InputError for an unknown axis or a collision.
+        """
         unknown = [axis for axis in axes if axis is not None and axis not in self.table]
         if unknown:
-            raise InputError(f"unknown logical axis {unknown[0]!r}: add it to RULES in sharding/layout.py (known: "
-                             f"{', '.join(self.table)})")
+            raise InputError(f"{array}: unknown logical axis {unknown[0]!r}: add it to RULES in sharding/layout.py "
+                             f"(known: {', '.join(self.table)})")
         found = tuple(None if axis is None else self.table[axis] for axis in axes)
         used = [name for entry in found for name in names_of(entry)]
         twice = next((name for name in used if used.count(name) > 1), None)
         if twice:
             both = [axis for axis, entry in zip(axes, found, strict=True) if twice in names_of(entry)]
-            raise InputError(f"logical axes {' and '.join(both)} of one array ({', '.join(map(str, axes))}) collide on "
-                             f"the mesh axis {twice}; give one of them another in --mesh.rules")
+            raise InputError(f"{array}: its logical axes {' and '.join(both)} collide on the mesh axis {twice} (all of "
+                             f"it: {', '.join(map(str, axes))}); give one of them another in --mesh.rules")
         return found
 
     def ways(self, axis: str) -> int:
@@ -111,7 +112,7 @@ class Layout:
         Raises InputError, naming the array, the axis and the fix, where a size does not divide or where a large array
         would be replicated on a mesh that could split it.
         """
-        entries = self.entries(axes)
+        entries = self.entries(axes, name)
         for size, axis, entry in zip(shape, axes, entries, strict=True):
             if size % self.size(entry):
                 raise InputError(f"{name}: axis {axis!r} of size {size} does not divide over {self.size(entry)} "
@@ -120,9 +121,9 @@ class Layout:
         pieces = math.prod(self.size(entry) for entry in entries)
         splits = math.prod(size for axis, size in self.mesh.shape.items() if axis not in COPIES)
         if pieces == 1 < splits and math.prod(shape) >= LARGE and "rank" not in axes and not self.allow_replicated:
-            raise InputError(f"{name} {tuple(shape)} would be replicated on mesh {dict(self.mesh.shape)}: give one of "
-                             f"its axes {tuple(axes)} a mesh axis in --mesh.rules, set --mesh.fsdp 1 --mesh.tensor 1, "
-                             f"or --mesh.allow-replicated where that is meant")
+            raise InputError(f"{name} {tuple(shape)} would be replicated on the mesh {shown(dict(self.mesh.shape))}: "
+                             f"give one of its axes ({', '.join(map(str, axes))}) a mesh axis in --mesh.rules, set "
+                             f"--mesh.fsdp 1 --mesh.tensor 1, or --mesh.allow-replicated where that is meant")
         return PartitionSpec(*entries)
 
     def tree_shardings(self, boxed: Any) -> Any:
@@ -140,11 +141,24 @@ class Layout:
 def constrain(layout: Layout | None, x: jax.Array, *axes: str | None) -> jax.Array:
     """Lays an activation out. Without a layout (one device) nothing is; where a size does not divide (9 heads over 2
     devices, say), that dimension is left to the compiler."""
-    if layout is None or layout.mesh.size == 1:
+    if layout is None:
         return x
     entries = [entry if size % layout.size(entry) == 0 else PartitionSpec.UNCONSTRAINED
                for size, entry in zip(x.shape, layout.entries(axes), strict=True)]
     return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, PartitionSpec(*entries)))
+
+
+def check_layout(model: Any, arrays: Any) -> None:
+    """Raises InputError where arrays (or shardings) are of a mesh of several devices, and the model has no layout or
+    that of another: the compiler would lay its activations out as it likes, at worst whole on every device."""
+    for leaf in jax.tree.leaves(arrays):
+        sharding = leaf if isinstance(leaf, jax.sharding.Sharding) else getattr(leaf, "sharding", None)
+        if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+            continue
+        if model.layout is None or model.layout.mesh != sharding.mesh:
+            own = "no layout" if model.layout is None else f"that of the mesh {shown(dict(model.layout.mesh.shape))}"
+            raise InputError(f"the arrays lie on the mesh {shown(dict(sharding.mesh.shape))} and the model has {own}; "
+                             f"give it theirs: model.clone(layout=layout)")
 
 
 def on_each(layout: Layout, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sharding.rules import RULES, ways
+from sharding.layout import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +22,19 @@ class Placement:
     batch_size: int
     """records"""
     num_microbatches: int | None
-    mesh: jax.sharding.Mesh
+    layout: Layout
     group: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        shards, count = ways(RULES["batch"], self.mesh), self.num_microbatches or 1
+        shards, count = self.layout.ways("batch"), self.num_microbatches or 1
         each = -(-self.batch_size // (count * shards)) * shards * self.group
         return (count, each) if self.num_microbatches else (each,)
 
     @property
     def sharding(self) -> NamedSharding:
         lead = (None,) if self.num_microbatches else ()
-        return NamedSharding(self.mesh, PartitionSpec(*lead, RULES["batch"]))
+        return self.layout.sharding(*lead, "batch")
 
     def local_rows(self) -> list[int]:
         """The records that devices of this process hold; those on a tensor axis across processes are read by each.
@@ -63,10 +63,9 @@ class Placement:
         return {name: make(array) for name, array in batch.items()}
 
 
-def put_rows(column: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
+def put_rows(column: np.ndarray, layout: Layout) -> jax.Array:
     """A column [B, ...] that every process has, on the devices, split by rows."""
-    sharding = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-    return jax.make_array_from_callback(column.shape, sharding, lambda index: column[index])
+    return jax.make_array_from_callback(column.shape, layout.sharding("batch"), lambda index: column[index])
 
 
 def fetch(array: jax.Array) -> np.ndarray:

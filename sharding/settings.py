@@ -13,9 +13,13 @@ class MeshConfig:
     """Weights, optimiser state and rows are split this many ways (fully sharded data parallel)."""
     tensor: int = 1
     """Heads, mlp and vocabulary are split this many ways (tensor parallel)."""
+    slice: int = 1
+    """Slices of TPUs that only a slower network joins; the weights are copied to each (data parallel over them)."""
     allow_replicated: bool = False
-    """Large weights that RULES (sharding/rules.py) split over no axis lie whole on every device; without it they end
-    the run."""
+    """Large weights that the rules split over no axis lie whole on every device; without it they end the run."""
+    rules: tuple[str, ...] = ()
+    """Lines AXIS=MESH_AXIS that change how arrays lie (docs/meshes.md): residual_length=tensor is sequence
+    parallelism."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ from tiny import boxed_variables, one_device, random_variables
 from evals.subject import Subject
 from models.config import ModelConfig
 from models.transformer import Transformer
-from sharding.rules import tree_shardings
 
 CONFIG = ModelConfig(vocab_size=97, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
                      max_length=24, tie_embeddings=True)
@@ -34,7 +33,7 @@ class Characters:
 
 
 def weights(seed=0):
-    shardings = tree_shardings(boxed_variables(config=CONFIG), one_device())
+    shardings = one_device().tree_shardings(boxed_variables(config=CONFIG))
     return jax.device_put(random_variables(seed=seed, config=CONFIG), shardings)
 
 

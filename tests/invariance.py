@@ -19,7 +19,7 @@ from tiny import CONFIG, one_device, padded, put, rows, variables_on
 from models.scoring import TokenScores
 from models.transformer import Transformer
 from objectives.base import Loss, combine
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from training.state import TrainState
 from training.step import accumulate
 
@@ -134,11 +134,10 @@ def extend(objective, scores, batch, rows=0, positions=0):
 def spread(objective, scores, batch, devices):
     """Rows laid over the devices, with empty rows so that they divide."""
     fill = -len(batch["tokens"]) % devices
-    mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    layout = make_layout(MeshConfig(data=devices), jax.devices()[:devices])
+    sharding = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec("data"))
     laid = jax.tree.map(lambda array: jnp.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1)), (scores, batch))
-    with jax.set_mesh(mesh):
-        loss, gradient = jax.jit(lambda *given: evaluate(objective, *given))(*jax.device_put(laid, sharding))
+    loss, gradient = jax.jit(lambda *given: evaluate(objective, *given))(*jax.device_put(laid, sharding))
     return jax.device_get((loss, take(gradient, slice(len(batch["tokens"])))))
 
 
@@ -184,15 +183,14 @@ def check_train_step(objective, batch, lora=None, tolerance=1e-5):
     """Loss, metrics and gradient through scorer and train step: on 8 devices in 2 micro-batches, and on one device."""
     count = 1 if getattr(objective, "couples_rows", False) else 2
     results = [through_the_step(objective, batch, *how, lora)
-               for how in ((make_mesh(MeshConfig(2, 2, 2)), count), (one_device(), 1))]
+               for how in ((make_layout(MeshConfig(2, 2, 2)), count), (one_device(), 1))]
     same(*results, f"8 devices and {count} micro-batches", tolerance)
 
 
-def through_the_step(objective, batch, mesh, num_microbatches, lora):
-    model = Transformer(CONFIG, lora)
-    with jax.set_mesh(mesh):
-        variables = variables_on(mesh, lora)
-        state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
-        sums = jax.jit(lambda state, batch: accumulate(model, objective, state, batch))(
-            state, put(batch, mesh, num_microbatches))
+def through_the_step(objective, batch, layout, num_microbatches, lora):
+    model = Transformer(CONFIG, lora, layout=layout)
+    variables = variables_on(layout, lora)
+    state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
+    sums = jax.jit(lambda state, batch: accumulate(model, objective, state, batch))(
+        state, put(batch, layout, num_microbatches))
     return jax.device_get((sums.loss, sums.grads))

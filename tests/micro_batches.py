@@ -31,7 +31,7 @@ def make_samples(groups, seed=0):
     return made
 
 
-def micro_batch(samples, length, layout, mesh=None, group=1):
+def micro_batch(samples, length, row_layout, layout=None, group=1):
     """The samples, None being an empty row, as rows of `length`; on the mesh where there is one, filled up by empty
     rows."""
     names = {"tokens": np.int32, "positions": np.int32, "segment_ids": np.int32} | dict.fromkeys(
@@ -41,7 +41,7 @@ def micro_batch(samples, length, layout, mesh=None, group=1):
     for row, sample in enumerate(samples):
         if sample is None:
             continue
-        begin = layout.prompt_length - len(sample.prompt) if layout.group_size > 1 else 0
+        begin = row_layout.prompt_length - len(sample.prompt) if row_layout.group_size > 1 else 0
         middle = begin + len(sample.prompt)
         stop = middle + len(sample.completion)
         columns["tokens"][row, begin:stop] = [*sample.prompt, *sample.completion]
@@ -51,4 +51,4 @@ def micro_batch(samples, length, layout, mesh=None, group=1):
         for name, values in zip(BY_TOKEN, sample.logps, strict=True):
             columns[name][row, middle:stop] = values
         columns["advantages"][row], columns["truncated"][row] = sample.advantage, sample.truncated
-    return MicroBatch(columns if mesh is None else put(columns, mesh, None, group), layout)
+    return MicroBatch(columns if layout is None else put(columns, layout, None, group), row_layout)

@@ -12,9 +12,8 @@ from models.config import ModelConfig
 from models.lora import LoRAConfig
 from models.scoring import score
 from models.transformer import Transformer, init_variables
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from sharding.placement import Placement
-from sharding.rules import tree_shardings
 
 CONFIG = ModelConfig(vocab_size=64, embed_dim=32, mlp_dim=64, num_layers=2, num_heads=8, num_kv_heads=2, head_dim=8,
                      max_length=256, qk_norm=True, qkv_bias=True, tie_embeddings=True, family="qwen3")
@@ -22,7 +21,7 @@ LORA = LoRAConfig(rank=4, alpha=8.0)
 
 
 def one_device():
-    return make_mesh(MeshConfig(), jax.devices()[:1])
+    return make_layout(MeshConfig(), jax.devices()[:1])
 
 
 def random_variables(lora=None, seed=0, config=CONFIG):
@@ -47,10 +46,10 @@ def boxed_variables(lora=None, config=CONFIG):
     return jax.eval_shape(lambda: init_variables(Transformer(config, lora), jax.random.key(0)))
 
 
-def variables_on(mesh, lora=None):
+def variables_on(layout, lora=None):
     """random_variables, laid over the mesh as loading lays them."""
     copies = jax.tree.map(np.array, _on_the_host(lora, 0, CONFIG))  # a train step may donate what it is given
-    return jax.device_put(copies, tree_shardings(boxed_variables(lora), mesh))
+    return jax.device_put(copies, layout.tree_shardings(boxed_variables(lora)))
 
 
 jitted_score = jax.jit(score, static_argnums=0)
@@ -98,8 +97,8 @@ def packed(some_rows, length):
     return on_device(batch)
 
 
-def put(batch, mesh, num_microbatches=None, group=1):
+def put(batch, layout, num_microbatches=None, group=1):
     """A host batch onto the mesh, as the loop puts it."""
     batch = jax.device_get(batch)
     records = len(batch["tokens"]) // group
-    return Placement(records, num_microbatches, mesh, group).put(batch, list(range(records)))
+    return Placement(records, num_microbatches, layout, group).put(batch, list(range(records)))

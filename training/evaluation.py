@@ -12,6 +12,7 @@ from batch import Row, in_order, longest_row, used_often
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import combine
+from sharding.layout import Layout, check_layout
 from sharding.placement import Placement
 from training.state import TrainState
 from training.step import Objective, Prepare, Scorer, make_eval_step
@@ -27,7 +28,7 @@ def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row
     if not rows:
         return None
     placement = dataclasses.replace(placement, num_microbatches=1)
-    eval_step = make_eval_step(model, objective, placement.mesh, scorer)
+    eval_step = make_eval_step(model, objective, placement.layout, scorer)
     batches = in_order(rows, batch_size=placement.batch_size * placement.group, length=longest_row(rows))
     numbers = list(range(placement.batch_size))
 
@@ -54,14 +55,14 @@ def language_model_metrics(metrics: dict[str, float], rows: Sequence[Row],
 
 
 def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row], batch_size: int,
-               mesh: jax.sharding.Mesh, scorer: Scorer = score, track: Callable[[Any], Any] = iter) -> list[Any]:
+               layout: Layout, scorer: Scorer = score, track: Callable[[Any], Any] = iter) -> list[Any]:
     """Scores of each row once (make_row_scorer), in a call that comes once, so that no length is compiled for a few
     batches alone. `track` may draw a progress bar over the batches."""
     sizes = used_often(rows, batch_size)
-    return make_row_scorer(model, batch_size, mesh, scorer, longest_row(rows), sizes)(variables, rows, track)
+    return make_row_scorer(model, batch_size, layout, scorer, longest_row(rows), sizes)(variables, rows, track)
 
 
-def make_row_scorer(model: Transformer, batch_size: int, mesh: jax.sharding.Mesh, scorer: Scorer,
+def make_row_scorer(model: Transformer, batch_size: int, layout: Layout, scorer: Scorer,
                     max_length: int, sizes: Sequence[int] | None = None) -> Callable[..., list[Any]]:
     """(variables, rows) -> scores of each row, numpy, in the order of `rows`: [T] at the row's own length, or one
     number of the row.
@@ -70,22 +71,22 @@ def make_row_scorer(model: Transformer, batch_size: int, mesh: jax.sharding.Mesh
     however many calls there are, each of those few lengths is compiled once. No row is longer than `max_length`. A call
     takes `track`, too (score_rows); where it ends before the batches do, the scores of the rows of the others are None.
     """
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())  # every process reads all scores
+    check_layout(model, layout.sharding())
+    everywhere = layout.sharding()  # every process reads all scores
     jitted = jax.jit(lambda variables, batch: scorer(model, variables, batch), out_shardings=everywhere)
-    placement, numbers = Placement(batch_size, None, mesh), list(range(batch_size))
+    placement, numbers = Placement(batch_size, None, layout), list(range(batch_size))
 
     def score_all(variables: dict[str, Any], rows: Sequence[Row], track: Callable[[Any], Any] = iter) -> list[Any]:
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
         scored: list[Any] = [None] * len(rows)
         batches = in_order([rows[index] for index in order], batch_size=batch_size, length=max_length,
                            sizes=sizes)
-        with jax.set_mesh(mesh):
-            for number, batch in enumerate(track(batches)):
-                scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))
-                for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
-                    length = len(rows[index].tokens)
-                    own = (each[place, :length] if each.ndim > 1 else each[place] for each in scores)
-                    scored[index] = type(scores)(*own)
+        for number, batch in enumerate(track(batches)):
+            scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))
+            for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):
+                length = len(rows[index].tokens)
+                own = (each[place, :length] if each.ndim > 1 else each[place] for each in scores)
+                scored[index] = type(scores)(*own)
         return scored
 
     return score_all

@@ -50,7 +50,7 @@ class LoopConfig:
 
 
 @contextlib.contextmanager
-def kept(run: Path, state: TrainState, mesh: jax.sharding.Mesh, config: LoopConfig, evaluate: Evaluate | None,
+def kept(run: Path, state: TrainState, config: LoopConfig, evaluate: Evaluate | None,
          gather: Callable[[Any], Any] = lambda position: position,
          benchmarks: Benchmarks | None = None) -> Iterator[tuple["Keeper", TrainState, Any]]:
     """(a Keeper, the state and the position in the data of the run's newest checkpoint, or `state` and None), for the
@@ -58,7 +58,7 @@ def kept(run: Path, state: TrainState, mesh: jax.sharding.Mesh, config: LoopConf
 
     `gather` makes of this process' position the one that is saved.
     """
-    with Preemption() as stop, checkpoints.opened(run, keep_best=config.keep_best) as manager, jax.set_mesh(mesh):
+    with Preemption() as stop, checkpoints.opened(run, keep_best=config.keep_best) as manager:
         restored = checkpoints.restore_newest(manager, state)
         state, position = restored if restored else (state, None)
         _tell_progress(int(state.step), config.max_steps)

@@ -45,7 +45,7 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
     after SIGTERM or Ctrl-C.
     """
     gather_all = functools.partial(gather_position, batch_size=placement.batch_size)
-    with (kept(run, state, placement.mesh, config, evaluate, gather_all, benchmarks) as (keeper, state, position),
+    with (kept(run, state, config, evaluate, gather_all, benchmarks) as (keeper, state, position),
           contextlib.closing(open_batches(position)) as batches):
         for step in keeper.steps(state):
             start = time.perf_counter()

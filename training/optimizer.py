@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 
 from errors import InputError
-from sharding.rules import path_name
+from sharding.layout import path_name
 from training.settings import OptimizerConfig
 
 MUON_MOMENTUM = 0.95

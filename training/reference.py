@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from batch import Layout, MicroBatch
+from batch import MicroBatch, RowLayout
 from errors import InputError
 from models.config import ModelConfig
 from models.pretrained import load_merged
@@ -15,7 +15,7 @@ from models.transformer import Transformer
 from objectives.base import declared
 from objectives.dpo import chosen_length
 from objectives.kto import mismatched, reference_point
-from sharding.rules import RULES
+from sharding.layout import Layout, check_layout
 from training.runs import open_policy
 from training.state import TrainState
 from training.step import Objective, Prepare, Scorer
@@ -29,17 +29,17 @@ def needs_reference(objective: Objective) -> bool:
 
 
 def open_reference(reference: str, policy: ModelConfig,
-                   mesh: jax.sharding.Mesh) -> tuple[Transformer, dict[str, Any]]:
+                   layout: Layout) -> tuple[Transformer, dict[str, Any]]:
     """(model, variables) of a frozen reference, in the policy's compute dtype.
 
     Raises InputError for a reward model, or another vocabulary.
     """
-    config, params = load_merged(open_policy(reference), mesh, dtype=policy.dtype, attention=policy.attention,
+    config, params = load_merged(open_policy(reference), layout, dtype=policy.dtype, attention=policy.attention,
                                  param_dtype="float32")
     if config.vocab_size != policy.vocab_size:
         raise InputError(f"the reference {reference} has {config.vocab_size} tokens, the model {policy.vocab_size}; "
                          f"both must share a tokenizer")
-    return Transformer(config), {"params": _as_computed(params, config.dtype)}
+    return Transformer(config, layout=layout), {"params": _as_computed(params, config.dtype)}
 
 
 def _as_computed(params: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -65,10 +65,11 @@ def reference_variables(state: TrainState, frozen: dict[str, Any] | None) -> dic
     return {"params": state.params} if frozen is None else frozen
 
 
-def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, mesh: jax.sharding.Mesh,
+def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, layout: Layout,
                   objective: Objective) -> Prepare:
     """Adds `chosen_length` (objectives/dpo.py) to a batch, and `ref_logps` if the objective needs it and the data
     had none."""
+    check_layout(reference, layout.sharding())
     needed = needs_reference(objective)
 
     def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
@@ -77,15 +78,18 @@ def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, mesh: j
             added["ref_logps"] = score_batch(reference, reference_variables(state, frozen), batch)
         return batch | added
 
-    return _jitted(add, frozen, mesh)
+    return _jitted(add, frozen, layout)
 
 
 def prepare_labelled(policy: Transformer, reference: Transformer, frozen: dict[str, Any] | None,
-                     mesh: jax.sharding.Mesh) -> Prepare:
+                     layout: Layout) -> Prepare:
     """Of rows and their mismatched rows in turn, the rows with `ref_logps`, and `kto_z` from the mismatched ones.
 
     z is of the whole batch, all micro-batches and devices (objectives/kto.py).
     """
+    check_layout(policy, layout.sharding())
+    check_layout(reference, layout.sharding())
+
     def add(state: TrainState, frozen: Any, batch: Batch) -> Batch:
         paired = {name: column.reshape(column.shape[0], -1, 2, *column.shape[2:]) for name, column in batch.items()}
         own, other = ({name: column[:, :, place] for name, column in paired.items()} for place in (0, 1))
@@ -95,27 +99,29 @@ def prepare_labelled(policy: Transformer, reference: Transformer, frozen: dict[s
         z = reference_point(*mismatched(scores, {name: _flat(other[name]) for name in ("loss_mask", "ref_logps")}))
         return own | {"kto_z": jnp.broadcast_to(z, own["loss_mask"].shape[:2])}
 
-    return _jitted(add, frozen, mesh)
+    return _jitted(add, frozen, layout)
 
 
 def prepare_rollouts(policy: Transformer, reference: Transformer | None, frozen: dict[str, Any] | None,
-                     mesh: jax.sharding.Mesh, scorer_of: Callable[[Layout], Scorer],
+                     layout: Layout, scorer_of: Callable[[RowLayout], Scorer],
                      old: bool) -> Callable[[TrainState, MicroBatch], MicroBatch]:
     """Adds to a micro-batch `old_logps` if `old`, the policy's before its first update, and `ref_logps` where there is
-    a reference. Each shape and layout is compiled once."""
-    def logps(state: TrainState, frozen: Any, columns: Batch, layout: Layout) -> Batch:
-        scorer = scorer_of(layout)
+    a reference. Each shape and row layout is compiled once."""
+    for model in (policy, reference or policy):
+        check_layout(model, layout.sharding())
+
+    def logps(state: TrainState, frozen: Any, columns: Batch, row_layout: RowLayout) -> Batch:
+        scorer = scorer_of(row_layout)
         added = {"old_logps": scorer(policy, state.variables(), columns).logps} if old else {}
         if reference is not None:
             added["ref_logps"] = scorer(reference, reference_variables(state, frozen), columns).logps
         return added
 
-    by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(RULES["batch"]))
-    compiled = jax.jit(logps, static_argnums=3, out_shardings=by_row)
+    compiled = jax.jit(logps, static_argnums=3, out_shardings=layout.sharding("batch"))
 
     def prepare(state: TrainState, batch: MicroBatch) -> MicroBatch:
         columns = {name: batch.columns[name] for name in ("tokens", "positions", "segment_ids")}
-        added = compiled(state, frozen, columns, batch.layout) if old or reference is not None else {}
+        added = compiled(state, frozen, columns, batch.row_layout) if old or reference is not None else {}
         return batch._replace(columns=batch.columns | added)
 
     return prepare
@@ -132,8 +138,7 @@ def _flat(array: jax.Array) -> jax.Array:
     return array.reshape(-1, array.shape[-1])
 
 
-def _jitted(add: Callable[..., Batch], frozen: Any, mesh: jax.sharding.Mesh) -> Prepare:
+def _jitted(add: Callable[..., Batch], frozen: Any, layout: Layout) -> Prepare:
     """`frozen` is an argument, for what a jitted function closes over is a constant of its program."""
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, RULES["batch"]))
-    compiled = jax.jit(add, out_shardings=rows)
+    compiled = jax.jit(add, out_shardings=layout.sharding(None, "batch"))
     return lambda state, batch: compiled(state, frozen, batch)

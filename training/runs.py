@@ -22,7 +22,7 @@ from models.safetensors_weights import read_json
 from models.transformer import Transformer, init_variables
 from models.weights import abstract_params, on_host
 from sharding import hosts
-from sharding.rules import tree_shardings
+from sharding.layout import Layout
 from training.checkpoints import finished_steps, restore_trainable
 from training.holding import LOCK
 from training.launches import record_launch
@@ -160,31 +160,33 @@ class TrainedRun:
             return open_critic(config["critic"]["model"])
         return open_model(config["model"])
 
-    def load(self, mesh: jax.sharding.Mesh, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
-        """(model, variables) on `mesh`: `params`, and `lora` where it was trained; `compute` overrides dtype, ..."""
+    def load(self, layout: Layout, **compute: Any) -> tuple[Transformer, dict[str, Any]]:
+        """(model, variables) on `layout`'s mesh: `params`, and `lora` where it was trained; `compute` overrides
+        dtype, ..."""
         if self.lora is None:
             config = dataclasses.replace(self.config, **compute)
-            shapes = on_mesh(abstract_params(config), mesh)
-            return Transformer(config), {"params": restore_trainable(self.path, shapes, self.checkpoint, self.item)}
-        config, params = load_merged(self.base(), mesh, **compute)
+            shapes = shapes_on(abstract_params(config, layout), layout)
+            params = restore_trainable(self.path, shapes, self.checkpoint, self.item)
+            return Transformer(config, layout=layout), {"params": params}
+        config, params = load_merged(self.base(), layout, **compute)
         if self.config.reward_head:
-            config, params = with_reward_head(config, params, mesh)
-        return Transformer(config, self.lora), {"params": params, "lora": self.load_lora(mesh)}
+            config, params = with_reward_head(config, params, layout)
+        return Transformer(config, self.lora, layout=layout), {"params": params, "lora": self.load_lora(layout)}
 
-    def load_lora(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    def load_lora(self, layout: Layout) -> dict[str, Any]:
         """The trained `lora` collection alone."""
         model = Transformer(self.config, self.lora)
         boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["lora"]
-        return restore_trainable(self.path, on_mesh(boxed, mesh), self.checkpoint, self.item)
+        return restore_trainable(self.path, shapes_on(boxed, layout), self.checkpoint, self.item)
 
 
-def whole_adapter(opened: "Pretrained | TrainedRun", mesh: jax.sharding.Mesh,
+def whole_adapter(opened: "Pretrained | TrainedRun", layout: Layout,
                   ) -> tuple[LoRAConfig, dict[str, Any], "Pretrained | TrainedRun"]:
     """(configuration, `lora` on the host, base): what LoRA learnt, in this run and in those below it, as one adapter on
     a base that has none. Raises InputError where nothing was learnt by LoRA."""
     adapters = []
     while isinstance(opened, TrainedRun) and opened.lora is not None:
-        adapters.insert(0, (opened.lora, jax.tree.map(on_host, opened.load_lora(mesh))))
+        adapters.insert(0, (opened.lora, jax.tree.map(on_host, opened.load_lora(layout))))
         opened = opened.base()
     if isinstance(opened, Pretrained) and opened.adapter is not None:
         adapters.insert(0, opened.adapter)
@@ -194,10 +196,10 @@ def whole_adapter(opened: "Pretrained | TrainedRun", mesh: jax.sharding.Mesh,
     return *concatenate(adapters), opened
 
 
-def on_mesh(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
+def shapes_on(boxed: Any, layout: Layout) -> Any:
     """Shapes with their shardings, as Orbax takes them."""
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                        nn.meta.unbox(boxed), tree_shardings(boxed, mesh))
+                        nn.meta.unbox(boxed), layout.tree_shardings(boxed))
 
 
 def open_model(reference: str) -> Pretrained | TrainedRun:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from models.transformer import Transformer, init_variables
-from sharding.rules import tree_shardings
+from sharding.layout import Layout
 
 
 @flax.struct.dataclass
@@ -49,19 +49,18 @@ def with_params_of(state: TrainState, other: TrainState) -> TrainState:
 
 
 def init_state(model: Transformer, params: Any, optimizer: optax.GradientTransformation, key: jax.Array,
-               mesh: jax.sharding.Mesh) -> TrainState:
-    """Step 0 around `params` that are on the mesh already; LoRA and optimiser state are made on their shards."""
+               layout: Layout) -> TrainState:
+    """Step 0 around `params` that are laid out already; LoRA and optimiser state are made on their shards."""
     lora_key, rng = jax.random.split(key)
     boxed = jax.eval_shape(lambda: init_variables(model, lora_key))
     trainable_boxed = boxed.get("lora", boxed["params"])
-    opt_shardings = tree_shardings(jax.eval_shape(optimizer.init, trainable_boxed), mesh)
+    opt_shardings = layout.tree_shardings(jax.eval_shape(optimizer.init, trainable_boxed))
     lora = None
     if "lora" in boxed:
         make = jax.jit(lambda key: nn.meta.unbox(init_variables(model, key)["lora"]),
-                       out_shardings=tree_shardings(boxed["lora"], mesh))
+                       out_shardings=layout.tree_shardings(boxed["lora"]))
         lora = make(lora_key)
     trainable = params if lora is None else lora
     opt_state = jax.jit(optimizer.init, out_shardings=nn.meta.unbox(opt_shardings))(trainable)
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    step, rng = jax.jit(lambda rng: (jnp.zeros((), jnp.int32), rng), out_shardings=replicated)(rng)
+    step, rng = jax.jit(lambda rng: (jnp.zeros((), jnp.int32), rng), out_shardings=layout.sharding())(rng)
     return TrainState(step, params, lora, opt_state, rng)

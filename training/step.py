@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from batch import COUNT, Layout, MicroBatch
+from batch import COUNT, MicroBatch, RowLayout
 from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import Loss, combine, extreme, zero_loss
-from sharding.rules import RULES
+from sharding.layout import Layout, check_layout
 from training.objective_call import call_objective
 from training.state import TrainState
 
@@ -75,6 +75,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
         state, metrics = _finish(state, accumulate(model, objective, state, batch, scorer), optimizer, schedule)
         return after_update(state), metrics
 
+    check_layout(model, state)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     everywhere = state.step.sharding  # so that every process can read the metrics
     return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, everywhere))
@@ -82,33 +83,34 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
 
 def make_accumulated_step(model: Transformer, objective: Objective, optimizer: optax.GradientTransformation,
                           schedule: optax.Schedule, state: TrainState,
-                          scorer_of: Callable[[Layout], Scorer]) -> Callable[..., Any]:
-    """A step of micro-batches that may differ in rows, length and layout: (state, one or more MicroBatch) -> (state,
-    metrics, logps); the state is donated.
+                          scorer_of: Callable[[RowLayout], Scorer]) -> Callable[..., Any]:
+    """A step of micro-batches that may differ in rows, length and row layout: (state, one or more MicroBatch) ->
+    (state, metrics, logps); the state is donated.
 
     Loss, gradient and metrics are make_train_step's. `logps` are each micro-batch's log-probabilities [B, T] as its
-    gradient saw them, or what else the scorer's scores begin with. A shape and layout is compiled once, however many
-    micro-batches a step has; those of `ahead`, further micro-batches that nothing is made of, are compiled for later
-    steps.
+    gradient saw them, or what else the scorer's scores begin with. A shape and row layout is compiled once, however
+    many micro-batches a step has; those of `ahead`, further micro-batches that nothing is made of, are compiled for
+    later steps.
     """
+    check_layout(model, state)
     shardings, everywhere = jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding
     of_sums = Sums(everywhere, shardings.trainable, everywhere, everywhere)
-    by_row = jax.sharding.NamedSharding(everywhere.mesh, jax.sharding.PartitionSpec(RULES["batch"]))
+    by_row = None if model.layout is None else model.layout.sharding("batch")
     zeros = {}
 
     def start(state: TrainState, first: MicroBatch) -> Sums:
         names = frozenset(first.columns)  # they alone, and no shape, say what is added up
         if names not in zeros:
-            shapes = _shapes(model, objective, scorer_of(first.layout), state, first.columns)
+            shapes = _shapes(model, objective, scorer_of(first.row_layout), state, first.columns)
             zeros[names] = jax.jit(functools.partial(_zeros, *shapes), out_shardings=of_sums)
         return zeros[names]()
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnums=3, in_shardings=(of_sums, shardings, None),
                        out_shardings=(of_sums, by_row))
     def add(sums: Sums, state: TrainState, columns: dict[str, jax.Array],
-            layout: Layout) -> tuple[Sums, jax.Array]:
+            row_layout: RowLayout) -> tuple[Sums, jax.Array]:
         columns, counted = _count(columns)
-        added, scores = _add(model, objective, scorer_of(layout), sums, state, columns)
+        added, scores = _add(model, objective, scorer_of(row_layout), sums, state, columns)
         return added._replace(counted=jax.tree.map(jnp.add, sums.counted, counted)), scores[0]
 
     finish = jax.jit(lambda state, sums: _finish(state, sums, optimizer, schedule), donate_argnums=0,
@@ -117,11 +119,11 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     def step(state: TrainState, micro_batches: Sequence[MicroBatch],
              ahead: Sequence[MicroBatch] = ()) -> tuple[TrainState, dict[str, jax.Array], list[jax.Array]]:
         check_split(objective, len(micro_batches))
-        for columns, layout in ahead:
-            add(start(state, micro_batches[0]), state, columns, layout)
+        for columns, row_layout in ahead:
+            add(start(state, micro_batches[0]), state, columns, row_layout)
         sums, logps = start(state, micro_batches[0]), []
-        for columns, layout in micro_batches:
-            sums, scored = add(sums, state, columns, layout)
+        for columns, row_layout in micro_batches:
+            sums, scored = add(sums, state, columns, row_layout)
             logps.append(scored)
         return *finish(state, sums), logps
 
@@ -270,11 +272,12 @@ def _over_updates(name: str, values: jax.Array) -> jax.Array:
     return functools.reduce(extreme(name), values) if name.endswith(("/min", "/max")) else jnp.mean(values)
 
 
-def make_eval_step(model: Transformer, objective: Objective, mesh: jax.sharding.Mesh,
+def make_eval_step(model: Transformer, objective: Objective, layout: Layout,
                    scorer: Scorer = score) -> Callable[[Any, dict[str, jax.Array]], Loss]:
     """The jitted evaluation: (variables, batch of [1, B, T] arrays) -> the Loss of its rows, everywhere."""
     def sums(variables: Any, batch: dict[str, jax.Array]) -> Loss:
         batch = {name: column[0] for name, column in batch.items()}
         return call_objective(objective, scorer(model, variables, batch), Columns(batch))
 
-    return jax.jit(sums, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    check_layout(model, layout.sharding())
+    return jax.jit(sums, out_shardings=layout.sharding())

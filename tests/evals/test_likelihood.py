@@ -8,7 +8,7 @@ from batch import buckets
 from evals import likelihood
 from evals.likelihood import batches, lay, make_scorer
 from models.transformer import Transformer
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def test_a_mesh_changes_nothing():
     model = Transformer(CONFIG)
     few = [([place + 1] * 7, [place + choice] * choice) for place in range(10) for choice in (1, 2, 3)]  # of one shape
 
-    def scored(mesh):
-        return dict(make_scorer(model, mesh)(variables_on(mesh), few))
+    def scored(layout):
+        return dict(make_scorer(model.clone(layout=layout), layout)(variables_on(layout), few))
 
-    alone, spread = scored(one_device()), scored(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    alone, spread = scored(one_device()), scored(make_layout(MeshConfig(data=2, fsdp=2, tensor=2)))
     assert alone.keys() == spread.keys() == set(range(30))
     for number, (logp, greedy) in alone.items():
         assert spread[number] == (pytest.approx(logp, abs=1e-4), greedy)

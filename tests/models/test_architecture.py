@@ -16,8 +16,7 @@ from models.hf_config import from_hf, to_hf
 from models.scoring import score
 from models.transformer import Transformer
 from models.weights import abstract_params
-from sharding.mesh import MeshConfig, make_mesh
-from sharding.rules import tree_shardings
+from sharding.mesh import MeshConfig, make_layout
 
 SMALL = Architecture(embed_dim=64, num_layers=2, num_heads=4)
 
@@ -86,10 +85,10 @@ def test_num_params_counts_what_is_made():
 def test_the_same_numbers_on_every_mesh():
     config = make_config(SMALL, 100)
     whole = random_params(config, jax.random.key(3), one_device())
-    mesh = make_mesh(MeshConfig(1, 4, 2))
-    split = random_params(config, jax.random.key(3), mesh)
+    layout = make_layout(MeshConfig(1, 4, 2))
+    split = random_params(config, jax.random.key(3), layout)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(split), jax.device_get(whole))
-    shardings = tree_shardings(abstract_params(config), mesh)
+    shardings = layout.tree_shardings(abstract_params(config))
     assert all(jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), split, shardings)))
     kernel = split["layers"]["mlp"]["gate"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 96)

@@ -16,7 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from errors import InputError
 from models import attention
 from models.attention import Places, attend
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 
 def plain_attention(q, k, v, queries, keys, window):
@@ -135,7 +135,7 @@ def test_decoding_with_a_cache_takes_xla(implementation):
     keys = Places(slots, jnp.ones_like(slots))
     queries = Places(jnp.array([[4, 5], [10, 11]]), jnp.array([[1, 1], [1, 0]]))
     (_, k, v), (q, _, _) = random_qkv(keys), random_qkv(queries, seed=1)
-    out = attend(q, k, v, queries, keys, 4, implementation)
+    out = attend(q, k, v, queries, keys, 4, implementation, None)
     assert np.isfinite(out).all()
     np.testing.assert_allclose(jnp.where(real(queries), out, 0.0),
                                plain_attention(q, k, v, queries, keys, 4), atol=1e-5)
@@ -197,20 +197,22 @@ def test_shards_equal_the_whole(heads, kv_heads, rows):
     places = packed(12, *[(5 + row, 2) for row in range(rows)])
     qkv = random_qkv(places, heads, kv_heads)
 
+    layout = make_layout(MeshConfig(data=1, fsdp=2, tensor=4))
+
     def shards(q, k, v, places, _, window):
-        return attention._on_shards(lambda q, k, v, p: attention.xla_attention(q, k, v, p, p, window), q, k, v, places)
+        return attention._on_shards(layout, lambda q, k, v, p: attention.xla_attention(q, k, v, p, p, window), q, k, v,
+                                    places)
 
     expected = output_and_grads(attention.xla_attention, qkv, places)
-    with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))):
-        assert_close(output_and_grads(shards, qkv, places), expected)
+    assert_close(output_and_grads(shards, qkv, places), expected)
 
 
 def test_flash_on_a_mesh_equals_xla(interpreted):
     places = packed(40, (30, 4), (40,))
     qkv = random_qkv(places, head_dim=64)
     expected = output_and_grads(attention.xla_attention, qkv, places, 9)
-    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=1, tensor=4))):
-        assert_close(output_and_grads(attention.flash_attention, qkv, places, 9), expected)
+    flash = functools.partial(attention.flash_attention, layout=make_layout(MeshConfig(data=2, fsdp=1, tensor=4)))
+    assert_close(output_and_grads(flash, qkv, places, 9), expected)
 
 
 def test_cudnn_is_given_a_key_for_every_query(monkeypatch):
@@ -226,10 +228,13 @@ def cudnn_calls(monkeypatch):
     module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(module, "check_cudnn_version", lambda: 91000)
 
-    def find(places, heads, kv_heads):
+    def find(places, heads, kv_heads, layout=None):
         qkv = [x.astype(jnp.bfloat16) for x in random_qkv(places, heads, kv_heads, head_dim=64)]
-        function = jax.grad(lambda *qkv: attend(*qkv, places, places, 20, "cudnn").astype(jnp.float32).sum(), (0, 1, 2))
-        text = jax.jit(function).trace(*qkv).lower(lowering_platforms=("cuda",)).as_text()
+
+        def total(*qkv):
+            return attend(*qkv, places, places, 20, "cudnn", layout).astype(jnp.float32).sum()
+
+        text = jax.jit(jax.grad(total, (0, 1, 2))).trace(*qkv).lower(lowering_platforms=("cuda",)).as_text()
         return re.findall(r"@__cudnn\$(\w+)\(.*: \(tensor<([\dx]+)xbf16>", text)
 
     return find
@@ -241,8 +246,7 @@ def test_cudnn_lowers_to_its_flash_kernels(cudnn_calls):
 
 
 def test_cudnn_runs_on_shards(cudnn_calls):
-    with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))):
-        calls = cudnn_calls(packed(64, (40, 20), (64,)), 8, 2)
+    calls = cudnn_calls(packed(64, (40, 20), (64,)), 8, 2, make_layout(MeshConfig(data=1, fsdp=2, tensor=4)))
     assert {shape for _, shape in calls} == {"1x64x2x64"}
 
 
@@ -278,6 +282,6 @@ def test_what_cannot_be_done_is_an_input_error():
     places = packed(6, (6,))
     qkv = random_qkv(places)
     with pytest.raises(InputError, match="unknown attention 'fast'"):
-        attend(*qkv, places, places, None, "fast")
+        attend(*qkv, places, places, None, "fast", None)
     with pytest.raises(InputError, match="not float32, 6 and 8"):
-        attend(*qkv, places, places, None, "cudnn")
+        attend(*qkv, places, places, None, "cudnn", None)

@@ -10,7 +10,7 @@ import pytest
 from micro_batches import make_samples, micro_batch
 from tiny import CONFIG, LORA, one_device, padded, random_variables, rows
 
-from batch import Layout, Row
+from batch import Row, RowLayout
 from errors import InputError
 from models.heads import last_token, score_rewards, score_values, values_by, with_reward_head
 from models.hf_config import from_hf, to_hf
@@ -113,10 +113,10 @@ def test_values_of_rows_that_share_a_prompt_are_those_of_each_alone():
     samples = make_samples([(5, (4, 6)), (3, (2, 7))])
     variables, model = random_variables(LORA, config=REWARD), Transformer(REWARD, LORA)
     found = {}
-    for layout in (Layout(), Layout(8, 2)):
-        columns, _ = micro_batch(samples, 16, layout)
-        values = np.asarray(values_by(layout)(model, variables, jax.tree.map(jnp.asarray, columns)).values)
-        found[layout] = [row[mask != 0] for row, mask in zip(values, columns["loss_mask"])]
+    for row_layout in (RowLayout(), RowLayout(8, 2)):
+        columns, _ = micro_batch(samples, 16, row_layout)
+        values = np.asarray(values_by(row_layout)(model, variables, jax.tree.map(jnp.asarray, columns)).values)
+        found[row_layout] = [row[mask != 0] for row, mask in zip(values, columns["loss_mask"])]
     for one, other in zip(*found.values()):
         np.testing.assert_allclose(one, other, atol=1e-5)
         assert one.all()

@@ -1,6 +1,5 @@
 """Attention over pages: the Pallas kernel, interpreted, is as plain XLA, on one device and on a mesh."""
 
-import contextlib
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from models.attention import Places, attend_to_pages, write_to_pages
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM, SIZE, PAGES, WIDTH = 4, 4, 2, 128, 8, 9, 4
 
@@ -32,31 +31,31 @@ def close(found, expected):
     np.testing.assert_allclose(found.astype(jnp.float32), expected.astype(jnp.float32), rtol=2**-7, atol=2**-8)
 
 
-attend = jax.jit(attend_to_pages, static_argnums=(4, 5))
+attend = jax.jit(attend_to_pages, static_argnums=(4, 5, 6))
 
 
 def test_the_kernel_is_as_plain_xla():
     arguments = case(2)
-    expected = attend(*arguments, None, "xla")
+    expected = attend(*arguments, None, "xla", None)
     with pltpu.force_tpu_interpret_mode():
-        found = attend(*arguments, None, "flash")
+        found = attend(*arguments, None, "flash", None)
     close(found, expected)
 
 
 @pytest.mark.parametrize(("window", "dtype"), [(5, jnp.bfloat16), (None, jnp.float32)])
 def test_what_the_kernel_cannot_do_takes_plain_xla(window, dtype):
     arguments = case(dtype=dtype)
-    np.testing.assert_array_equal(attend(*arguments, window, "flash"), attend(*arguments, window, "xla"))
+    np.testing.assert_array_equal(attend(*arguments, window, "flash", None), attend(*arguments, window, "xla", None))
 
 
-@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, tensor=2), MeshConfig(tensor=4)])
-def test_rows_are_written_as_by_a_scatter(mesh):
+@pytest.mark.parametrize("config", [None, MeshConfig(data=2, tensor=2), MeshConfig(tensor=4)])
+def test_rows_are_written_as_by_a_scatter(config):
     _, keys, _, places = case(2)
     new = jnp.ones((BATCH, 1, KV_HEADS, HEAD_DIM), keys.dtype)
     positions = places.positions.at[1].set(-1)
-    expected = write_to_pages(keys, new, places.table, positions)
-    with jax.set_mesh(make_mesh(mesh, jax.devices()[:4])) if mesh else contextlib.nullcontext():
-        found = jax.jit(write_to_pages, static_argnums=4)(keys, new, places.table, positions, "flash")
+    layout = make_layout(config, jax.devices()[:4]) if config else None
+    expected = write_to_pages(keys, new, places.table, positions, "xla", None)
+    found = jax.jit(write_to_pages, static_argnums=(4, 5))(keys, new, places.table, positions, "flash", layout)
     np.testing.assert_array_equal(found, expected)
     assert np.sum(np.any(expected != keys, axis=(1, 4))) == BATCH - 1
 
@@ -64,7 +63,8 @@ def test_rows_are_written_as_by_a_scatter(mesh):
 @pytest.mark.slow
 def test_the_kernel_on_a_mesh():
     arguments = case(2)
-    expected = attend(*arguments, None, "xla")
-    with jax.set_mesh(make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])), pltpu.force_tpu_interpret_mode():
-        found = attend(*arguments, None, "flash")
+    expected = attend(*arguments, None, "xla", None)
+    layout = make_layout(MeshConfig(data=2, tensor=2), jax.devices()[:4])
+    with pltpu.force_tpu_interpret_mode():
+        found = attend(*arguments, None, "flash", layout)
     close(found, expected)

@@ -18,7 +18,7 @@ from data.streams import Streams
 from models.hf_config import from_hf
 from models.pretrained import EMBEDDED, open_pretrained
 from models.scoring import score
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAMILIES = sorted(path.name for path in (FIXTURES / "families").iterdir())
@@ -30,15 +30,14 @@ def batch_of(tokens):
     return {"tokens": tokens, "positions": positions, "segment_ids": np.ones_like(tokens)}
 
 
-def scores_of(reference, tokens, mesh, **compute):
-    model, variables = open_pretrained(str(reference)).load(mesh, **compute)
-    with jax.set_mesh(mesh):
-        return jax.jit(lambda variables, batch: score(model, variables, batch))(variables, batch_of(tokens))
+def scores_of(reference, tokens, layout, **compute):
+    model, variables = open_pretrained(str(reference)).load(layout, **compute)
+    return jax.jit(lambda variables, batch: score(model, variables, batch))(variables, batch_of(tokens))
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    return make_mesh(MeshConfig(), jax.devices()[:1])
+    return make_layout(MeshConfig(), jax.devices()[:1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,12 +52,12 @@ def test_families_equal_transformers(family, one_device):
 def test_sharded_loading_gives_the_same_scores():
     folder = FIXTURES / "families" / "qwen2"
     expected = np.load(folder / "reference.npz")
-    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-    _, variables = open_pretrained(str(folder)).load(mesh)
+    layout = make_layout(MeshConfig(data=1, fsdp=4, tensor=2))
+    _, variables = open_pretrained(str(folder)).load(layout)
     kernel = variables["params"]["layers"]["mlp"]["gate"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
     tokens = np.concatenate([expected["tokens"], expected["tokens"][:1]])
-    scores = scores_of(folder, tokens, mesh)
+    scores = scores_of(folder, tokens, layout)
     np.testing.assert_allclose(scores.logps[:3], expected["logps"], atol=1e-4)
 
 
@@ -83,8 +82,7 @@ def smollm2(one_device):
     model, variables = open_pretrained(EMBEDDED).load(one_device)
 
     def scores(batch):
-        with jax.set_mesh(one_device):
-            return jax.jit(score, static_argnums=0)(model, variables, batch)
+        return jax.jit(score, static_argnums=0)(model, variables, batch)
 
     return scores
 

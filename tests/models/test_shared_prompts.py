@@ -12,7 +12,7 @@ from tiny import CONFIG, LORA, jitted_score, put, random_variables, variables_on
 from models import attention
 from models.scoring import score, score_completions
 from models.transformer import Transformer
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 WIDTH, GROUP = 8, 3
 MODEL = Transformer(CONFIG)
@@ -85,11 +85,10 @@ def test_gradients_are_those_of_each_row_alone(lora):
 
 
 def test_meshes_and_groups_that_fill_up():
-    model, batch, mesh = Transformer(CONFIG), make_batch(), make_mesh(MeshConfig(2, 2, 2))
+    model, batch, layout = Transformer(CONFIG), make_batch(), make_layout(MeshConfig(2, 2, 2))
     alone = shared(model, random_variables(), batch).logps
-    with jax.set_mesh(mesh):
-        laid = put(batch, mesh, group=GROUP)
-        spread = jax.jit(shared, static_argnums=0)(model, variables_on(mesh), laid).logps
+    laid = put(batch, layout, group=GROUP)
+    spread = jax.jit(shared, static_argnums=0)(model.clone(layout=layout), variables_on(layout), laid).logps
     assert spread.shape[0] == 4 * GROUP
     np.testing.assert_allclose(jax.device_get(spread)[: len(alone)], alone, atol=2e-5)
 

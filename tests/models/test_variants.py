@@ -21,7 +21,7 @@ from models.pretrained import open_pretrained
 from models.safetensors_weights import write_hf_folder
 from models.scoring import score
 from models.transformer import Transformer
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from tests.fixtures.variants import cases
 
 EXPECTED = np.load(Path(cases.__file__).with_name("variants.npz"))
@@ -177,12 +177,11 @@ def test_layers_that_differ_on_a_mesh(kernel, tmp_path, monkeypatch):
     make = splash_attention_kernel.make_splash_mqa_single_device
     monkeypatch.setattr(splash_attention_kernel, "make_splash_mqa_single_device",
                         functools.partial(make, interpret=True))
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    layout = make_layout(MeshConfig(data=2, fsdp=2, tensor=2))
     opened = open_pretrained(str(cases.write(tmp_path / "model", "qwen3, layer_types")))
-    model, variables = opened.load(mesh, attention=kernel)
+    model, variables = opened.load(layout, attention=kernel)
     rows = jax.tree.map(lambda column: jnp.concatenate([column, column]), batch())
-    with jax.set_mesh(mesh):
-        found = jitted_score(model, variables, rows).logps
+    found = jitted_score(model, variables, rows).logps
     np.testing.assert_allclose(found[:2], EXPECTED["qwen3, layer_types"], atol=2e-5)
 
 

@@ -11,7 +11,7 @@ from tiny import CONFIG, one_device, packed, padded, random_variables, rows
 from models.scoring import score
 from models.transformer import Transformer, output_kernel
 from objectives.next_token import next_token
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 MODEL = Transformer(CONFIG)
 SOME = rows([9, 14, 5, 20])
@@ -23,11 +23,11 @@ def variables():
     return random_variables()
 
 
-@jax.jit
-def value_and_gradient(variables, batch):
+@functools.partial(jax.jit, static_argnums=2)
+def value_and_gradient(variables, batch, layout=None):
     """Summed loss with metrics and weight, and its gradient."""
     def total(params):
-        loss = WITH_Z(score(MODEL, {"params": params}, batch), batch)
+        loss = WITH_Z(score(MODEL.clone(layout=layout), {"params": params}, batch), batch)
         return loss.total, loss
 
     return jax.value_and_grad(total, has_aux=True)(variables["params"])
@@ -78,10 +78,9 @@ def test_padding_packing_and_micro_batches_change_nothing(variables):
 
 def test_the_mesh_changes_nothing(variables):
     batch, results = padded(SOME), []
-    for mesh in (make_mesh(MeshConfig(2, 2, 2)), one_device()):
-        spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        with jax.set_mesh(mesh):
-            results.append(jax.device_get(value_and_gradient(*jax.device_put((variables, batch), spec))))
+    for layout in (make_layout(MeshConfig(2, 2, 2)), one_device()):
+        given = jax.device_put((variables, batch), layout.sharding())
+        results.append(jax.device_get(value_and_gradient(*given, layout)))
     assert_same(*results)
 
 

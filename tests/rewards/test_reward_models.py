@@ -23,7 +23,7 @@ from rewards.contract import Clock, NotReachedError, RowErrors, on_clock
 from rewards.learned import load_reward_model
 from rewards.registry import Weighted
 from rewards.scoring import compute_rewards
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 
 def user(text):
@@ -155,11 +155,11 @@ def test_it_computes_in_the_thread_that_asks(reward, monkeypatch):
 
 
 def test_each_process_has_a_mesh_of_its_own_devices(monkeypatch):
-    mesh = make_mesh(MeshConfig())
-    assert rewards.learned.own_mesh(None) == rewards.learned.own_mesh(mesh) == mesh
+    layout = make_layout(MeshConfig())
+    assert rewards.learned.own_layout(None) == rewards.learned.own_layout(layout) == layout
     own = jax.devices()[4:]
     monkeypatch.setattr(jax, "local_devices", lambda: own)
-    assert set(rewards.learned.own_mesh(mesh).devices.flat) == set(own)
+    assert set(rewards.learned.own_layout(layout).mesh.devices.flat) == set(own)
 
 
 SCORES = """
@@ -169,9 +169,9 @@ import jax
 address, number, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(address, 2, number)
 from rewards.learned import load_reward_model
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
-reward = load_reward_model(folder, make_mesh(MeshConfig()), batch_size=2)
+reward = load_reward_model(folder, make_layout(MeshConfig()), batch_size=2)
 answers = ["Hello there", "Go away", "Hm"] * 3
 print(json.dumps(reward(["Hi"] * 3, answers[:3]) if number else reward(["Hi"] * 9, answers)))
 """

@@ -24,7 +24,7 @@ from rollouts.packing import pack, plan_shapes
 from rollouts.requests import fold_keys
 from rollouts.sampling import make_controls
 from rollouts.stops import make_ends
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 CONTROLS, KEY = make_controls(1.0), jax.random.key(1)
 
@@ -33,10 +33,10 @@ CONTROLS, KEY = make_controls(1.0), jax.random.key(1)
 def loaded(tmp_path_factory):
     """(engine with weights, tokenizer)"""
     folder = write_model(tmp_path_factory.mktemp("collect") / "model")
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    layout = make_layout(MeshConfig(), jax.devices()[:1])
     opened = open_pretrained(str(folder))
-    model, variables = opened.load(mesh, dtype="float32", param_dtype="float32")
-    engine = Engine(model, 8, mesh=mesh)
+    model, variables = opened.load(layout, dtype="float32", param_dtype="float32")
+    engine = Engine(model, 8, layout=layout)
     engine.load(variables, 7)
     return engine, load_tokenizer(folder)
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from tiny import CONFIG, LORA, jitted_score, one_device, padded, random_variables, variables_on
 
 from batch import Row
@@ -24,7 +23,7 @@ from rollouts.generate import generate as generate_with
 from rollouts.layout import DEFAULT
 from rollouts.sampling import make_controls, sample
 from rollouts.stops import Ends, make_ends
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 MODEL = Transformer(CONFIG)
 PROMPTS = [[3, 14, 15, 9, 2, 6], [5, 3], [58, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2]]
@@ -52,8 +51,8 @@ def without_cache(model, params, prompt, count):
     return tokens[0, len(prompt) :].tolist()
 
 
-def generate(model, variables, prompts, key, *, slots=16, page=8, capacity=None, mesh=None, sampling=DEFAULT, **rest):
-    engine = Engine(model, slots, capacity, page, mesh, sampling)
+def generate(model, variables, prompts, key, *, slots=16, page=8, capacity=None, layout=None, sampling=DEFAULT, **rest):
+    engine = Engine(model, slots, capacity, page, layout, sampling)
     engine.load(variables)
     return generate_with(engine, prompts, key, **rest)
 
@@ -90,8 +89,8 @@ def test_rows_do_not_touch_each_other(params):
 
 def test_the_numbers_are_the_same_on_each_mesh(params):
     alone = greedy(MODEL, params, PROMPTS, 16)
-    mesh = make_mesh(MeshConfig(2, 2, 2))
-    split = greedy(MODEL, variables_on(mesh)["params"], PROMPTS, 16, mesh=mesh)
+    layout = make_layout(MeshConfig(2, 2, 2))
+    split = greedy(MODEL, variables_on(layout)["params"], PROMPTS, 16, layout=layout)
     for one, other in zip(alone, split, strict=True):
         assert one.tokens == other.tokens
         np.testing.assert_allclose(one.logps, other.logps, atol=1e-4)
@@ -231,24 +230,20 @@ def test_each_prompt_is_prefilled_once(params, monkeypatch):
 def test_sampled_numbers_are_the_same_on_each_mesh(params):
     alone = drawn(params, slots=16)
     for config in (MeshConfig(8), MeshConfig(1, 8), MeshConfig(2, 2, 2)):
-        mesh = make_mesh(config)
-        assert_alike(generate(MODEL, {"params": variables_on(mesh)["params"]}, PROMPTS, KEY, max_new_tokens=24,
-                              controls=make_controls(), ends=Ends((1, 2)), group_size=4, slots=16, mesh=mesh), alone)
+        layout = make_layout(config)
+        assert_alike(generate(MODEL, {"params": variables_on(layout)["params"]}, PROMPTS, KEY, max_new_tokens=24,
+                              controls=make_controls(), ends=Ends((1, 2)), group_size=4, slots=16, layout=layout),
+                     alone)
 
 
-def of_four_axes():
-    """As a mesh over slices has them."""
-    return Mesh(np.asarray(jax.devices()).reshape(2, 1, 2, 2), ("slice", "data", "fsdp", "tensor"))
-
-
-@pytest.mark.parametrize("make", [lambda: make_mesh(MeshConfig(1, 8)), of_four_axes])
-def test_no_weight_is_exchanged_while_decoding(params, monkeypatch, make):
+@pytest.mark.parametrize("config", [MeshConfig(1, 8), MeshConfig(1, 2, 2, slice=2)])
+def test_no_weight_is_exchanged_while_decoding(params, monkeypatch, config):
     """Of a model trained over fsdp, read from what is compiled."""
     texts, decode = [], decoder.decode
     monkeypatch.setattr(decoder, "decode", lambda *given: texts.append(decode.lower(*given).compile().as_text()) or
                         decode(*given))
-    mesh = make()
-    generate(MODEL, {"params": variables_on(mesh)["params"]}, PROMPTS, KEY, max_new_tokens=2, mesh=mesh,
+    layout = make_layout(config)
+    generate(MODEL, {"params": variables_on(layout)["params"]}, PROMPTS, KEY, max_new_tokens=2, layout=layout,
              controls=make_controls(), slots=4)
     exchanged = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute|all-reduce)", texts[0])
     assert exchanged  # of activations, as heads are split

@@ -16,7 +16,7 @@ from rollouts import decoder
 from rollouts.engine import Engine, Request
 from rollouts.sampling import make_controls
 from rollouts.stops import Ends
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 MODEL = Transformer(CONFIG)
 WEIGHTS = [random_variables(seed=seed) for seed in (0, 1)]
@@ -24,7 +24,7 @@ BASES = [[draw.randrange(64) for _ in range(30)] for draw in map(random.Random, 
 
 
 def engine_with(weights, version=0, shares=1):
-    engine = Engine(MODEL, 3 * shares, 136 * shares, 8, make_mesh(MeshConfig(shares), jax.devices()[:shares]))
+    engine = Engine(MODEL, 3 * shares, 136 * shares, 8, make_layout(MeshConfig(shares), jax.devices()[:shares]))
     engine.load(WEIGHTS[weights], version)
     return engine
 

@@ -13,7 +13,7 @@ from rollouts.engine import Engine, Request
 from rollouts.generate import generate
 from rollouts.sampling import make_controls
 from rollouts.stops import Ends
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 WORKER = """
 import json, sys
@@ -31,9 +31,9 @@ PROMPTS = [[3, 14, 15, 9, 2, 6], [5, 3], [58, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2], lis
 def answers(sizes):
     """[tokens, logps] of completions with a cache that grows and pages that are copied, under new weights, and with a
     bias beside a request that is cancelled."""
-    mesh = make_mesh(sizes, jax.devices()[:4])
-    variables = variables_on(mesh)
-    engine = Engine(Transformer(CONFIG), 5, None, 8, mesh)
+    layout = make_layout(sizes, jax.devices()[:4])
+    variables = variables_on(layout)
+    engine = Engine(Transformer(CONFIG), 5, None, 8, layout)
     engine.load(variables)
     given = generate(engine, PROMPTS, jax.random.key(1), max_new_tokens=[40, 9, 21, 30, 30] * 2,
                      controls=make_controls(1.0), ends=Ends((5,)), group_size=2)

@@ -18,7 +18,7 @@ from rollouts.packing import (
     prompt_sizes,
     put,
 )
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 
 
 def groups_of(lengths, seed=0):
@@ -93,8 +93,8 @@ def test_columns_come_back_as_they_went():
     for budget in (100, 700, 5000):
         parts = pack_minibatches(batch, 2, 3, plan_shapes([8, 60], 200, 3, 2, budget, 2))
         assert len(parts) == 2
-        mesh = make_mesh(MeshConfig(2), jax.devices()[:2])
-        micro = [[put(batch, part, mesh) for part in each] for each in parts]
+        layout = make_layout(MeshConfig(2), jax.devices()[:2])
+        micro = [[put(batch, part, layout) for part in each] for each in parts]
         for name in ("sampler_logps", "loss_mask"):
             back = gather([[each.columns[name] for each in one] for one in micro], parts, batch)
             np.testing.assert_array_equal(back, batch[name])
@@ -112,7 +112,7 @@ def test_prompts_that_are_shared_end_at_one_column():
     batch = to_batch(groups_of([(3, [2, 4]), (5, [1, 1])]))
     [part] = pack(batch, 2, plan_shapes([5], 8, 2, 2, 1000))
     laid = put(batch, part, one_device())
-    assert laid.layout == (8, 2)
+    assert laid.row_layout == (8, 2)
     tokens = np.asarray(laid.columns["tokens"])
     for row, number in zip(tokens, part.rows):
         length = batch["prompt_length"][number]

@@ -65,7 +65,7 @@ def test_max_length_beyond_the_context(sft):
 
 
 def test_mesh_that_does_not_fit(sft):
-    assert "mesh data=3 fsdp=1 tensor=1 does not fit 8 device(s)" in sft(**{"mesh.data": 3})
+    assert "mesh slice=1 data=3 fsdp=1 tensor=1 does not fit 8 device(s)" in sft(**{"mesh.data": 3})
 
 
 def test_mesh_that_does_not_divide(sft, tiny_model, tmp_path):

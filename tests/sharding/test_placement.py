@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from sharding.placement import Placement
 
 
@@ -16,7 +16,7 @@ def numbered(records, group):
 @pytest.mark.parametrize("num_microbatches", [None, 1, 2, 3])
 @pytest.mark.parametrize("records", [4, 7, 16])
 def test_every_row_is_placed_once_and_in_order(records, num_microbatches, group):
-    placement = Placement(records, num_microbatches, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), group)
+    placement = Placement(records, num_microbatches, make_layout(MeshConfig(data=2, fsdp=2, tensor=2)), group)
     placed = np.asarray(placement.put(numbered(records, group), list(range(records)))["tokens"])
     assert placed.shape == (*placement.shape, 4)
     flat = placed[..., 0].ravel()
@@ -26,7 +26,7 @@ def test_every_row_is_placed_once_and_in_order(records, num_microbatches, group)
 
 @pytest.mark.parametrize("num_microbatches", [1, 2])
 def test_a_pair_is_on_one_device_and_in_one_micro_batch(num_microbatches):
-    placement = Placement(6, num_microbatches, make_mesh(MeshConfig(data=8)), group=2)
+    placement = Placement(6, num_microbatches, make_layout(MeshConfig(data=8)), group=2)
     array = placement.put(numbered(6, 2), list(range(6)))["tokens"]
     for shard in array.addressable_shards:
         for micro in np.asarray(shard.data)[..., 0]:

@@ -11,12 +11,12 @@ import pytest
 from micro_batches import make_samples, micro_batch
 from tiny import CONFIG, LORA, one_device, random_variables, variables_on
 
-from batch import Layout
+from batch import RowLayout
 from errors import InputError
 from models.scoring import score_by
 from models.transformer import Transformer
 from objectives.grpo import configure
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from training.reference import prepare_rollouts
 from training.state import TrainState, init_state
 from training.step import make_accumulated_step, make_minibatch_updates, make_train_step
@@ -30,11 +30,11 @@ CASES = {
                  "importance_sampling_correction": "sequence_mask", "kl_weighted": True},
     "product": {"importance_sampling_level": "product", "loss_aggregation": "constant", "constant_length": 20.0}}
 LAYOUTS = {
-    "plain rows of two lengths": [([*FIRST[:3]], 16, Layout()), ([FIRST[3], *SECOND], 24, Layout())],
-    "parts of groups": [([*FIRST[:2], *SECOND[:2]], 18, Layout(9, 2)), ([*FIRST[2:], *SECOND[2:], None, None], 21,
-                                                                      Layout(8, 2))],
-    "shared and plain, with empty rows": [([None, *FIRST[:3], *SECOND], 20, Layout(10, 4)), ([FIRST[3], None], 12,
-                                                                                            Layout())]}
+    "plain rows of two lengths": [([*FIRST[:3]], 16, RowLayout()), ([FIRST[3], *SECOND], 24, RowLayout())],
+    "parts of groups": [([*FIRST[:2], *SECOND[:2]], 18, RowLayout(9, 2)),
+                        ([*FIRST[2:], *SECOND[2:], None, None], 21, RowLayout(8, 2))],
+    "shared and plain, with empty rows": [([None, *FIRST[:3], *SECOND], 20, RowLayout(10, 4)),
+                                          ([FIRST[3], None], 12, RowLayout())]}
 
 
 
@@ -43,22 +43,21 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: COMPILED.append(event) if "backend_compile" in event else None)
 
 
-def begin(mesh, objective, lora=LORA):
+def begin(layout, objective, lora=LORA):
     """(state, what makes a step of it); the optimiser's momentum is the gradient of the first update."""
-    model, schedule = Transformer(CONFIG, lora), optax.constant_schedule(0.1)
+    model, schedule = Transformer(CONFIG, lora, layout=layout), optax.constant_schedule(0.1)
     optimizer = optax.sgd(schedule, momentum=0.5)
-    state = init_state(model, variables_on(mesh, lora)["params"], optimizer, jax.random.key(3), mesh)
-    state = state.replace(lora=variables_on(mesh, lora)["lora"]) if lora else state
+    state = init_state(model, variables_on(layout, lora)["params"], optimizer, jax.random.key(3), layout)
+    state = state.replace(lora=variables_on(layout, lora)["lora"]) if lora else state
     return state, (model, objective, optimizer, schedule, state, functools.partial(score_by, temperature=0.9))
 
 
-def one_step(micro_batches, objective, mesh=None, lora=LORA):
+def one_step(micro_batches, objective, layout=None, lora=LORA):
     """(metrics, gradient, logps of the targets)"""
-    mesh = mesh or one_device()
-    with jax.set_mesh(mesh):
-        state, parts = begin(mesh, objective, lora)
-        placed = [micro_batch(*each, mesh, max(1, each[2].group_size)) for each in micro_batches]
-        state, metrics, logps = make_accumulated_step(*parts)(state, placed)
+    layout = layout or one_device()
+    state, parts = begin(layout, objective, lora)
+    placed = [micro_batch(*each, layout, max(1, each[2].group_size)) for each in micro_batches]
+    state, metrics, logps = make_accumulated_step(*parts)(state, placed)
     targets = [np.asarray(scored)[np.asarray(each.columns["loss_mask"]) != 0]
                for scored, each in zip(jax.device_get(logps), jax.device_get(placed), strict=True)]
     return jax.device_get((metrics, state.opt_state[0].trace)) + (np.concatenate(targets),)
@@ -76,48 +75,48 @@ def assert_same(one, other, tolerance=1e-5):
 
 @functools.cache
 def whole(case):
-    return one_step([(SAMPLES, 20, Layout())], configure(**CASES[case]))
+    return one_step([(SAMPLES, 20, RowLayout())], configure(**CASES[case]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("row_layout", LAYOUTS)
 @pytest.mark.parametrize("case", CASES)
-def test_rows_may_be_split_and_laid_out_in_any_way(case, layout):
-    assert_same(one_step(LAYOUTS[layout], configure(**CASES[case])), whole(case))
+def test_rows_may_be_split_and_laid_out_in_any_way(case, row_layout):
+    assert_same(one_step(LAYOUTS[row_layout], configure(**CASES[case])), whole(case))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 2, 4)], ids=lambda sizes: "x".join(map(str, sizes)))
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_on_any_mesh(layout, sizes):
-    assert_same(one_step(LAYOUTS[layout], configure(**CASES["token"]), make_mesh(MeshConfig(*sizes))), whole("token"))
+@pytest.mark.parametrize("row_layout", LAYOUTS)
+def test_on_any_mesh(row_layout, sizes):
+    spread = one_step(LAYOUTS[row_layout], configure(**CASES["token"]), make_layout(MeshConfig(*sizes)))
+    assert_same(spread, whole("token"))
 
 
 @pytest.mark.slow
 def test_full_fine_tuning_too():
     objective = configure(**CASES["sequence"])
     assert_same(one_step(LAYOUTS["parts of groups"], objective, lora=None),
-                one_step([(SAMPLES, 20, Layout())], objective, lora=None))
+                one_step([(SAMPLES, 20, RowLayout())], objective, lora=None))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_prepared_is_what_the_step_scores(layout):
-    """old_logps and ref_logps of every layout are those of plain rows."""
-    mesh = one_device()
-    with jax.set_mesh(mesh):
-        state, parts = begin(mesh, configure())
-        frozen = {"params": random_variables(None, seed=5)["params"]}
-        prepare = prepare_rollouts(parts[0], Transformer(CONFIG), frozen, mesh, parts[-1], old=True)
-        for rows, length, how in LAYOUTS[layout]:
-            found = prepare(state, micro_batch(rows, length, how, mesh))
-            alone = prepare(state, micro_batch(rows, 20, Layout(), mesh))
-            assert found.layout == how
-            for name in ("old_logps", "ref_logps"):
-                one, other = (np.asarray(each.columns[name])[np.asarray(each.columns["loss_mask"]) != 0]
-                              for each in (found, alone))
-                np.testing.assert_allclose(one, other, atol=1e-5)
-        nothing = prepare_rollouts(parts[0], None, None, mesh, parts[-1], old=False)(state, found)
+@pytest.mark.parametrize("row_layout", LAYOUTS)
+def test_what_is_prepared_is_what_the_step_scores(row_layout):
+    """old_logps and ref_logps of every row layout are those of plain rows."""
+    layout = one_device()
+    state, parts = begin(layout, configure())
+    frozen = {"params": random_variables(None, seed=5)["params"]}
+    prepare = prepare_rollouts(parts[0], Transformer(CONFIG), frozen, layout, parts[-1], old=True)
+    for rows, length, how in LAYOUTS[row_layout]:
+        found = prepare(state, micro_batch(rows, length, how, layout))
+        alone = prepare(state, micro_batch(rows, 20, RowLayout(), layout))
+        assert found.row_layout == how
+        for name in ("old_logps", "ref_logps"):
+            one, other = (np.asarray(each.columns[name])[np.asarray(each.columns["loss_mask"]) != 0]
+                          for each in (found, alone))
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    nothing = prepare_rollouts(parts[0], None, None, layout, parts[-1], old=False)(state, found)
     assert nothing is found or nothing.columns.keys() == found.columns.keys()
 
 
@@ -128,7 +127,7 @@ class Scores(NamedTuple):
     entropy: jax.Array
 
 
-def score_tokens(layout):
+def score_tokens(row_layout):
     """The scorer of a policy that is one weight for each token, with a dropout."""
     def scorer(model, variables, batch, rngs):
         noise = jax.random.normal(rngs["dropout"], (64,))
@@ -138,37 +137,36 @@ def score_tokens(layout):
     return scorer
 
 
-def undropped(layout):
+def undropped(row_layout):
     """The same without."""
-    dropped = score_tokens(layout)
+    dropped = score_tokens(row_layout)
     return lambda model, variables, batch, rngs=None: dropped(model, variables, batch, {"dropout": jax.random.key(0)})
 
 
 SCHEDULE = optax.constant_schedule(0.1)
-TOKENS = (None, configure(), optax.sgd(SCHEDULE, momentum=0.5), SCHEDULE)
+TOKENS = (Transformer(CONFIG), configure(), optax.sgd(SCHEDULE, momentum=0.5), SCHEDULE)
 """model, objective, optimizer, schedule"""
 
 
 def beginning():
-    everywhere = jax.sharding.NamedSharding(one_device(), jax.sharding.PartitionSpec())
     params = {"w": jnp.sin(jnp.arange(64.0))}
     return jax.device_put(TrainState(jnp.zeros((), jnp.int32), params, None, TOKENS[2].init(params),
-                                     jax.random.key(3)), everywhere)
+                                     jax.random.key(3)), one_device().sharding())
 
 
 def accumulated(objective=TOKENS[1], scorer_of=score_tokens):
-    return make_accumulated_step(None, objective, *TOKENS[2:], beginning(), scorer_of)
+    return make_accumulated_step(TOKENS[0], objective, *TOKENS[2:], beginning(), scorer_of)
 
 
 def placed(samples, length):
-    return micro_batch(samples, length, Layout(), one_device())
+    return micro_batch(samples, length, RowLayout(), one_device())
 
 
 @pytest.mark.parametrize("case", ["token", pytest.param("sequence", marks=pytest.mark.slow),
                                   pytest.param("product", marks=pytest.mark.slow)])
 def test_micro_batches_of_any_shape_add_up(case):
     step, of_all = accumulated(configure(**CASES[case]), undropped), None
-    for parts in ([(SAMPLES, 20, Layout())], LAYOUTS["plain rows of two lengths"],
+    for parts in ([(SAMPLES, 20, RowLayout())], LAYOUTS["plain rows of two lengths"],
                   LAYOUTS["shared and plain, with empty rows"]):
         state, metrics, _ = step(beginning(), [micro_batch(*part, one_device()) for part in parts])
         found = jax.device_get((metrics, state.opt_state[0].trace)) + (np.zeros(0),)
@@ -181,7 +179,7 @@ def test_the_numbers_are_those_of_the_scanned_step():
     micro_batches = [placed(part, 20) for part in (FIRST, SECOND)]
     stacked = {name: jnp.stack([each.columns[name] for each in micro_batches]) for name in micro_batches[0].columns}
     state, metrics, _ = accumulated()(beginning(), micro_batches)
-    scanned, expected = make_train_step(*TOKENS, beginning(), score_tokens(Layout()))(beginning(), stacked)
+    scanned, expected = make_train_step(*TOKENS, beginning(), score_tokens(RowLayout()))(beginning(), stacked)
     assert metrics.keys() == expected.keys()
     for name, value in jax.device_get(expected).items():
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6), name

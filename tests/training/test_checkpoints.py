@@ -11,7 +11,7 @@ import tiny
 
 from errors import InputError
 from models.transformer import Transformer
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from training import checkpoints
 from training.runs import every_checkpoint
 from training.state import init_state
@@ -19,11 +19,11 @@ from training.state import init_state
 POSITION = [{"next": 3}, {"next": [1, 2]}]
 
 
-def make_state(mesh, lora=None, seed=0):
+def make_state(layout, lora=None, seed=0):
     """Step 0; another seed is another key and other optimiser state, so that nothing restored is there by chance."""
-    variables = tiny.variables_on(mesh, lora)
-    model = Transformer(tiny.CONFIG, lora)
-    state = init_state(model, variables["params"], optax.adamw(1e-3), jax.random.key(seed), mesh)
+    variables = tiny.variables_on(layout, lora)
+    model = Transformer(tiny.CONFIG, lora, layout=layout)
+    state = init_state(model, variables["params"], optax.adamw(1e-3), jax.random.key(seed), layout)
     draw = np.random.default_rng(seed)
 
     def fill(leaf):
@@ -249,16 +249,16 @@ def test_the_best_is_kept_besides_the_newest_two(tmp_path):
 
 def test_restored_onto_other_meshes(tmp_path):
     shapes = [(8, 1, 1), (2, 2, 2), (1, 1, 1), (1, 4, 2)]
-    meshes = [make_mesh(MeshConfig(*shape), jax.devices()[: np.prod(shape)]) for shape in shapes]
+    layouts = [make_layout(MeshConfig(*shape), jax.devices()[: np.prod(shape)]) for shape in shapes]
     with checkpoints.open_manager(tmp_path) as manager:
-        checkpoints.save(manager, at(make_state(meshes[0], tiny.LORA, seed=5), 1), POSITION, None)
-    for step, mesh in enumerate(meshes[1:], 2):
+        checkpoints.save(manager, at(make_state(layouts[0], tiny.LORA, seed=5), 1), POSITION, None)
+    for step, layout in enumerate(layouts[1:], 2):
         with checkpoints.open_manager(tmp_path) as manager:
-            state, position = checkpoints.restore_newest(manager, make_state(mesh, tiny.LORA))
+            state, position = checkpoints.restore_newest(manager, make_state(layout, tiny.LORA))
             assert position == POSITION
-            assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(state.opt_state))
+            assert all(leaf.sharding.mesh == layout.mesh for leaf in jax.tree.leaves(state.opt_state))
             checkpoints.save(manager, at(state, step), position, None)
-    assert_same(state, make_state(meshes[0], tiny.LORA, seed=5))
+    assert_same(state, make_state(layouts[0], tiny.LORA, seed=5))
 
 
 def test_all_checkpoints_of_a_run_by_name(tmp_path):

@@ -65,10 +65,9 @@ def update(state, tokens):
     return state.replace(step=state.step + 1, params={"w": weights}), metrics
 
 
-def beginning(mesh):
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+def beginning(layout):
     return jax.device_put(TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(3)}, None, {"count": jnp.zeros(2)},
-                                     jax.random.key(0)), everywhere)
+                                     jax.random.key(0)), layout.sharding())
 
 
 def of_rows(run, config, evaluate, at, at_step, benchmarks=None):
@@ -87,7 +86,7 @@ def of_prompts(run, config, evaluate, at, at_step, benchmarks=None, keep=lambda 
         at_step(number)
         return *update(state, jnp.asarray(drawn)), lambda: keep(number) or {}
 
-    return train_online(beginning(one_device()), step, lambda position: Numbers(position, at), run, one_device(),
+    return train_online(beginning(one_device()), step, lambda position: Numbers(position, at), run,
                         config, evaluate, benchmarks)
 
 

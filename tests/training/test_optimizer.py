@@ -9,7 +9,7 @@ from tiny import CONFIG, LORA, one_device, padded, rows, variables_on
 from errors import InputError
 from models.transformer import Transformer
 from objectives.sft import sft
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from training.optimizer import OptimizerConfig, decayed, make_optimizer, make_schedule
 from training.state import init_state
 from training.step import make_train_step, optimizer_steps
@@ -150,10 +150,10 @@ def test_muon_updates_at_the_size_of_adamw():
     assert float(jnp.sqrt(jnp.mean(updates["layers"]["q"]["kernel"] ** 2))) == pytest.approx(0.2, rel=0.3)
 
 
-def two_updates(mesh):
+def two_updates(layout):
     """Some parameters and their optimiser state after two updates, by gradients that are the same on every mesh."""
     optimizer = make_optimizer(MUON, lambda step: 0.1)
-    params = variables_on(mesh)["params"]
+    params = variables_on(layout)["params"]
     params = {"embedding": params["embedding"], "layers": {"q": params["layers"]["attn"]["q"],
                                                            "down": params["layers"]["mlp"]["down"]}}
 
@@ -170,16 +170,17 @@ def two_updates(mesh):
 
 
 def test_muon_over_a_mesh_is_muon_on_one_device():
-    split, whole = two_updates(make_mesh(MeshConfig(1, 4, 2))), two_updates(one_device())
+    split, whole = two_updates(make_layout(MeshConfig(1, 4, 2))), two_updates(one_device())
     assert len(split[0]["layers"]["q"]["kernel"].sharding.device_set) == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *jax.device_get((split, whole)))
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_muon_momentum_is_laid_out_as_its_parameter(lora):
-    mesh = make_mesh(MeshConfig(1, 4, 2))
+    layout = make_layout(MeshConfig(1, 4, 2))
     optimizer = make_optimizer(MUON, lambda step: 0.1)
-    state = init_state(Transformer(CONFIG, lora), variables_on(mesh)["params"], optimizer, jax.random.key(0), mesh)
+    model = Transformer(CONFIG, lora, layout=layout)
+    state = init_state(model, variables_on(layout)["params"], optimizer, jax.random.key(0), layout)
     parts = state.opt_state[1].inner_states
     momentum, moment = parts["muon"].inner_state[0].mu, parts["adamw"].inner_state[0].mu
     held = dict(jax.tree.leaves_with_path(momentum)) | dict(jax.tree.leaves_with_path(moment))
@@ -191,17 +192,17 @@ def test_muon_momentum_is_laid_out_as_its_parameter(lora):
 
 
 def test_muon_trains_and_counts_only_the_updates_it_makes():
-    mesh, model = make_mesh(MeshConfig(2, 2, 2)), Transformer(CONFIG)
+    layout = make_layout(MeshConfig(2, 2, 2))
+    model = Transformer(CONFIG, layout=layout)
     schedule = make_schedule(OptimizerConfig(name="muon"), 1e-2, 10)
     optimizer = make_optimizer(OptimizerConfig(name="muon"), schedule)
     batch = {name: array[None] for name, array in jax.device_get(padded(rows([12, 30, 7, 21]))).items()}
     broken = batch | {"loss_mask": np.where(np.arange(30) == 3, np.inf, batch["loss_mask"]).astype("f")}
-    state = init_state(model, variables_on(mesh)["params"], optimizer, jax.random.key(0), mesh)
+    state = init_state(model, variables_on(layout)["params"], optimizer, jax.random.key(0), layout)
     step, history = make_train_step(model, sft, optimizer, schedule, state), []
-    with jax.set_mesh(mesh):
-        for each in (batch, broken, batch, batch):
-            state, metrics = step(state, each)
-            history.append(jax.device_get(metrics))
+    for each in (batch, broken, batch, batch):
+        state, metrics = step(state, each)
+        history.append(jax.device_get(metrics))
     assert int(optimizer_steps(state.opt_state)) == 3
     assert [int(each["skipped_updates"]) for each in history] == [0, 1, 0, 0]
     np.testing.assert_allclose([each["learning_rate"] for each in history], [schedule(n) for n in (0, 1, 1, 2)])

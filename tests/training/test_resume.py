@@ -100,20 +100,20 @@ def test_any_step_can_be_gone_on_from_also_at_the_edges_of_epochs(tmp_path, pack
 @pytest.mark.parametrize("count", [22, 24])
 def test_stopped_at_the_edges_of_epochs(tmp_path, monkeypatch, count):
     """22 rows are over in the middle of step 6 and after step 11, 24 after steps 6 and 12."""
-    mesh, optimizer, schedule = tiny.one_device(), optax.adamw(1e-2), optax.constant_schedule(1e-2)
+    layout, optimizer, schedule = tiny.one_device(), optax.adamw(1e-2), optax.constant_schedule(1e-2)
     source, vocab = JsonlSource(write_rows(tmp_path / "rows.jsonl", count, vocab=64)), tiny.CONFIG.vocab_size
     streams = Streams((source,), (1.0,), Encoder(None, vocab, None), 4, 16, "none", 0)
     model = Transformer(tiny.CONFIG, dataclasses.replace(tiny.LORA, dropout=0.1), training=True)
 
     def beginning():
-        return init_state(model, tiny.variables_on(mesh)["params"], optimizer, jax.random.key(0), mesh)
+        return init_state(model, tiny.variables_on(layout)["params"], optimizer, jax.random.key(0), layout)
 
     train_step = make_train_step(model, sft, optimizer, schedule, beginning())
 
     def go_on(run):
         run.mkdir(exist_ok=True)
         train(beginning(), train_step, lambda position: TrainingBatches(streams, range(4), start=position), run,
-              Placement(4, 1, mesh), LoopConfig(max_steps=14, save_every=0, eval_every=0))
+              Placement(4, 1, layout), LoopConfig(max_steps=14, save_every=0, eval_every=0))
 
     go_on(tmp_path / "whole")
     for stop in (5, 6, 11, 12):

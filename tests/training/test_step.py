@@ -17,7 +17,7 @@ from models.transformer import Transformer
 from objectives.base import Loss, masked_sum
 from objectives.next_token import next_token
 from objectives.sft import sft
-from sharding.mesh import MeshConfig, make_mesh
+from sharding.mesh import MeshConfig, make_layout
 from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from training.state import TrainState, init_state
 from training.step import accumulate, make_eval_step, make_train_step
@@ -28,16 +28,15 @@ MESHES = [(data, fsdp, tensor) for data, fsdp, tensor in itertools.product([1, 2
 QUICK = [(1, 4, 2), (2, 2, 2)]
 
 
-def loss_and_grads(batch, lora=None, mesh=None, num_microbatches=1, objective=sft):
+def loss_and_grads(batch, lora=None, layout=None, num_microbatches=1, objective=sft):
     """Loss, gradient and entropy as the step divides them."""
-    mesh = mesh or one_device()
-    model = Transformer(CONFIG, lora)
-    with jax.set_mesh(mesh):
-        variables = variables_on(mesh, lora)
-        state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
-        on_device = put(batch, mesh, num_microbatches)
-        (total, weight, metrics, _), grads, *_ = jax.jit(
-            lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
+    layout = layout or one_device()
+    model = Transformer(CONFIG, lora, layout=layout)
+    variables = variables_on(layout, lora)
+    state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
+    on_device = put(batch, layout, num_microbatches)
+    (total, weight, metrics, _), grads, *_ = jax.jit(
+        lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
     entropy = metrics["entropy"][0] / metrics["entropy"][1]
     return float(total / weight), jax.device_get(jax.tree.map(lambda grad: grad / weight, grads)), float(entropy)
 
@@ -77,12 +76,12 @@ def test_packing(lora, reference, num_microbatches):
 @pytest.mark.parametrize("sizes", [sizes if sizes in QUICK else pytest.param(sizes, marks=pytest.mark.slow)
                                    for sizes in MESHES], ids=lambda sizes: "x".join(map(str, sizes)))
 def test_meshes(lora, reference, sizes):
-    assert_same(loss_and_grads(padded(ROWS), lora, make_mesh(MeshConfig(*sizes))), reference)
+    assert_same(loss_and_grads(padded(ROWS), lora, make_layout(MeshConfig(*sizes))), reference)
 
 
 def test_mesh_micro_batches_and_packing_at_once(lora, reference):
-    mesh = make_mesh(MeshConfig(2, 2, 2))
-    assert_same(loss_and_grads(packed(ROWS, 40), lora, mesh, num_microbatches=2), reference)
+    layout = make_layout(MeshConfig(2, 2, 2))
+    assert_same(loss_and_grads(packed(ROWS, 40), lora, layout, num_microbatches=2), reference)
 
 
 @pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
@@ -106,9 +105,8 @@ def test_a_scorer_may_give_more_than_the_usual_scores():
 
     state = TrainState(jnp.zeros((), jnp.int32), variables_on(one_device())["params"], None, (), jax.random.key(0))
     batch = put(padded(ROWS), one_device(), 2)
-    with jax.set_mesh(one_device()):
-        of_them = accumulate(Transformer(CONFIG), of_values, state, batch, scorer).loss
-        plain = accumulate(Transformer(CONFIG), sft, state, batch, score).loss
+    of_them = accumulate(Transformer(CONFIG), of_values, state, batch, scorer).loss
+    plain = accumulate(Transformer(CONFIG), sft, state, batch, score).loss
     np.testing.assert_allclose(of_them.total, 2 * plain.total, rtol=1e-5)
 
 
@@ -128,22 +126,22 @@ def test_the_gradient_is_that_of_the_plain_mean(lora, reference):
 @pytest.mark.slow
 def test_next_token_is_invariant_too(lora):
     whole = loss_and_grads(padded(ROWS), lora, objective=next_token)
-    mesh = make_mesh(MeshConfig(2, 2, 2))
-    assert_same(loss_and_grads(packed(ROWS, 40), lora, mesh, num_microbatches=2, objective=next_token), whole)
+    layout = make_layout(MeshConfig(2, 2, 2))
+    assert_same(loss_and_grads(packed(ROWS, 40), lora, layout, num_microbatches=2, objective=next_token), whole)
     assert whole[0] != loss_and_grads(padded(ROWS), lora)[0]
 
 
-def run_steps(lora, count, change=lambda state, batch: (state, batch), mesh=None):
-    mesh, model = mesh or one_device(), Transformer(CONFIG, lora)
+def run_steps(lora, count, change=lambda state, batch: (state, batch), layout=None):
+    layout = layout or one_device()
+    model = Transformer(CONFIG, lora, layout=layout)
     schedule = make_schedule(OptimizerConfig(), 1e-2, 10)
     optimizer = make_optimizer(OptimizerConfig(), schedule)
-    state = init_state(model, variables_on(mesh, lora)["params"], optimizer, jax.random.key(0), mesh)
+    state = init_state(model, variables_on(layout, lora)["params"], optimizer, jax.random.key(0), layout)
     step = make_train_step(model, sft, optimizer, schedule, state)
     history = []
     for _ in range(count):
-        state, batch = change(state, put(padded(ROWS), mesh, 2))
-        with jax.set_mesh(mesh):
-            state, metrics = step(state, batch)
+        state, batch = change(state, put(padded(ROWS), layout, 2))
+        state, metrics = step(state, batch)
         history.append(jax.device_get(metrics))
     return state, history, step
 
@@ -159,7 +157,7 @@ def test_training_lowers_the_loss_and_touches_the_trainable_part_only(lora):
 
 @pytest.mark.parametrize("sizes", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)])
 def test_nothing_recompiles_in_the_loop(lora, sizes):
-    _, _, step = run_steps(lora, 3, mesh=make_mesh(MeshConfig(*sizes)))
+    _, _, step = run_steps(lora, 3, layout=make_layout(MeshConfig(*sizes)))
     assert step._cache_size() == 1
 
 
@@ -201,9 +199,9 @@ def test_lora_optimiser_state_is_for_lora_alone():
 
 
 def test_optimiser_state_is_split_as_its_parameters_are():
-    mesh = make_mesh(MeshConfig(2, 2, 2))
-    with jax.set_mesh(mesh):
-        state = init_state(Transformer(CONFIG), variables_on(mesh)["params"], optax.adam(1e-3), jax.random.key(0), mesh)
+    layout = make_layout(MeshConfig(2, 2, 2))
+    model = Transformer(CONFIG, layout=layout)
+    state = init_state(model, variables_on(layout)["params"], optax.adam(1e-3), jax.random.key(0), layout)
     moment = state.opt_state[0].mu["layers"]["mlp"]["gate"]["kernel"]
     assert moment.sharding.shard_shape(moment.shape) == (2, 16, 32)
 
