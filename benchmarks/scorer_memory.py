@@ -1,6 +1,6 @@
 """Memory of the scorer's gradient: compiled, never run, and searched for an array of the size [B, T, V].
 
-`models.scoring.score_hidden` promises that no such array exists, forward or backward. This compiles its value and
+`models.projection.statistics` promises that no such array exists, forward or backward. This compiles its value and
 gradient at the vocabulary of Qwen 2.5 and asks the compiler; it exits with status 1 where the promise does not hold.
 The plain way, log_softmax of all logits, is compiled beside it: the search must find the array there.
 """
@@ -19,7 +19,8 @@ from rich.table import Table
 
 from cli import command
 from cli.checks import check_positive
-from models.scoring import TokenScores, positions_at_a_time, score_hidden
+from models.projection import Statistics, statistics
+from sharding.memory import logits_at_a_time
 
 DESCRIPTION = """Compile the scorer's gradient and look for a [B, T, V] array in it.
 
@@ -59,7 +60,7 @@ def main(config: Config) -> None:
     worst = 0.0
     for dtype in ("bfloat16", "float32"):
         for name, arguments in (("hidden", (0,)), ("hidden, kernel", (0, 1))):
-            compiled = compile_gradient(config, score_hidden, dtype, arguments)
+            compiled = compile_gradient(config, statistics, dtype, arguments)
             worst = max(worst, compiled.share)
             add_row(table, "Temper", dtype, name, compiled)
         plain = compile_gradient(config, score_plainly, dtype, (0,))
@@ -71,12 +72,12 @@ def main(config: Config) -> None:
         sys.exit("no array of about [B, T, V] was found in the plain scorer's gradient: the search is blind")
 
 
-def compile_gradient(config: Config, scorer: Callable[..., TokenScores], dtype: str,
+def compile_gradient(config: Config, scorer: Callable[..., Statistics], dtype: str,
                      arguments: tuple[int, ...]) -> Compiled:
     """Compiles the value and gradient of the summed scores, from shapes alone."""
     def loss(hidden: jax.Array, kernel: jax.Array, tokens: jax.Array) -> jax.Array:
         scores = scorer(hidden, kernel, tokens)
-        return jnp.sum(scores.logps) + jnp.sum(scores.entropy)
+        return jnp.sum(scores.logp) + jnp.sum(scores.entropy)
 
     batch, length = config.batch_size, config.length
     shapes = (jax.ShapeDtypeStruct((batch, length, config.embed), dtype),
@@ -87,12 +88,12 @@ def compile_gradient(config: Config, scorer: Callable[..., TokenScores], dtype: 
     return Compiled(compiled.memory_analysis().temp_size_in_bytes, largest, elements / (batch * length * config.vocab))
 
 
-def score_plainly(hidden: jax.Array, kernel: jax.Array, tokens: jax.Array) -> TokenScores:
+def score_plainly(hidden: jax.Array, kernel: jax.Array, tokens: jax.Array) -> Statistics:
     """The same scores from all logits at once."""
     logits = jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
     logps = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(logps, tokens[..., None], -1)[..., 0]
-    return TokenScores(chosen, -jnp.sum(jnp.exp(logps) * logps, axis=-1), jax.nn.logsumexp(logits, axis=-1),
+    return Statistics(chosen, -jnp.sum(jnp.exp(logps) * logps, axis=-1), jax.nn.logsumexp(logits, axis=-1),
                        jax.nn.logsumexp(2 * logps, axis=-1), (chosen >= logps.max(axis=-1)).astype(jnp.float32))
 
 
@@ -110,8 +111,7 @@ def add_row(table: Table, scorer: str, dtype: str, name: str, compiled: Compiled
 def print_results(config: Config, table: Table) -> None:
     """The table and the sizes to hold it against."""
     positions = config.batch_size * config.length
-    chunk = config.batch_size * positions_at_a_time(config.batch_size, config.length, config.vocab)
-    sizes = {"one [B, T, V] array": positions * config.vocab, "one chunk's logits": chunk * config.vocab,
+    sizes = {"one [B, T, V] array": positions * config.vocab, "one chunk's logits, at most": logits_at_a_time(None),
              "the kernel": config.embed * config.vocab}
     console = Console()
     console.print(table)

@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import PAGES, Places, SharedPrompt, attend, attend_to_pages, write_to_pages
 from models.config import SLIDING, ModelConfig
+from models.embedding import look_up
+from models.linear import add_up, matmul
 from models.lora import LoRAConfig
 from models.rope import cos_sin, rotate
 from sharding.layout import Layout, constrain
@@ -45,13 +47,14 @@ class Linear(nn.Module):
     use_bias: bool = False
     lora: LoRAConfig | None = None
     training: bool = False
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T in"]) -> Float[Array, "B T out"]:
         shape, dtype = (x.shape[-1], self.features), jnp.dtype(self.config.dtype)
         stored = jnp.dtype(self.config.param_dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
-        y = x @ self.param("kernel", init, shape, stored).astype(dtype)
+        y = matmul(x, self.param("kernel", init, shape, stored), self.axes, self.layout)
         if self.use_bias:
             bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
                               shape[1:], stored)
@@ -74,25 +77,8 @@ class Linear(nn.Module):
         a = self.variable("lora", "a", random, (shape[0], self.lora.rank)).value
         b = self.variable("lora", "b", zeros, (self.lora.rank, shape[1])).value
         x = nn.Dropout(self.lora.dropout, deterministic=not self.training)(x)
-        return low_rank_product(x @ a.astype(x.dtype), (b * self.lora.scale).astype(x.dtype))
-
-
-@jax.custom_vjp
-def low_rank_product(x: Float[Array, "B T R"], b: Float[Array, "R out"]) -> Float[Array, "B T out"]:
-    """x @ b. Its gradient is written as x^T dy: JAX's own, (dy^T x)^T, has XLA's CPU backend transpose all of dy."""
-    return x @ b
-
-
-def _low_rank_forward(x: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ b, (x, b)
-
-
-def _low_rank_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, b = saved
-    return cotangent @ b.T, jnp.einsum("btr,bto->ro", x, cotangent)
-
-
-low_rank_product.defvjp(_low_rank_forward, _low_rank_backward)
+        low = matmul(x, a, (self.axes[0], "rank"), self.layout)
+        return matmul(low, b * self.lora.scale, ("rank", self.axes[1]), self.layout)
 
 
 class Attention(nn.Module):
@@ -124,7 +110,8 @@ class Attention(nn.Module):
         else:
             out = self._attend(q, k, v, places, slides)
         out = out.reshape(batch, length, config.num_heads * config.head_dim)
-        return _linear(self, "o", config.embed_dim, ("heads", "embed"), config.o_bias)(out)
+        out = _linear(self, "o", config.embed_dim, ("heads", "embed"), config.o_bias)(out)
+        return add_up(self.layout, out)
 
     def _attend(self, q: Array, k: Array, v: Array, places: Places, slides: Array | None = None) -> Array:
         """`slides` tells whether this layer has the window, where layers of one scan differ."""
@@ -168,13 +155,14 @@ class MLP(nn.Module):
         gate = _linear(self, "gate", config.mlp_dim, ("embed", "mlp"))(x)
         up = _linear(self, "up", config.mlp_dim, ("embed", "mlp"))(x)
         hidden = constrain(self.layout, nn.silu(gate) * up, "batch", "query_length", "mlp")
-        return _linear(self, "down", config.embed_dim, ("mlp", "embed"))(hidden)
+        out = _linear(self, "down", config.embed_dim, ("mlp", "embed"))(hidden)
+        return add_up(self.layout, out)
 
 
 def _linear(owner: Attention | MLP, name: str, features: int, axes: tuple[str, str], bias: bool = False) -> Linear:
     """A linear layer of a block, with its adapter where the LoRA configuration names it."""
     lora = owner.lora if owner.lora is not None and name in owner.lora.targets else None
-    return Linear(owner.config, features, axes, bias, lora, owner.training, name=name, parent=owner)
+    return Linear(owner.config, features, axes, bias, lora, owner.training, owner.layout, name=name, parent=owner)
 
 
 class Block(nn.Module):
@@ -218,7 +206,7 @@ class Transformer(nn.Module):
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), jnp.dtype(config.param_dtype))
-        x = jnp.take(embedding, tokens, axis=0).astype(config.dtype).astype(jnp.float32)
+        x = look_up(embedding, tokens, config.dtype, self.layout)
         x = constrain(self.layout, x, "batch", "residual_length", "features")
         layers = _stacked_blocks(config)(config, self.lora, self.training, self.layout, name="layers")
         slides = None if config.layer_types is None else jnp.array([kind == SLIDING for kind in config.layer_types])
@@ -250,13 +238,21 @@ def _stacked_blocks(config: ModelConfig) -> Any:
         metadata_params={nn.PARTITION_NAME: "layers"})
 
 
+def output_head(config: ModelConfig, params: dict[str, Any]) -> tuple[Float[Array, "a b"], bool]:
+    """The vocabulary projection as it is stored, and whether it is the embedding: [V, D] if so, else the lm_head's
+    [D, V]."""
+    return (params["embedding"], True) if config.tie_embeddings else (params["lm_head"], False)
+
+
 def output_kernel(config: ModelConfig, params: dict[str, Any]) -> Float[Array, "D V"]:
-    """The vocabulary projection, as it is stored: the lm_head, or the transposed embedding where tied."""
-    return params["embedding"].T if config.tie_embeddings else params["lm_head"]
+    """The vocabulary projection, as a matrix that hidden states are multiplied with."""
+    head, tied = output_head(config, params)
+    return head.T if tied else head
 
 
 def init_variables(model: Transformer, key: jax.Array) -> dict[str, Any]:
     """Random `params` (and `lora`, B zero) with their axis names (Linen boxes)."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     params_key, lora_key = jax.random.split(key)
-    return model.init({"params": params_key, "lora": lora_key}, tokens, tokens, tokens + 1)
+    alone = model.clone(layout=None)  # what cannot be laid out is named later, by its place in the tree
+    return alone.init({"params": params_key, "lora": lora_key}, tokens, tokens, tokens + 1)

@@ -32,6 +32,12 @@ def combine(one: Loss, other: Loss) -> Loss:
     return Loss(*jax.tree.map(jnp.add, one[:3], other[:3]), extremes)
 
 
+def combined(losses: Loss) -> Loss:
+    """`combine` of the losses [C] that stand along the first axis of every value."""
+    extremes = {name: functools.reduce(extreme(name), values) for name, values in losses.extremes.items()}
+    return Loss(*jax.tree.map(lambda values: jnp.sum(values, axis=0), losses[:3]), extremes)
+
+
 def zero_loss(shapes: Loss) -> Loss:
     """The Loss of no rows, in float32, to which `combine` adds others; `shapes` are those of the objective's Loss."""
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes[:3])

@@ -56,6 +56,8 @@ class Layout:
     """(logical axis, mesh axis or axes), each once; static to the compiler, as the mesh is"""
     allow_replicated: bool = False
     """large weights may lie whole on every device"""
+    reduce_dtype: str = "float32"
+    """in which the gradients of layers' kernels are summed over devices"""
 
     def __post_init__(self) -> None:
         for logical, entry in self.rules:

@@ -193,4 +193,4 @@ def through_the_step(objective, batch, layout, num_microbatches, lora):
     state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("lora"), (), jax.random.key(0))
     sums = jax.jit(lambda state, batch: accumulate(model, objective, state, batch))(
         state, put(batch, layout, num_microbatches))
-    return jax.device_get((sums.loss, sums.grads))
+    return jax.device_get((sums.loss, jax.tree.map(lambda grad: grad.sum(0), sums.grads)))

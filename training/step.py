@@ -16,8 +16,8 @@ from batch import COUNT, MicroBatch, RowLayout
 from errors import InputError
 from models.scoring import score
 from models.transformer import Transformer
-from objectives.base import Loss, combine, extreme, zero_loss
-from sharding.layout import Layout, check_layout
+from objectives.base import Loss, combine, combined, extreme, zero_loss
+from sharding.layout import COPIES, Layout, check_layout
 from training.objective_call import call_objective
 from training.state import TrainState
 
@@ -49,7 +49,7 @@ class Sums(NamedTuple):
 
     loss: Loss
     grads: Any
-    """of the summed loss, float32"""
+    """of the summed loss, float32, [C, ...]: each copy of the weights has the sum of its own rows"""
     counted: dict[str, jax.Array]
     """num_tokens, positions and the sums of columns count/NAME"""
     number: jax.Array
@@ -94,15 +94,16 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     """
     check_layout(model, state)
     shardings, everywhere = jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding
-    of_sums = Sums(everywhere, shardings.trainable, everywhere, everywhere)
     by_row = None if model.layout is None else model.layout.sharding("batch")
+    copies = num_copies(model, objective)
+    of_sums = Sums(everywhere, _of_copies(copies, shardings.trainable), everywhere, everywhere)
     zeros = {}
 
     def start(state: TrainState, first: MicroBatch) -> Sums:
         names = frozenset(first.columns)  # they alone, and no shape, say what is added up
         if names not in zeros:
             shapes = _shapes(model, objective, scorer_of(first.row_layout), state, first.columns)
-            zeros[names] = jax.jit(functools.partial(_zeros, *shapes), out_shardings=of_sums)
+            zeros[names] = jax.jit(functools.partial(_zeros, copies, *shapes), out_shardings=of_sums)
         return zeros[names]()
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnums=3, in_shardings=(of_sums, shardings, None),
@@ -132,10 +133,10 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
 
 def _finish(state: TrainState, sums: Sums, optimizer: optax.GradientTransformation,
             schedule: optax.Schedule) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The one division, and the update, if it is finite."""
+    """The one division, and the update, if it is finite. Here gradients are summed over the copies of the weights."""
     (total, weight, by_name, extremes), counted = sums.loss, dict(sums.counted)
     denominator = jnp.where(weight > 0, weight, 1.0)
-    grads = jax.tree.map(lambda grad: grad / denominator, sums.grads)
+    grads = jax.tree.map(lambda grad: jnp.sum(grad, axis=0) / denominator, sums.grads)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(total)
     updated = _update(state, grads, optimizer)
@@ -177,22 +178,60 @@ def accumulate(model: Transformer, objective: Objective, state: TrainState, batc
     def body(sums: Sums, columns: dict[str, jax.Array]) -> tuple[Sums, None]:
         return _add(model, objective, scorer, sums, state, columns)[0], None
 
-    return jax.lax.scan(body, _zeros(*shapes)._replace(counted={}), columns)[0]._replace(counted=counted)
+    zeros = _zeros(num_copies(model, objective), *shapes)._replace(counted={})
+    return jax.lax.scan(body, zeros, columns)[0]._replace(counted=counted)
 
 
 def _add(model: Transformer, objective: Objective, scorer: Scorer, sums: Sums, state: TrainState,
          columns: dict[str, jax.Array]) -> tuple[Sums, Any]:
     """The sums with one more micro-batch, but for what is counted in it, and its scores."""
-    (_, (loss, scores)), grads = jax.value_and_grad(_micro_loss, has_aux=True)(
-        state.trainable, model, objective, scorer, state, columns, sums.number)
+    loss, scores, grads = _gradients(model, objective, scorer, state, columns, sums.number)
     grads = jax.tree.map(lambda sum, grad: sum + grad.astype(jnp.float32), sums.grads, grads)
     return Sums(combine(sums.loss, loss), grads, sums.counted, sums.number + 1), scores
 
 
+def _gradients(model: Transformer, objective: Objective, scorer: Scorer, state: TrainState,
+               columns: dict[str, jax.Array], number: jax.Array) -> tuple[Loss, Any, Any]:
+    """(loss, scores, gradients [C, ...]) of the step's micro-batch of this number.
+
+    Each of the C copies of the weights computes the gradient of its own rows, and none of it is exchanged with the
+    others here: that is done once a step, not once a micro-batch.
+    """
+    def of_copy(model: Transformer, columns: dict[str, jax.Array], key: jax.Array) -> tuple[Loss, Any, Any]:
+        (_, (loss, scores)), grads = jax.value_and_grad(_micro_loss, has_aux=True)(
+            state.trainable, model, objective, scorer, state, columns, key)
+        return loss, scores, grads
+
+    copies, key = num_copies(model, objective), jax.random.fold_in(jax.random.fold_in(state.rng, state.step), number)
+    if copies == 1:
+        loss, scores, grads = of_copy(model, columns, key)
+        return loss, scores, jax.tree.map(lambda grad: grad[None], grads)
+    model = model.clone(layout=model.layout.without(*COPIES))
+    columns = jax.tree.map(lambda column: column.reshape(copies, -1, *column.shape[1:]), columns)
+    losses, scores, grads = jax.vmap(functools.partial(of_copy, model), spmd_axis_name=COPIES)(
+        columns, jax.random.split(key, copies))
+    return combined(losses), jax.tree.map(lambda score: score.reshape(-1, *score.shape[2:]), scores), grads
+
+
+def num_copies(model: Transformer, objective: Objective) -> int:
+    """How many copies of the weights have gradients of their own: one where the rows of a batch are coupled."""
+    if model.layout is None or getattr(objective, "couples_rows", False):
+        return 1
+    return model.layout.size(COPIES)
+
+
+def _of_copies(copies: int, shardings: Any) -> Any:
+    """Shardings of gradients [C, ...]."""
+    def of_copies(each: Any) -> Any:
+        spec = jax.sharding.PartitionSpec(COPIES if copies > 1 else None, *each.spec)
+        return jax.sharding.NamedSharding(each.mesh, spec)
+
+    return jax.tree.map(of_copies, shardings)
+
+
 def _micro_loss(trainable: Any, model: Transformer, objective: Objective, scorer: Scorer, state: TrainState,
-                columns: dict[str, jax.Array], number: jax.Array) -> tuple[jax.Array, tuple[Loss, Any]]:
-    """(total, (loss, scores)) of the step's micro-batch of this number."""
-    key = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), number)
+                columns: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, tuple[Loss, Any]]:
+    """(total, (loss, scores)) of rows."""
     scores = scorer(model, state.with_trainable(trainable).variables(), columns, rngs={"dropout": key})
     loss = call_objective(objective, scores, Columns(columns))
     return loss.total, (loss, scores)
@@ -211,15 +250,15 @@ def _shapes(model: Transformer, objective: Objective, scorer: Scorer, state: Tra
     """Shapes of the trainable collection, and of a micro-batch's loss and of what is counted in it."""
     def shaped(trainable: Any, state: TrainState, columns: dict[str, jax.Array]) -> Any:
         columns, counted = _count(columns)
-        return _micro_loss(trainable, model, objective, scorer, state, columns, state.step)[1][0], counted
+        return _micro_loss(trainable, model, objective, scorer, state, columns, state.rng)[1][0], counted
 
     trainable = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.trainable)
     return trainable, *jax.eval_shape(shaped, state.trainable, state, columns)
 
 
-def _zeros(trainable: Any, loss: Loss, counted: dict[str, Any]) -> Sums:
+def _zeros(copies: int, trainable: Any, loss: Loss, counted: dict[str, Any]) -> Sums:
     """The sums of no micro-batch."""
-    grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
+    grads = jax.tree.map(lambda leaf: jnp.zeros((copies, *leaf.shape), jnp.float32), trainable)
     counted = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), counted)
     return Sums(zero_loss(loss), grads, counted, jnp.zeros((), jnp.int32))
 

@@ -1,4 +1,4 @@
-"""The chunked scorer against a plain one: values, gradients, temperature, packing, and what it never builds."""
+"""The scorer, chunk by chunk, against a plain one: values, gradients, packing, and what it never builds."""
 
 import re
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny import CONFIG, jitted_score, packed, padded, random_variables, rows
 
-from models import scoring
-from models.scoring import score_hidden
+from models import projection
+from models.projection import statistics
 from models.transformer import Transformer, output_kernel
 
 MODEL = Transformer(CONFIG)
@@ -22,7 +22,7 @@ def variables():
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(scoring, "LOGITS_AT_A_TIME", 5 * 2 * CONFIG.vocab_size)
+    monkeypatch.setattr(projection, "logits_at_a_time", lambda layout: 9 * CONFIG.vocab_size)
 
 
 def plain(hidden, kernel, tokens, temperature):
@@ -41,8 +41,8 @@ def test_equals_the_plain_computation(small_chunks, temperature):
     hidden, kernel = random.normal(size=(2, 13, 8)).astype("f"), random.normal(size=(8, 64)).astype("f")
     tokens = random.integers(0, 64, (2, 13)).astype(np.int32)
     tokens[:, ::3] = (hidden @ kernel).argmax(-1)[:, ::3]
-    assert scoring.positions_at_a_time(2, 13, 64) == 5
-    scores = score_hidden(jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(tokens), temperature)
+    assert projection._chunk(2 * 13, 64, 9 * 64) == 9
+    scores = statistics(jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(tokens), temperature)
     for ours, theirs in zip(scores, plain(hidden, kernel, tokens, temperature), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -53,8 +53,8 @@ def test_gradients_equal_those_of_the_plain_computation(small_chunks):
     tokens = jax.random.randint(keys[2], (2, 13), 0, 64)
 
     def chunked(hidden, kernel):
-        scores = score_hidden(hidden, kernel, tokens)
-        return jnp.sum(scores.logps * jnp.arange(13)) + jnp.sum(scores.entropy**2) + jnp.sum(scores.log_z**2) + (
+        scores = statistics(hidden, kernel, tokens)
+        return jnp.sum(scores.logp * jnp.arange(13)) + jnp.sum(scores.entropy**2) + jnp.sum(scores.log_z**2) + (
             jnp.sum(scores.log_collision**2))
 
     def direct(hidden, kernel):
@@ -104,7 +104,7 @@ def test_huge_logits_stay_finite():
     hidden, kernel = jnp.full((1, 2, 1), 1000.0), jnp.arange(4.0)[None]
 
     def total(kernel):
-        return jnp.sum(score_hidden(hidden, kernel, jnp.zeros((1, 2), int)).log_z)
+        return jnp.sum(statistics(hidden, kernel, jnp.zeros((1, 2), int)).log_z)
 
     value, gradient = jax.value_and_grad(total)(kernel)
     assert float(value) == pytest.approx(6000)
@@ -112,28 +112,28 @@ def test_huge_logits_stay_finite():
 
 
 def test_no_array_of_all_logits_exists(monkeypatch):
-    monkeypatch.setattr(scoring, "LOGITS_AT_A_TIME", 2**14)
+    monkeypatch.setattr(projection, "logits_at_a_time", lambda layout: 2**14)
     batch, length, vocab = 2, 64, 1024
     shapes = [jax.ShapeDtypeStruct((batch, length, 16), "float32"), jax.ShapeDtypeStruct((16, vocab), "float32"),
               jax.ShapeDtypeStruct((batch, length), "int32")]
 
     def total(hidden, kernel, tokens):
-        return sum(jnp.sum(each) for each in score_hidden(hidden, kernel, tokens))
+        return sum(jnp.sum(each) for each in statistics(hidden, kernel, tokens))
 
     text = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shapes).compile().as_text()
     sizes = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\w\[([\d,]+)\]", text)]
     assert max(sizes) < batch * length * vocab / 2
 
 
-def test_bfloat16_matmuls_accumulate_their_gradient_in_float32(small_chunks):
+def test_bfloat16_matmuls_accumulate_their_gradient_in_float32(monkeypatch):
     """Many small chunks add up to what one big chunk gives, to float32's precision and not to bfloat16's."""
     keys = jax.random.split(jax.random.key(0), 3)
     hidden = jax.random.normal(keys[0], (2, 65, 8)).astype(jnp.bfloat16)
     kernel, tokens = jax.random.normal(keys[1], (8, 64)), jax.random.randint(keys[2], (2, 65), 0, 64)
 
     def gradient(chunk):
-        scoring.LOGITS_AT_A_TIME = chunk * 2 * 64
-        return jax.grad(lambda kernel: jnp.sum(score_hidden(hidden, kernel, tokens).logps))(kernel)
+        monkeypatch.setattr(projection, "logits_at_a_time", lambda layout: chunk * 2 * 64)
+        return jax.grad(lambda kernel: jnp.sum(statistics(hidden, kernel, tokens).logp))(kernel)
 
     small, whole = gradient(1), gradient(65)
     assert small.dtype == jnp.float32
@@ -142,7 +142,7 @@ def test_bfloat16_matmuls_accumulate_their_gradient_in_float32(small_chunks):
 
 def test_lora_pays_for_no_gradient_of_the_vocabulary():
     def total(hidden, kernel, tokens):
-        return jnp.sum(score_hidden(hidden, kernel, tokens).logps)
+        return jnp.sum(statistics(hidden, kernel, tokens).logp)
 
     shapes = [jax.ShapeDtypeStruct((2, 16, 8), "float32"), jax.ShapeDtypeStruct((8, 64), "float32"),
               jax.ShapeDtypeStruct((2, 16), "int32")]
@@ -158,6 +158,6 @@ def test_the_gradient_of_a_tied_embedding_in_bfloat16():
 
     @jax.jit
     def gradient(hidden):
-        return jax.grad(lambda stored: jnp.sum(score_hidden(hidden, stored.T, tokens).logps))(embedding)
+        return jax.grad(lambda stored: jnp.sum(statistics(hidden, stored, tokens, tied=True).logp))(embedding)
 
     np.testing.assert_allclose(gradient(hidden.astype(jnp.bfloat16)), gradient(hidden), atol=0.05)

@@ -39,15 +39,21 @@ def test_colliding_axes(layout):
 @pytest.mark.parametrize(("rule", "words"), [
     ("vocab=fsdp", "^params/embedding: its logical axes vocab and embed collide on the mesh axis fsdp"),
     ("rank=fsdp", "^lora/layers/attn/k/a: its logical axes embed and rank collide on the mesh axis fsdp"),
-    ("mlp=fsdp", "^an activation: its logical axes batch and mlp collide on the mesh axis fsdp"),
+    ("mlp=fsdp", "^params/layers/mlp/down/kernel: its logical axes mlp and embed collide on the mesh axis fsdp"),
     ("residual_length=fsdp", "^an activation: its logical axes batch and residual_length collide on .* fsdp"),
     ("query_length=tensor", "^an activation: its logical axes query_length and heads collide on .* tensor"),
     ("key_length = data + tensor", "^an activation: its logical axes batch and key_length collide on .* data")])
 def test_rules_that_collide_in_a_model_are_refused_with_its_shapes(rule, words):
     layout = make_layout(MeshConfig(2, 2, 2, rules=(rule,)))
+    model, tokens = Transformer(CONFIG, LORA, layout=layout), jax.ShapeDtypeStruct((8, 4), "int32")
+    boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+
+    def lay_out():
+        layout.tree_shardings(boxed)
+        jax.eval_shape(model.apply, nn.unbox(boxed), tokens, tokens, tokens)
+
     with pytest.raises(InputError, match=words):
-        layout.tree_shardings(jax.eval_shape(
-            lambda: init_variables(Transformer(CONFIG, LORA, layout=layout), jax.random.key(0))))
+        lay_out()
 
 
 def test_a_rule_that_leaves_large_weights_whole_is_refused():

@@ -38,7 +38,7 @@ def loss_and_grads(batch, lora=None, layout=None, num_microbatches=1, objective=
     (total, weight, metrics, _), grads, *_ = jax.jit(
         lambda state, batch: accumulate(model, objective, state, batch))(state, on_device)
     entropy = metrics["entropy"][0] / metrics["entropy"][1]
-    return float(total / weight), jax.device_get(jax.tree.map(lambda grad: grad / weight, grads)), float(entropy)
+    return float(total / weight), jax.device_get(jax.tree.map(lambda grad: grad.sum(0) / weight, grads)), float(entropy)
 
 
 def assert_same(one, other, tolerance=1e-5):

@@ -1,0 +1,32 @@
+"""How much memory a device has, and what follows from it for what is computed a part at a time."""
+
+import jax
+
+from sharding.layout import Layout
+
+HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5e": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32,
+           "TPU v6e": 32, "TPU7x": 96}
+"""of a JAX device, by device_kind, from Google Cloud's pages of each TPU version: a topology that is only compiled for
+does not tell"""
+
+LOGITS_SHARE = 1 / 64
+"""of a device's memory that the logits of a chunk may take"""
+
+LOGITS_ON_CPU = 2**25
+"""logits at a time (128 MiB in float32) where the device's memory is the machine's"""
+
+
+def memory_of(device: jax.Device) -> int | None:
+    """Bytes; None for a CPU, and for what tells nothing."""
+    if device.platform == "cpu":
+        return None
+    if device.device_kind in HBM_GIB:
+        return HBM_GIB[device.device_kind] * 2**30
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def logits_at_a_time(layout: Layout | None) -> int:
+    """Float32 logits that one device holds at a time."""
+    device = jax.devices()[0] if layout is None else layout.mesh.devices.flat[0]
+    memory = memory_of(device)
+    return LOGITS_ON_CPU if memory is None else int(memory * LOGITS_SHARE) // 4

@@ -1,0 +1,46 @@
+"""The embedding's lookup and the vocabulary projection on meshes: values and gradients as on one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.embedding import look_up
+from models.linear import matmul
+from models.projection import statistics
+from sharding.mesh import MeshConfig, make_layout
+
+MESHES = [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(slice=2, data=1, fsdp=4)]
+MIXED = MeshConfig(data=2, fsdp=2, tensor=2, rules=("embed=fsdp+tensor", "vocab=none", "heads=none"))
+"""the embedding is split over more than rows are"""
+
+
+@pytest.mark.parametrize("config", [*MESHES, MIXED])
+@pytest.mark.parametrize("rows", [8, 3])  # 3 divide over nothing
+def test_the_ends_of_a_model(config, rows):
+    layout, keys = make_layout(config), jax.random.split(jax.random.key(0), 4)
+    hidden, table = jax.random.normal(keys[0], (rows, 13, 16)), jax.random.normal(keys[1], (64, 16))
+    tokens, weights = jax.random.randint(keys[2], (rows, 13), 0, 64), jax.random.normal(keys[3], (4, rows, 13))
+
+    def both(hidden, table, layout):
+        found = look_up(table, tokens, jnp.float32, layout)
+        tied = statistics(hidden + found, table, tokens, 0.7, tied=True, layout=layout)
+        apart = statistics(hidden, table.T, tokens, layout=layout)
+        return sum(jnp.sum(one * weight) for each in (tied, apart) for one, weight in zip(each, weights, strict=False))
+
+    ours, theirs = (jax.jit(jax.value_and_grad(lambda *arrays: both(*arrays, each), (0, 1)))(hidden, table)  # noqa: B023
+                    for each in (layout, None))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+@pytest.mark.parametrize("config", [MESHES[0], MIXED])
+def test_the_matmul_of_a_kernel_in_parts(config):
+    layout, keys = make_layout(config), jax.random.split(jax.random.key(0), 2)
+    x, kernel = jax.random.normal(keys[0], (8, 5, 16)), jax.random.normal(keys[1], (16, 32))
+
+    def total(x, kernel, layout):
+        return jnp.sum(jnp.sin(matmul(x, kernel, ("embed", "mlp") if config != MIXED else ("embed", "heads"), layout)))
+
+    ours, theirs = (jax.jit(jax.value_and_grad(lambda *arrays: total(*arrays, each), (0, 1)))(x, kernel)  # noqa: B023
+                    for each in (layout, None))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), ours, theirs)
