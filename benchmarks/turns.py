@@ -121,6 +121,7 @@ def temper_turn(flags: Flags, folder: Path, number: int, script: str, **more: An
              "remat": "none", "save-every": 0, "lora.rank": flags.rank, "lora.alpha": 2.0 * flags.rank,
              "lora.dropout": 0.0, "optimizer.schedule": "constant", "optimizer.weight-decay": 0.0,
              "optimizer.max-grad-norm": 1.0} | more
+    given["compilation-cache"] = "off"  # the first step is compiled in each round, as in the peers'
     command = [sys.executable, "-m", script, *(f"--{name}={value}" for name, value in given.items())]
     peak = run_child(command, folder / f"temper-{number}.log", JAX_PLATFORMS="cpu")
     steps = read_metrics(run)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from cli.parsing import is_script, parse
+from cli.parsing import is_script, parse, take_value
 from cli.values import check_values
 from errors import InputError, Stopped
+from sharding.compilation_cache import open_cache
 from sharding.hosts import lost_peers
 
 DEBUG = "--debug"
+CACHE = "--compilation-cache"
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 
 
@@ -26,8 +28,11 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
     debug = DEBUG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     try:
-        config = parse(config_type, sys.argv[1:], description, renamed)
+        cache, arguments = take_value(sys.argv[1:], CACHE, "a folder, or off")
+        config = parse(config_type, arguments, description, renamed)
         set_malloc()
+        if cache or is_script():  # a benchmark may measure what compiling takes
+            open_cache(cache)
         check_values(config)
         with lost_peers():
             main(config)

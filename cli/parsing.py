@@ -39,11 +39,12 @@ def parse(config_type: type[Config], arguments: list[str], description: str,
     """
     import tyro
 
-    recipe, arguments = take_recipe(arguments)
+    recipe, arguments = take_value(arguments, "--config", "the name of a YAML file")
     check_names(arguments, renamed, _kinds(config_type))
-    arguments = [*(read_recipe(config_type, recipe, renamed) if recipe else ()), *arguments]
+    arguments = [*(read_recipe(config_type, Path(recipe), renamed) if recipe else ()), *arguments]
     description += ("\n\n--config RECIPE.yaml reads any of these flags from a file; flags given beside it win. --debug "
-                    "shows the traceback of an error, too.")
+                    "shows the traceback of an error, too. --compilation-cache DIR keeps compiled programs there, off "
+                    "nowhere; by default they are kept in the user's cache folder.")
     with _errors_in_one_line(f"with {recipe}: " if recipe else ""):
         return tyro.cli(config_type, prog=invocation(), args=arguments, description=description,
                         registry=_constructors())
@@ -80,16 +81,17 @@ def parse_recipe(config_type: type[Config], recipe: str | Path, **flags: Any) ->
     return parse(config_type, ["--config", str(recipe), *as_flags(config_type, given)], "")
 
 
-def take_recipe(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """The path behind --config, if it is given, and the other arguments."""
+def take_value(arguments: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
+    """The value of a flag that is no field of a script's, if it is given, and the other arguments. Raises InputError
+    for a flag without value, which is `what`."""
     for place, argument in enumerate(arguments):
         before, after = arguments[:place], arguments[place + 1 :]
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config=")), before + after
-        if argument == "--config":
-            if not after:
-                raise InputError("--config needs the name of a YAML file")
-            return Path(after[0]), before + after[1:]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}="), before + after
+        if argument == flag:
+            if not after or after[0].startswith("--"):
+                raise InputError(f"{flag} needs {what}")
+            return after[0], before + after[1:]
     return None, arguments
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, Stopped
+from sharding.compilation_cache import turn_off_unless_shared
 from sharding.exchange import LostPeerError, leave
 
 CONNECT_SECONDS = 300
@@ -56,6 +57,7 @@ def connect(config: HostsConfig) -> None:
     with _time_limit(CONNECT_SECONDS, config):
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=config.heartbeat_timeout,
                                    initialization_timeout=CONNECT_SECONDS + 60)
+    turn_off_unless_shared()
 
 
 def _explicit(config: HostsConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.flags import check_flags, check_online_flags
-from cli.parsing import parse, parse_recipe
+from cli.parsing import parse, parse_recipe, take_value
 from cli.policy import make_objective
 from cli.renamed import EXPORT, GENERATE, GRPO
 from cli.values import check_values
@@ -101,6 +101,15 @@ def test_an_old_name_gets_one_line_with_the_new_one(config, renamed, capsys):
                 parse(config, arguments, "", renamed)
         assert f"--{new}" in known, "the new name is a flag"
         assert f"--{old}" not in known
+
+
+def test_flags_of_all_scripts_are_taken_out_with_their_value():
+    for given in (["--cache", "off"], ["--cache=off"]):
+        assert take_value(["--a", *given, "--b"], "--cache", "a folder") == ("off", ["--a", "--b"])
+    assert take_value(["--caches", "off"], "--cache", "a folder") == (None, ["--caches", "off"])
+    for bad in (["--cache"], ["--cache", "--model", "m"]):
+        with pytest.raises(InputError, match="^--cache needs a folder$"):
+            take_value(bad, "--cache", "a folder")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
