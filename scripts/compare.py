@@ -64,9 +64,10 @@ def main(config: Config) -> None:
                   "--max-steps", config.max_steps, *flags)
             curves[name, seed] = read_curve(run)
     budget = min(max(curve) for curve in curves.values())
-    figures = {name: np.asarray([at_budget(curves[name, seed], budget) for seed in config.seeds]) for name in METHODS}
-    (folder / "table.md").write_text(table(figures, budget))
-    plot(folder / "plot.png", curves, config.seeds)
+    before = by_method({("before training", seed): curves[next(iter(METHODS)), seed] for seed in config.seeds},
+                       config.seeds, 0)
+    write_text(folder / "table.md", table(by_method(curves, config.seeds, budget) | before, budget))
+    plot(folder / "plot.png", curves, config.seeds, budget)
     print((folder / "table.md").read_text(), f"the curves: {folder}/plot.png", sep="\n")
 
 
@@ -117,12 +118,13 @@ def right_and_wrong(file: Path) -> list[dict[str, Any]]:
 
 # ------------------------------------------------------------------------------------------------------ the figures
 
-Curve = dict[int, np.ndarray]
-"""sampled tokens -> 1 for each held-out problem that was answered right then, else 0 [Q]"""
+Curve = dict[int, dict[str, float]]
+"""sampled tokens -> {each different held-out problem: the share of its answers that were right then, NaN where none has
+a verdict}"""
 
 
 def read_curve(run: Path) -> Curve:
-    """Of all evaluations of a run."""
+    """Of all evaluations of a run. Raises InputError for one without any verdict."""
     import pyarrow.parquet as pq
 
     from training.metrics import read_metrics
@@ -130,15 +132,40 @@ def read_curve(run: Path) -> Curve:
     tokens = {0: 0} | {line["step"]: line["sampled_tokens"] for line in read_metrics(run) if "sampled_tokens" in line}
     curve = {}
     for file in sorted((run / "eval" / "samples").glob("step-*.parquet")):
-        rows = sorted(pq.read_table(file).to_pylist(), key=lambda row: row["group"])
-        right = [sum(row[f"rewards/{name}"] or 0.0 for name in VERIFIERS.split(",")) for row in rows]
-        curve[tokens[int(file.stem.removeprefix("step-"))]] = np.asarray(right)
+        right = right_answers(pq.read_table(file).to_pylist())
+        if np.isnan(list(right.values())).all():
+            raise InputError(f"{file}: none of its answers has a verdict; eval_failures.jsonl of the run says why")
+        curve[tokens[int(file.stem.removeprefix("step-"))]] = right
     return curve
 
 
-def at_budget(curve: Curve, budget: int) -> np.ndarray:
-    """The last evaluation within so many sampled tokens."""
-    return curve[max(tokens for tokens in curve if tokens <= budget)]
+def right_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """A problem that is asked twice counts once. An answer that no verifier spoke of, because it failed or because the
+    engine did, is neither right nor wrong."""
+    answers: dict[str, list[float]] = {}
+    for row in rows:
+        given = [row[f"rewards/{name}"] for name in VERIFIERS.split(",") if row[f"rewards/{name}"] is not None]
+        judged = given and row["finish_reason"] != "error"
+        answers.setdefault(row["prompt"], []).extend([sum(given)] if judged else [])
+    return {problem: float(np.mean(each)) if each else np.nan for problem, each in answers.items()}
+
+
+def at_budget(curve: Curve, budget: int) -> dict[str, float]:
+    """Of each problem after so many sampled tokens, on the line between the evaluations before and after; a run whose
+    next evaluation is just beyond is not taken for what it was long before."""
+    before = max(tokens for tokens in curve if tokens <= budget)
+    after = min(tokens for tokens in curve if tokens >= budget)
+    share = (budget - before) / (after - before) if after > before else 0.0
+    return {problem: float((1 - share) * right + share * curve[after].get(problem, np.nan))
+            for problem, right in curve[before].items()}
+
+
+def by_method(curves: Mapping[tuple[str, int], Curve], seeds: Sequence[int], budget: int) -> dict[str, np.ndarray]:
+    """[S, Q] of each method, problems in one order."""
+    there = {key: at_budget(curve, budget) for key, curve in curves.items()}
+    problems = sorted({problem for each in there.values() for problem in each})
+    return {name: np.asarray([[there[name, seed].get(problem, np.nan) for problem in problems] for seed in seeds])
+            for name in dict.fromkeys(name for name, _ in curves)}
 
 
 def interval(differences: np.ndarray, random: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
@@ -150,41 +177,57 @@ def interval(differences: np.ndarray, random: np.random.Generator, draws: int = 
 
 
 def table(figures: Mapping[str, np.ndarray], budget: int) -> str:
-    """Accuracy [S, Q] of each method, and its difference to the first one's, problem by problem, in Markdown."""
-    base = next(iter(figures))
+    """Accuracy [S, Q] of each method, and its difference to the first one's, problem by problem, in Markdown. Problems
+    that some answer to has no verdict on are left out of all. Raises InputError where none is left."""
+    judged = ~np.any([np.isnan(right).any(axis=0) for right in figures.values()], axis=0)
+    if not judged.any():
+        raise InputError("no held-out problem has a verdict on its answers by all runs; the runs' eval_failures.jsonl "
+                         "say why")
+    base, left_out = next(iter(figures)), np.sum(~judged)
     lines = [f"Held-out problems answered right (greedy), after {budget:,} sampled tokens; "
-             f"{figures[base].shape[0]} seeds, {figures[base].shape[1]} problems, 95 % intervals", "",
-             f"| method | right | by seed | difference to {base} |", "|---|---|---|---|"]
-    for name, right in figures.items():
-        low, high = interval(right, np.random.default_rng(0))
-        by_seed = ", ".join(f"{each:.1%}" for each in right.mean(axis=1))
-        difference = right - figures[base]
-        below, above = interval(difference, np.random.default_rng(0))
-        paired = "" if name == base else f"{difference.mean():+.1%} ({below:+.1%} to {above:+.1%})"
-        lines.append(f"| {name} | {right.mean():.1%} ({low:.1%} to {high:.1%}) | {by_seed} | {paired} |")
-    return "\n".join(lines) + "\n"
+             f"{len(figures[base])} seeds, {judged.sum()} different problems ({left_out} left out: some answer has no "
+             f"verdict), 95 % intervals", "",
+             f"| method | right | by seed | difference to {base} | no verdict |", "|---|---|---|---|---|"]
+    return "\n".join(lines + [table_row(name, right[:, judged], None if name == base else figures[base][:, judged],
+                                        np.isnan(right).sum()) for name, right in figures.items()]) + "\n"
 
 
-def plot(path: Path, curves: Mapping[tuple[str, int], Curve], seeds: Sequence[int]) -> None:
-    """Accuracy over sampled tokens: a thin line a run, a thick one for the mean of a method's seeds."""
+def table_row(name: str, right: np.ndarray, base: np.ndarray | None, missing: int) -> str:
+    """Of a method's accuracy [S, Q]; `missing` answers have no verdict."""
+    low, high = interval(right, np.random.default_rng(0))
+    by_seed = ", ".join(f"{each:.1%}" for each in right.mean(axis=1))
+    paired = ""
+    if base is not None:
+        below, above = interval(right - base, np.random.default_rng(0))
+        paired = f"{(right - base).mean():+.1%} ({below:+.1%} to {above:+.1%})"
+    return f"| {name} | {right.mean():.1%} ({low:.1%} to {high:.1%}) | {by_seed} | {paired} | {missing} |"
+
+
+def plot(path: Path, curves: Mapping[tuple[str, int], Curve], seeds: Sequence[int], budget: int) -> None:
+    """Accuracy over sampled tokens, a panel a method: its seeds, their mean as far as all were compared, and the means
+    of the others behind."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    budget = min(max(curve) for curve in curves.values())
     grid = np.linspace(0, budget, 50)
-    for color, name in zip(pyplot.rcParams["axes.prop_cycle"].by_key()["color"], METHODS):
-        runs = [{tokens: right.mean() for tokens, right in curves[name, seed].items()} for seed in seeds]
-        for each in runs:
-            axes.plot(list(each), list(each.values()), color=color, alpha=0.25, linewidth=1)
-        axes.plot(grid, np.mean([np.interp(grid, list(each), list(each.values())) for each in runs], axis=0),
-                  color=color, linewidth=2, label=name)
-    axes.set(xlabel="sampled tokens", ylabel="held-out problems answered right", ylim=(0, 1))
-    axes.legend(loc="lower right")
+    runs = {key: ([*curve], [np.nanmean([*right.values()]) for right in curve.values()])
+            for key, curve in curves.items()}
+    means = {name: np.mean([np.interp(grid, *runs[name, seed]) for seed in seeds], axis=0) for name in METHODS}
+    figure, panels = pyplot.subplots(1, len(METHODS), figsize=(3 * len(METHODS), 3.4), sharex=True, sharey=True)
+    for number, (axes, name) in enumerate(zip(panels, METHODS)):
+        for other in means.values():
+            axes.plot(grid, other, color="0.8", linewidth=1.5)
+        for seed in seeds:
+            axes.plot(*runs[name, seed], color=f"C{number}", alpha=0.5, linewidth=1, marker="o", markersize=3)
+        axes.plot(grid, means[name], color=f"C{number}", linewidth=3)
+        axes.axvline(budget, color="0.5", linestyle=":", linewidth=1)
+        axes.set(title=name, xlabel="sampled tokens, thousands", ylim=(0, 1))
+        axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1000:g}")
+    panels[0].set_ylabel("held-out problems answered right")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 

@@ -10,21 +10,49 @@ import pytest
 from errors import InputError
 from scripts import compare
 
+FIRST, SECOND = (f"rewards/{name}" for name in compare.VERIFIERS.split(","))
 
-def test_a_curve_is_of_problems_by_sampled_tokens(tmp_path):
+
+def write_evaluations(run, *evaluations):
+    """Of steps 0, 2, ...: rows of (prompt, the verifiers' values, finish reason)."""
     lines = [{"step": 1, "sampled_tokens": 50}, {"step": 2, "sampled_tokens": 90}, {"step": 2, "eval/reward": 0.5}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    samples = tmp_path / "eval" / "samples"
+    samples = run / "eval" / "samples"
     samples.mkdir(parents=True)
-    first, second = (f"rewards/{name}" for name in compare.VERIFIERS.split(","))
-    for step, right in ((0, [0.0, None, 1.0]), (2, [1.0, None, 1.0])):
-        pq.write_table(pa.table({"group": [2, 1, 0], first: pa.array(right, pa.float64()),
-                                 second: pa.array([None, 1.0, None], pa.float64())}),
-                       samples / f"step-{step:06d}.parquet")
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for number, rows in enumerate(evaluations):
+        columns = dict(zip(("prompt", FIRST, SECOND, "finish_reason"), zip(*rows)))
+        types = {FIRST: pa.float64(), SECOND: pa.float64()}
+        pq.write_table(pa.table({name: pa.array(column, types.get(name, pa.string()))
+                                 for name, column in columns.items()}), samples / f"step-{2 * number:06d}.parquet")
+
+
+def test_a_curve_is_of_different_problems_by_sampled_tokens(tmp_path):
+    write_evaluations(tmp_path, [("a", 0.0, None, "stop"), ("b", None, 1.0, "length"), ("a", 1.0, None, "stop")],
+                      [("b", None, 1.0, "stop"), ("a", 1.0, None, "stop"), ("a", 1.0, None, "stop")])
     curve = compare.read_curve(tmp_path)
-    assert {tokens: right.tolist() for tokens, right in curve.items()} == {0: [1, 1, 0], 90: [1, 1, 1]}
-    assert compare.at_budget(curve, 89).tolist() == [1, 1, 0]
-    assert compare.at_budget(curve, 90).tolist() == [1, 1, 1]
+    assert curve == {0: {"a": 0.5, "b": 1}, 90: {"a": 1, "b": 1}}
+    assert compare.at_budget(curve, 90) == curve[90]
+    assert compare.at_budget(curve, 36) == pytest.approx({"a": 0.7, "b": 1})
+
+
+def test_an_answer_without_a_verdict_is_neither_right_nor_wrong(tmp_path):
+    """A verifier failed on b, whatever the weights of rewards; the engine on d, whose unfinished answer has a verdict.
+    """
+    write_evaluations(tmp_path / "run", [("a", 1.0, None, "stop"), ("b", None, None, "stop"), ("c", 0.0, None, "stop"),
+                                         ("d", 0.0, None, "error")])
+    curve = compare.read_curve(tmp_path / "run")
+    assert str(curve) == "{0: {'a': 1.0, 'b': nan, 'c': 0.0, 'd': nan}}"
+    other = {0: {"d": 1.0, "c": 1.0, "b": 1.0, "a": 1.0}}
+    figures = compare.by_method({("A", 0): curve, ("B", 0): other}, [0], 0)
+    text = compare.table(figures, 0)
+    assert "2 different problems (2 left out: some answer has no verdict)" in text
+    assert [line.split(" | ")[2:] for line in text.splitlines()[-2:]] == [
+        ["50.0%", "", "2 |"], ["100.0%", "+50.0% (+0.0% to +100.0%)", "0 |"]]
+    with pytest.raises(InputError, match="no held-out problem has a verdict"):
+        compare.table({"A": figures["A"][:, 1:2]}, 0)
+    write_evaluations(tmp_path / "none", [("a", None, None, "stop")])
+    with pytest.raises(InputError, match="step-000000.parquet: none of its answers has a verdict"):
+        compare.read_curve(tmp_path / "none")
 
 
 def test_paired_intervals_are_narrower_and_hold_what_they_should():
@@ -36,9 +64,17 @@ def test_paired_intervals_are_narrower_and_hold_what_they_should():
     alone = compare.interval(better, np.random.default_rng(0), 300)
     assert high - low < alone[1] - alone[0]
     text = compare.table({"A": base[:, :20], "B": better[:, :20]}, 1234)
-    assert "after 1,234 sampled tokens; 3 seeds, 20 problems" in text
+    assert "after 1,234 sampled tokens; 3 seeds, 20 different problems (0 left out" in text
     assert f"{better[:, :20].mean():.1%}" in text
     assert text.count("difference to A") == 1
+
+
+@pytest.mark.slow
+def test_a_panel_of_each_method_is_drawn(tmp_path):
+    curves = {(name, seed): {0: {"a": 0.0, "b": np.nan}, 100 + seed: {"a": 1.0, "b": 0.0}}
+              for name in compare.METHODS for seed in (0, 1)}
+    compare.plot(tmp_path / "plot.png", curves, (0, 1), 100)
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_pairs_are_of_right_and_wrong_answers_to_one_problem(tmp_path):
