@@ -58,9 +58,10 @@ def test_before_is_the_model_that_was_loaded_and_after_is_not(sft, run_script, f
 
 
 @pytest.mark.slow
-def test_rl_is_judged_by_its_own_engine(run_script, files, tmp_path):
+@pytest.mark.parametrize("script", ["grpo", "ppo", "online_dpo"])
+def test_rl_is_judged_by_its_own_engine(run_script, files, tmp_path, script):
     status, out, err = run_script(
-        "grpo", "--model", files[0], "--data", files[1], "--rewards", "tests.chat_model:digits", "--output-dir",
+        script, "--model", files[0], "--data", files[1], "--rewards", "tests.chat_model:digits", "--output-dir",
         tmp_path / "run", "--max-steps", 2, "--group-size", 4, "--max-new-tokens", 8, "--rollouts.num-slots", 8, *STEPS,
         "--evaluate.tasks", f"{TASK}:{files[2]}", f"tests.chat_model:digits:{files[2]}", "--evaluate.num-samples", 2,
         "--evaluate.max-new-tokens", 8)
