@@ -7,7 +7,7 @@ from cli.checks import check_not_negative, check_positive, check_seed, check_tem
 from cli.evaluation import EvaluateFlags, check_evaluation
 from data.sources import DataSource
 from errors import InputError
-from models.settings import LoRAConfig
+from models.settings import LoRAConfig, Remat
 from sharding.hosts import HostsConfig
 from sharding.settings import MeshConfig, SamplingMesh
 from training.settings import OptimizerConfig
@@ -57,8 +57,10 @@ class RunFlags:
     """FIRST:LAST writes a JAX profiler trace of these steps to profile/ in the run directory."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Matmuls are computed in this type, and the frozen weights under LoRA kept in it; auto is what is fastest here."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """The backward pass recomputes nothing, all but matmuls (dots), or whole layers (full), to save memory."""
+    remat: Remat = "none"
+    """To save memory, the backward pass recomputes nothing, all but matmuls and attention's kernel (dots), all but the
+    kernel (attention), or whole layers (full); with offload, all but the kernel, and what layers keep is in the host's
+    memory."""
     attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"
     """Attention is computed by this kernel; auto picks one by platform."""
     evaluate: EvaluateFlags = EvaluateFlags()

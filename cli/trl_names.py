@@ -52,7 +52,7 @@ ANSWERS = (
     ("bf16 fp16 tf32 bf16-full-eval fp16-full-eval torch-dtype",
      "--dtype bfloat16 or float32; auto goes by the hardware"),
     ("gradient-checkpointing gradient-checkpointing-kwargs activation-checkpointing activation-checkpointing-kwargs "
-     "activation-offloading", "--remat dots or full"),
+     "activation-offloading", "--remat dots, attention, full or offload"),
     ("attn-implementation", "--attention"),
     ("torch-compile torch-compile-backend torch-compile-mode use-liger-kernel liger-kernel-config use-cache", COMPILED),
     ("load-in-8bit load-in-4bit bnb-4bit-quant-type bnb-4bit-quant-storage use-bnb-nested-quant use-rslora use-dora "

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from errors import InputError
+from models.remat import ATTENTION
 from sharding.layout import Layout, on_each
 
 QUERY_BLOCK = 512
@@ -298,6 +300,10 @@ def visible(queries: Places, keys: Places, window: int | None) -> Bool[Array, "B
 def xla_attention(q, k, v, queries: Places, keys: Places, window, layout: Layout | None = None):
     """Plain XLA, the scores of QUERY_BLOCK queries at a time. Those of a small batch are kept for the backward pass,
     more than KEPT_SCORES of them recomputed there."""
+    return checkpoint_name(_in_blocks(q, k, v, queries, keys, window), ATTENTION)
+
+
+def _in_blocks(q, k, v, queries: Places, keys: Places, window):
     block = functools.partial(_attend_block, window=window)
     length = q.shape[1]
     if length <= QUERY_BLOCK:
@@ -390,6 +396,7 @@ def _splash_kernel(blocks: int, block: int, groups: int, window: int | None):
     shape = (blocks * block, blocks * block)
     mask = masks.CausalMask(shape) if window is None else masks.LocalMask(shape, (window - 1, 0), 0)
     kernel = splash.make_splash_mqa_single_device(masks.MultiHeadMask([mask] * groups),
-                                                  block_sizes=splash.BlockSizes(*[block] * 8))
+                                                  block_sizes=splash.BlockSizes(*[block] * 8),
+                                                  residual_checkpoint_name=ATTENTION)
     kernel = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # over kv heads
     return jax.vmap(kernel)  # over rows

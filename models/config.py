@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+from models.settings import Remat
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Hugging Face `model_type`s that the one transformer covers by configuration"""
 
@@ -76,8 +78,8 @@ class ModelConfig:
     """of matmuls; softmax, norms and log-probabilities are float32 always"""
     param_dtype: str = "float32"
     """of the stored weights; LoRA's own are float32 always"""
-    remat: Literal["none", "dots", "full"] = "none"
-    """recomputed in the backward pass: nothing, all but matmuls, or whole layers"""
+    remat: Remat = "none"
+    """what the backward pass computes again"""
     attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"
     """the kernel; auto picks by platform"""
 

@@ -1,11 +1,15 @@
 """What a run says of its model: sizes and adapters. No jax is imported, so that --help is quick."""
 
 import dataclasses
+from typing import Literal
 
 from errors import InputError, shown
 
 LINEAR_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
 """the linear layers of a block, by their names in the parameter tree"""
+
+Remat = Literal["none", "dots", "attention", "full", "offload"]
+"""how much of the forward pass the backward pass computes again (models/remat.py)"""
 
 
 @dataclasses.dataclass(frozen=True)

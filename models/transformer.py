@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import PAGES, Places, SharedPrompt, attend, attend_to_pages, write_to_pages
@@ -19,6 +20,7 @@ from models.config import SLIDING, ModelConfig
 from models.embedding import look_up
 from models.linear import add_up, matmul
 from models.lora import LoRAConfig
+from models.remat import LAYER_INPUT, POLICIES
 from models.rope import cos_sin, rotate
 from sharding.layout import Layout, constrain
 
@@ -181,12 +183,10 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "B T D"], slides: Bool[Array, ""] | None, rope: Any,
                  places: Places) -> tuple[Float[Array, "B T D"], None]:
         parts = (self.config, self.lora, self.training, self.layout)
+        x = checkpoint_name(x, LAYER_INPUT)
         x = x + Attention(*parts, name="attn")(RMSNorm(self.config, name="attn_norm")(x), slides, rope, places)
         x = x + MLP(*parts, name="mlp")(RMSNorm(self.config, name="mlp_norm")(x))
         return constrain(self.layout, x, "batch", "residual_length", "features"), None
-
-
-REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 class Transformer(nn.Module):
@@ -230,7 +230,7 @@ class Transformer(nn.Module):
 def _stacked_blocks(config: ModelConfig) -> Any:
     block = Block
     if config.remat != "none":
-        block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[config.remat])
+        block = nn.remat(Block, prevent_cse=False, policy=POLICIES[config.remat])
     return nn.scan(
         block, variable_axes={"params": 0, "lora": 0},
         split_rngs={"params": True, "lora": True, "dropout": True}, length=config.num_layers,

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from models.hf_config import from_hf, to_hf
 from models.pretrained import open_pretrained
 from models.safetensors_weights import write_hf_folder
 from models.scoring import score
+from models.settings import Remat
 from models.transformer import Transformer
 from sharding.mesh import MeshConfig, make_layout
 from tests.fixtures.variants import cases
@@ -143,7 +145,7 @@ def test_yarn_reaches_beyond_the_original_length():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", get_args(Remat))
 def test_gradients_of_layers_that_differ(remat):
     """Those of the mean log-probability along one direction, against a difference."""
     model = Transformer(dataclasses.replace(MIXED, remat=remat))

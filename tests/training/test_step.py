@@ -84,7 +84,8 @@ def test_mesh_micro_batches_and_packing_at_once(lora, reference):
     assert_same(loss_and_grads(packed(ROWS, 40), lora, layout, num_microbatches=2), reference)
 
 
-@pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("remat", ["attention", *(pytest.param(remat, marks=pytest.mark.slow)
+                                                 for remat in ("dots", "full", "offload"))])
 def test_rematerialisation(reference, lora, remat, monkeypatch):
     monkeypatch.setitem(globals(), "CONFIG", dataclasses.replace(CONFIG, remat=remat))
     assert_same(loss_and_grads(padded(ROWS), lora), reference)
