@@ -1,5 +1,6 @@
 """AdamW or Muon with clipping, warmup and decay, by optax."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import optax
-import optax.contrib
 
 from errors import InputError
 from sharding.layout import path_name
+from training.muon import scale_by_muon
 from training.settings import OptimizerConfig
 
-MUON_MOMENTUM = 0.95
 MUON_RMS = 0.2
 """root mean square of Muon's update before the learning rate, that of AdamW's (Liu et al. 2025, section 2.2)"""
 
@@ -87,6 +87,12 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
     return optax.chain(clip, optax.partition({"muon": _muon(config, schedule), "adamw": adamw}, _labels))
 
 
+def with_shardings(optimizer: optax.GradientTransformation, shardings: Any) -> optax.GradientTransformation:
+    """The optimizer, told where the parameters lie (a tree of NamedSharding), which Muon's exchange goes by."""
+    update = optax.with_extra_args_support(optimizer).update
+    return optax.GradientTransformation(optimizer.init, functools.partial(update, shardings=shardings))
+
+
 def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Momentum, orthogonalised, at AdamW's size, with decoupled weight decay (Jordan et al. 2024; Liu et al. 2025).
 
@@ -94,13 +100,8 @@ def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
     stack [L, in, out] on its own (arXiv:2502.16982, equation 4). At this size one learning rate serves Muon and AdamW.
     Put together here because optax.contrib.muon decays norms and biases and turns AdamW into NAdam.
     """
-    momentum = optax.contrib.scale_by_muon(beta=MUON_MOMENTUM, weight_dimension_numbers=_last_two_axes)
-    return optax.chain(momentum, optax.stateless(_at_adamw_size), optax.add_decayed_weights(config.weight_decay),
+    return optax.chain(scale_by_muon(), optax.stateless(_at_adamw_size), optax.add_decayed_weights(config.weight_decay),
                        optax.scale_by_learning_rate(schedule))
-
-
-def _last_two_axes(updates: Any) -> Any:
-    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
 
 
 def _at_adamw_size(updates: Any, params: Any) -> Any:

@@ -19,6 +19,7 @@ from models.transformer import Transformer
 from objectives.base import Loss, combine, combined, extreme, zero_loss
 from sharding.layout import COPIES, Layout, check_layout
 from training.objective_call import call_objective
+from training.optimizer import with_shardings
 from training.state import TrainState
 
 Objective = Callable[[Any, dict[str, jax.Array]], Loss]
@@ -77,6 +78,7 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
 
     check_layout(model, state)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    optimizer = with_shardings(optimizer, shardings.trainable)
     everywhere = state.step.sharding  # so that every process can read the metrics
     return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, everywhere))
 
@@ -94,6 +96,7 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     """
     check_layout(model, state)
     shardings, everywhere = jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding
+    optimizer = with_shardings(optimizer, shardings.trainable)
     by_row = None if model.layout is None else model.layout.sharding("batch")
     copies = num_copies(model, objective)
     of_sums = Sums(everywhere, _of_copies(copies, shardings.trainable), everywhere, everywhere)

@@ -10,7 +10,7 @@ from errors import InputError
 from models.transformer import Transformer
 from objectives.sft import sft
 from sharding.mesh import MeshConfig, make_layout
-from training.optimizer import OptimizerConfig, decayed, make_optimizer, make_schedule
+from training.optimizer import OptimizerConfig, decayed, make_optimizer, make_schedule, with_shardings
 from training.state import init_state
 from training.step import make_train_step, optimizer_steps
 
@@ -150,12 +150,12 @@ def test_muon_updates_at_the_size_of_adamw():
     assert float(jnp.sqrt(jnp.mean(updates["layers"]["q"]["kernel"] ** 2))) == pytest.approx(0.2, rel=0.3)
 
 
-def two_updates(layout):
+def two_updates(layout, lora=None):
     """Some parameters and their optimiser state after two updates, by gradients that are the same on every mesh."""
-    optimizer = make_optimizer(MUON, lambda step: 0.1)
-    params = variables_on(layout)["params"]
-    params = {"embedding": params["embedding"], "layers": {"q": params["layers"]["attn"]["q"],
-                                                           "down": params["layers"]["mlp"]["down"]}}
+    params = variables_on(layout, lora)["lora" if lora else "params"]
+    params = {"layers": {"q": params["layers"]["attn"]["q"], "down": params["layers"]["mlp"]["down"]}} | (
+        {} if lora else {"embedding": params["embedding"]})
+    optimizer = with_shardings(make_optimizer(MUON, lambda step: 0.1), jax.tree.map(lambda x: x.sharding, params))
 
     @jax.jit
     def update(grads, opt_state, params):
@@ -169,10 +169,17 @@ def two_updates(layout):
     return params, opt_state
 
 
-def test_muon_over_a_mesh_is_muon_on_one_device():
-    split, whole = two_updates(make_layout(MeshConfig(1, 4, 2))), two_updates(one_device())
-    assert len(split[0]["layers"]["q"]["kernel"].sharding.device_set) == 8
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *jax.device_get((split, whole)))
+SIZES = [(data, fsdp, 8 // data // fsdp) for data in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if data * fsdp <= 8]
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("sizes", [size if size == (2, 2, 2) else pytest.param(size, marks=pytest.mark.slow)
+                                   for size in SIZES], ids=str)
+def test_muon_over_a_mesh_is_muon_on_one_device(sizes, lora):
+    layout = make_layout(MeshConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
+    split, whole = two_updates(layout, lora), two_updates(one_device(), lora)
+    assert len(jax.tree.leaves(split[0])[0].sharding.device_set) == 8
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *jax.device_get((split, whole)))
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
