@@ -227,7 +227,7 @@ def choose_reference(flags: Any, model: Any, layout: Any, reference: str | None 
     return open_reference(reference or flags.model, model.config, layout)
 
 
-def loop_config(flags: RunFlags, flops_per_token: float) -> Any:
+def loop_config(flags: RunFlags, flops_per_token: Callable[[int], float] | None = None) -> Any:
     """The flags that concern the loop."""
     from training.keeping import LoopConfig
     from training.trackers import parse_steps
@@ -252,7 +252,7 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
     from training.throughput import flops_per_token
 
     run, records = Path(flags.output_dir), placement.local_rows()
-    loop = loop_config(flags, flops_per_token(model.config, streams.length, model.lora))
+    loop = loop_config(flags, functools.partial(flops_per_token, model.config, lora=model.lora))
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.layout)
     about = banner.of_rows(flags, streams, model, placement.layout, state)
     with held(run):

@@ -251,7 +251,7 @@ def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer
     run = Path(flags.output_dir)
     evaluate = make_evaluation(flags, collect, prompts.eval_prompts, key)
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, layout, collect.engine)
-    loop = loop_config(flags, flops_per_token=0.0)
+    loop = loop_config(flags)
     about = banner.of_prompts(flags, prompts, model, layout, state)
     with held(run):
         start(run, prompts.config, model.config, tokenizer, about)

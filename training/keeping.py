@@ -45,8 +45,8 @@ class LoopConfig:
     trackers: tuple[str, ...] = ()
     profile: tuple[int, int] | None = None
     """first and last step of a profiler trace"""
-    flops_per_token: float = 0.0
-    """of training; 0 where a step is more than that"""
+    flops_per_token: Callable[[int], float] | None = None
+    """of training on a row of so many positions; None where a step is more than that"""
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ class Keeper:
         self._gather, self._first, self.saved = gather, first, first
         self._position = self._eval_metrics = None
         self._benchmarks = benchmarks
-        self.log = Log(run, first, config.max_steps, config.trackers, config.flops_per_token)
+        self.log = Log(run, first, config.max_steps, config.trackers)
         self.profiler = StepProfiler(run, config.profile)
 
     def steps(self, state: TrainState) -> Iterator[int]:

@@ -21,9 +21,8 @@ class Log:
     """Writes a step's metrics once the next step is under way, so that the device never waits for the host; a loop that
     waits for its steps calls `flush` after each."""
 
-    def __init__(self, run: Path, first: int, max_steps: int, trackers: tuple[str, ...] = (),
-                 flops_per_token: float = 0.0):
-        self.run, self._main, self._flops_per_token = run, jax.process_index() == 0, flops_per_token
+    def __init__(self, run: Path, first: int, max_steps: int, trackers: tuple[str, ...] = ()):
+        self.run, self._main = run, jax.process_index() == 0
         self._pending, self._watch = None, Watch(shown=self._main)
         with writing(run / "metrics.jsonl"):
             self._file = MetricsFile(run, first) if self._main else None
@@ -41,24 +40,26 @@ class Log:
         self._progress.__exit__()
         self._trackers.close()
 
-    def dispatched(self, step: int, metrics: dict[str, Any], data_seconds: float = 0.0) -> None:
-        """Takes the metrics of a step that is under way; those of the step before are written."""
+    def dispatched(self, step: int, metrics: dict[str, Any], data_seconds: float = 0.0,
+                   flops_per_token: float = 0.0) -> None:
+        """Takes the metrics of a step that is under way, and what a token of its rows costs (0: not known); those of
+        the step before are written."""
         self.flush()
-        self._pending = (step, metrics, data_seconds)
+        self._pending = (step, metrics, data_seconds, flops_per_token)
 
     def flush(self) -> None:
         """Waits for the step that is pending and writes it down. Raises InputError after many that taught
         nothing (Watch)."""
         if self._pending is None:
             return
-        (step, metrics, data_seconds), self._pending = self._pending, None
+        (step, metrics, data_seconds, flops_per_token), self._pending = self._pending, None
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         values |= {"tokens_per_second": values["num_tokens"] / seconds, "step_seconds": seconds,
                    "data_seconds": min(data_seconds, seconds)}
-        if self._flops_per_token:
-            values |= throughput_metrics(self._flops_per_token, values["num_tokens"], seconds)
+        if flops_per_token:
+            values |= throughput_metrics(flops_per_token, values["num_tokens"], seconds)
         values |= device_memory() | self._compile_seconds()
         self._write(step, values)
         self._watch.update(step, values)

@@ -56,7 +56,8 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
                 keeper.profiler.before(step)
                 with jax.transfer_guard("disallow"):
                     state, metrics = train_step(state, on_device)
-            keeper.log.dispatched(step, metrics, data_seconds)
+            flops = config.flops_per_token(batch["tokens"].shape[1]) if config.flops_per_token else 0.0
+            keeper.log.dispatched(step, metrics, data_seconds, flops)
             keeper.profiler.after(step, functools.partial(jax.block_until_ready, metrics))
             keeper.finish(state, step, batches.position())
     return state

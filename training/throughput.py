@@ -47,7 +47,8 @@ def flops_per_token(config: ModelConfig, length: int, lora: LoRAConfig | None = 
 
     W is the number of matmul weights: 2 FLOPs each forward, 4 backward. The embedding lookup is none of them, the
     output projection is, tied or not. 12 L N H T is attention's two matmuls; it counts all T positions, as PaLM does,
-    although a causal row sees half of them on average and a packed one fewer (a sliding window: at most its size).
+    although a causal row sees half of them on average and one of several packed segments fewer (a sliding window: at
+    most its size).
     With LoRA the frozen weights need no gradient of their own: 4 W, and 6 for each weight of A and B.
     """
     sizes = _kernels(config)

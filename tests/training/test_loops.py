@@ -23,6 +23,7 @@ from sharding.placement import Placement
 from training.checkpoints import finished_steps
 from training.keeping import LoopConfig
 from training.loop import train
+from training.metrics import read_metrics
 from training.state import TrainState
 from training.watching import PATIENCE
 
@@ -102,6 +103,21 @@ def nothing(number):
 def go(loop, run, save_every=0, evaluate=None, at=nothing, at_step=nothing, steps=STEPS, benchmarks=None):
     run.mkdir(exist_ok=True)
     return loop(run, LoopConfig(steps, save_every, eval_every=2), evaluate, at, at_step, benchmarks)
+
+
+class Longer(OneStream):
+    """Batches of two tokens, three, one, two, ..."""
+
+    def __next__(self):
+        return {"tokens": np.ones((1, 1 + super().__next__()["tokens"][0, 0] % 3), np.int32)}
+
+
+def test_a_token_costs_what_the_length_of_its_own_batch_makes_it_cost(tmp_path):
+    config = LoopConfig(STEPS, 0, 0, flops_per_token=lambda length: 1e12 * length)
+    train(beginning(one_device()), lambda state, batch: update(state, batch["tokens"]),
+          lambda position: Longer(position, nothing), tmp_path, Placement(1, 1, one_device()), config)
+    costs = [line["tflops_per_second"] / line["tokens_per_second"] for line in read_metrics(tmp_path)]
+    assert costs == pytest.approx([2, 3, 1, 2, 3, 1, 2])
 
 
 def raising(bad):
