@@ -10,6 +10,7 @@ from typing import Any
 from cli.parsing import is_script, parse, take_value
 from cli.values import check_values
 from errors import InputError, Stopped
+from sharding.accelerators import on_cpus
 from sharding.compilation_cache import open_cache
 from sharding.hosts import lost_peers
 
@@ -46,13 +47,13 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
 
 
 def set_malloc() -> None:
-    """Starts a script over with a malloc that keeps freed memory and asks for huge pages (Linux).
+    """Starts a script that computes on CPUs over with a malloc that keeps freed memory and asks for huge pages (Linux).
 
     XLA's CPU backend takes gigabytes of fresh memory at every step; mapping them page by page costs a quarter of a
     training step on a CPU (docs/measured.md). glibc reads its settings at start only. Nothing is done where
-    GLIBC_TUNABLES is set already.
+    GLIBC_TUNABLES is set already, or an accelerator computes, beside which the host should give memory back.
     """
-    if is_script() and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    if is_script() and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and on_cpus(os.environ):
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": MALLOC})
 
 

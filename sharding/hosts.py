@@ -14,10 +14,10 @@ import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from errors import InputError, Stopped
+from sharding.accelerators import has_tpu_chips
 from sharding.compilation_cache import turn_off_unless_shared
 from sharding.exchange import LostPeerError, leave
 
@@ -108,9 +108,8 @@ def in_cluster(environ: Mapping[str, str]) -> bool:
 
 def _tpu_vm_workers(environ: Mapping[str, str]) -> str:
     """The hosts of a Cloud TPU VM's slice, from the metadata server; a slice of one host and any other machine: ""."""
-    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     elsewhere = environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or "TPU_SKIP_MDS_QUERY" in environ
-    if elsewhere or not chips or importlib.util.find_spec("libtpu") is None:
+    if elsewhere or not has_tpu_chips() or importlib.util.find_spec("libtpu") is None:
         return ""
     server = environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
