@@ -11,7 +11,7 @@ from errors import InputError
 from models.config import PRESETS, ModelConfig
 from models.settings import Architecture
 from models.transformer import Transformer, init_variables
-from models.weights import abstract_params
+from models.weights import abstract_params, params_shardings
 from sharding.layout import Layout
 
 VOCAB_MULTIPLE = 64
@@ -89,7 +89,7 @@ def random_params(config: ModelConfig, key: jax.Array, layout: Layout) -> dict[s
     Matrices are normal(0, 0.02), norms one, biases zero. The numbers depend on `key` alone, not on the mesh.
     """
     make = jax.jit(lambda key: nn.meta.unbox(init_variables(Transformer(config), key)["params"]),
-                   out_shardings=layout.tree_shardings(abstract_params(config, layout)))
+                   out_shardings=params_shardings(config, layout))
     return make(key)
 
 

@@ -111,6 +111,7 @@ class Attention(nn.Module):
             out = self._through_pages(q, k, v, places)
         else:
             out = self._attend(q, k, v, places, slides)
+        out = constrain(self.layout, out, "batch", "query_length", "heads", "head_dim")
         out = out.reshape(batch, length, config.num_heads * config.head_dim)
         out = _linear(self, "o", config.embed_dim, ("heads", "embed"), config.o_bias)(out)
         return add_up(self.layout, out)
@@ -171,7 +172,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); a scan body, hence the (carry, None).
 
     x, the residual stream, is float32: rounded to bfloat16 at each addition, it is most of what sampler and trainer
-    differ by (docs/measured.md).
+    differ by (docs/measured.md). It may be split by length between attention and mlp, which see whole rows.
     """
 
     config: ModelConfig
@@ -184,9 +185,16 @@ class Block(nn.Module):
                  places: Places) -> tuple[Float[Array, "B T D"], None]:
         parts = (self.config, self.lora, self.training, self.layout)
         x = checkpoint_name(x, LAYER_INPUT)
-        x = x + Attention(*parts, name="attn")(RMSNorm(self.config, name="attn_norm")(x), slides, rope, places)
-        x = x + MLP(*parts, name="mlp")(RMSNorm(self.config, name="mlp_norm")(x))
+        normed = whole_rows(self.layout, RMSNorm(self.config, name="attn_norm")(x))
+        x = x + Attention(*parts, name="attn")(normed, slides, rope, places)
+        normed = whole_rows(self.layout, RMSNorm(self.config, name="mlp_norm")(x))
+        x = x + MLP(*parts, name="mlp")(normed)
         return constrain(self.layout, x, "batch", "residual_length", "features"), None
+
+
+def whole_rows(layout: Layout | None, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """x as the columns of a layer's first matrices need it, which `tensor` splits."""
+    return constrain(layout, x, "batch", "query_length", "features")
 
 
 class Transformer(nn.Module):
@@ -216,7 +224,7 @@ class Transformer(nn.Module):
         elif not config.tie_embeddings:
             head = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("embed", "vocab"))
             self.param("lm_head", head, (config.embed_dim, config.vocab_size), jnp.dtype(config.param_dtype))
-        return RMSNorm(config, name="final_norm")(x)
+        return whole_rows(self.layout, RMSNorm(config, name="final_norm")(x))
 
     def _reward_head(self) -> None:
         """The scalar head that models/heads.py applies; under LoRA, what is learnt is added to a frozen one."""

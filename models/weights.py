@@ -15,7 +15,7 @@ import numpy as np
 from errors import InputError
 from models.config import ModelConfig
 from models.transformer import Transformer, init_variables
-from sharding.layout import Layout, path_name
+from sharding.layout import RULES, Layout, path_name
 
 Index = tuple[slice, ...]
 
@@ -60,9 +60,19 @@ def is_transposed(path: str) -> bool:
     return path.endswith("kernel") or path in ("lm_head", "reward_head")
 
 
-def abstract_params(config: ModelConfig, layout: Layout | None = None) -> dict[str, Any]:
-    """Shapes, dtypes and axis names (boxed) of `params`. Raises InputError for a layout that collides in the model."""
-    return jax.eval_shape(lambda: init_variables(Transformer(config, layout=layout), jax.random.key(0)))["params"]
+def abstract_params(config: ModelConfig) -> dict[str, Any]:
+    """Shapes, dtypes and axis names (boxed) of `params`."""
+    return jax.eval_shape(lambda: init_variables(Transformer(config), jax.random.key(0)))["params"]
+
+
+def params_shardings(config: ModelConfig, layout: Layout) -> Any:
+    """Of `params`. Raises InputError where the layout's rules do not fit them, or the activations of the model."""
+    boxed = abstract_params(config)
+    shardings = layout.tree_shardings(boxed)
+    if layout.rules != tuple(RULES.items()):  # the table as it stands fits
+        tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+        jax.eval_shape(Transformer(config, layout=layout).apply, {"params": nn.meta.unbox(boxed)}, *[tokens] * 3)
+    return shardings
 
 
 def load_params(weights: Weights, config: ModelConfig, layout: Layout) -> dict[str, Any]:
@@ -70,9 +80,9 @@ def load_params(weights: Weights, config: ModelConfig, layout: Layout) -> dict[s
 
     Raises InputError for a tensor that is missing, too many, of the wrong shape, or not finite.
     """
-    boxed = abstract_params(config, layout)
+    boxed = abstract_params(config)
     check_names(weights, boxed)
-    shardings = layout.tree_shardings(boxed)
+    shardings = params_shardings(config, layout)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, sharding: _load_one(weights, path_name(path), leaf, sharding),
         nn.meta.unbox(boxed), shardings)

@@ -20,7 +20,7 @@ from models.lora import LoRAConfig, concatenate
 from models.pretrained import Pretrained, load_merged, open_pretrained
 from models.safetensors_weights import read_json
 from models.transformer import Transformer, init_variables
-from models.weights import abstract_params, on_host
+from models.weights import abstract_params, on_host, params_shardings
 from sharding import hosts
 from sharding.layout import Layout
 from training.checkpoints import finished_steps, restore_trainable
@@ -165,7 +165,7 @@ class TrainedRun:
         dtype, ..."""
         if self.lora is None:
             config = dataclasses.replace(self.config, **compute)
-            shapes = shapes_on(abstract_params(config, layout), layout)
+            shapes = with_shardings(abstract_params(config), params_shardings(config, layout))
             params = restore_trainable(self.path, shapes, self.checkpoint, self.item)
             return Transformer(config, layout=layout), {"params": params}
         config, params = load_merged(self.base(), layout, **compute)
@@ -177,7 +177,8 @@ class TrainedRun:
         """The trained `lora` collection alone."""
         model = Transformer(self.config, self.lora)
         boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["lora"]
-        return restore_trainable(self.path, shapes_on(boxed, layout), self.checkpoint, self.item)
+        shapes = with_shardings(boxed, layout.tree_shardings(boxed))
+        return restore_trainable(self.path, shapes, self.checkpoint, self.item)
 
 
 def whole_adapter(opened: "Pretrained | TrainedRun", layout: Layout,
@@ -196,10 +197,10 @@ def whole_adapter(opened: "Pretrained | TrainedRun", layout: Layout,
     return *concatenate(adapters), opened
 
 
-def shapes_on(boxed: Any, layout: Layout) -> Any:
-    """Shapes with their shardings, as Orbax takes them."""
+def with_shardings(boxed: Any, shardings: Any) -> Any:
+    """Shapes as Orbax takes them."""
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                        nn.meta.unbox(boxed), layout.tree_shardings(boxed))
+                        nn.meta.unbox(boxed), shardings)
 
 
 def open_model(reference: str) -> Pretrained | TrainedRun:

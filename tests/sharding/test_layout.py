@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
-from tiny import CONFIG, LORA, one_device, variables_on
+from tiny import CONFIG, LORA, boxed_variables, one_device, variables_on
 
 from errors import InputError
 from models.config import PRESETS
 from models.lora import LoRAConfig
 from models.transformer import Transformer, init_variables
-from models.weights import abstract_params
+from models.weights import abstract_params, params_shardings
 from sharding.layout import LARGE, RULES, Layout, check_layout, constrain
 from sharding.mesh import MeshConfig, make_layout
 
@@ -37,23 +37,23 @@ def test_colliding_axes(layout):
 
 
 @pytest.mark.parametrize(("rule", "words"), [
-    ("vocab=fsdp", "^params/embedding: its logical axes vocab and embed collide on the mesh axis fsdp"),
-    ("rank=fsdp", "^lora/layers/attn/k/a: its logical axes embed and rank collide on the mesh axis fsdp"),
-    ("mlp=fsdp", "^params/layers/mlp/down/kernel: its logical axes mlp and embed collide on the mesh axis fsdp"),
+    ("vocab=fsdp", "^embedding: its logical axes vocab and embed collide on the mesh axis fsdp"),
+    ("mlp=fsdp", "^layers/mlp/down/kernel: its logical axes mlp and embed collide on the mesh axis fsdp"),
     ("residual_length=fsdp", "^an activation: its logical axes batch and residual_length collide on .* fsdp"),
     ("query_length=tensor", "^an activation: its logical axes query_length and heads collide on .* tensor"),
     ("key_length = data + tensor", "^an activation: its logical axes batch and key_length collide on .* data")])
 def test_rules_that_collide_in_a_model_are_refused_with_its_shapes(rule, words):
+    """Before weights are read."""
     layout = make_layout(MeshConfig(2, 2, 2, rules=(rule,)))
-    model, tokens = Transformer(CONFIG, LORA, layout=layout), jax.ShapeDtypeStruct((8, 4), "int32")
-    boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
-
-    def lay_out():
-        layout.tree_shardings(boxed)
-        jax.eval_shape(model.apply, nn.unbox(boxed), tokens, tokens, tokens)
-
     with pytest.raises(InputError, match=words):
-        lay_out()
+        params_shardings(CONFIG, layout)
+
+
+def test_rules_that_collide_in_an_adapter_too():
+    layout = make_layout(MeshConfig(2, 2, 2, rules=("rank=fsdp",)))
+    params_shardings(CONFIG, layout)
+    with pytest.raises(InputError, match="^layers/attn/k/a: its logical axes embed and rank collide on the mesh axis"):
+        layout.tree_shardings(boxed_variables(LORA)["lora"])
 
 
 def test_a_rule_that_leaves_large_weights_whole_is_refused():
