@@ -34,10 +34,12 @@ def recipe(tmp_path):
 def test_a_recipe_is_its_flags(recipe):
     made = parse(sft.Config, recipe("model: m\ndata: [a.jsonl@2, b.jsonl]\noutput-dir: o\nmax_steps: 3\n"
                                     "learning-rate: 2e-4\noptimizer: {b1: 0, warmup_steps: 2}\nlora:\n  rank: 4\n"
-                                    "  targets: [q, v]\nkeep-best: true\nprofile: null\nmesh: {data: -1}\n"), "")
+                                    "  targets: [q, v]\nkeep-best: true\nprofile: null\n"
+                                    "mesh: {data: -1, rules: [mlp=none]}\n"), "")
     flags = ["--model", "m", "--data", "a.jsonl@2", "b.jsonl", "--output-dir", "o", "--max-steps", "3",
              "--learning-rate", "2e-4", "--optimizer.b1", "0", "--optimizer.warmup-steps", "2", "--lora.rank", "4",
-             "--lora.targets", "q", "v", "--keep-best", "--mesh.data", "-1"]
+             "--lora.targets", "q", "v", "--keep-best", "--mesh.data", "-1",
+             "--mesh.rules", "mlp=none"]
     assert made == parse(sft.Config, flags, "")
     assert (made.data, made.learning_rate, made.profile) == ((DataSource("a.jsonl", 2.0), DataSource("b.jsonl")), 2e-4,
                                                             None)

@@ -99,9 +99,10 @@ def test_the_same_steps_say_nothing(run, capsys):
 
 def test_how_a_step_is_computed_may_differ_and_is_told(tmp_path, capsys):
     config = {"model": "m", "num_microbatches": 1, "remat": "none", "attention": "auto", "beta": 0.0}
-    config |= {"lora": {"rank": 4}}
+    config |= {"lora": {"rank": 4}, "mesh": {"data": -1, "fsdp": 1, "tensor": 1}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     now = config | {"num_microbatches": 4, "remat": "full", "attention": "xla", "save_every": 3}
+    now |= {"mesh": {"data": 1, "fsdp": 4, "tensor": 2, "slice": 1, "rules": ("residual_length=tensor",)}}
     tell(check_free(tmp_path, now, MAY_DIFFER))
     out = capsys.readouterr().out
     assert "--num-microbatches 4, 1 before; --remat full, none before; --attention xla, auto before" in out

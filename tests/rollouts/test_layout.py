@@ -8,6 +8,7 @@ from errors import InputError
 from models.transformer import Transformer
 from rollouts.engine import Engine, Request, capacity_for
 from rollouts.layout import num_shares, sampling_layout
+from sharding.layout import RULES
 from sharding.mesh import MeshConfig, make_layout
 from sharding.settings import SamplingMesh
 
@@ -39,6 +40,22 @@ def test_sizes_that_are_given_hold():
 def test_sizes_that_do_not_fit_are_refused(sampling):
     with pytest.raises(InputError, match=r"--sampling.mesh.data .* do not fit 8 device\(s\)"):
         sizes(make_layout(MeshConfig(1, 8)), **sampling)
+
+
+def test_heads_are_not_split_over_the_network_between_slices():
+    layout = make_layout(MeshConfig(1, 4, slice=2, rules=("residual_length=fsdp", "batch=data")))
+    assert sizes(layout, tensor=4) == (2, 4)
+    with pytest.raises(InputError, match="--sampling.mesh.tensor 8 .* divides a slice's 4 devices"):
+        sizes(layout, tensor=8)
+    assert sampling_layout(layout, MODEL).rules == tuple(RULES.items())  # rules are of training
+
+
+def test_weights_on_devices_that_are_not_the_engines_are_refused():
+    layout = make_layout(MeshConfig(1, 8))
+    variables = {"params": variables_on(layout)["params"]}
+    with pytest.raises(InputError, match="lie on the mesh slice 1 data 1 fsdp 8 tensor 1 and the engine samples on 1 "):
+        Engine(MODEL, 2, 64).load(variables)
+    assert Engine(MODEL.clone(layout=layout), 2, 64).layout == Engine(MODEL, 2, 64, layout=layout).layout
 
 
 @pytest.mark.parametrize("memory", [0, 2**40])
