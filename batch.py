@@ -1,7 +1,8 @@
 """What a batch is: explicit [B, T] columns, made of rows by padding; and what follows from its columns alone.
 
 `tokens`, `positions` (restarting in every segment) and `segment_ids` (0 is padding) int32, `loss_mask` float32 (1 on
-targets), all [B, T]: index t always speaks of token t. What an objective needs besides is a further column, float32
+targets), all [B, T]: index t always speaks of token t. Where every row is one segment from column 0 on, and only there,
+`row_length` int32 [B] says how many tokens it has. What an objective needs besides is a further column, float32
 [B, T], or [B] for a number of the row. Training batches count what happened to rows that could not be taken as they
 are in columns count/NAME, int32 [B]. Nothing is ever derived from a padding id.
 """
@@ -115,7 +116,9 @@ def pad(rows: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> Batch
 
     segment_ids = np.stack([np.arange(length) < len(row["tokens"]) for row in rows]).astype(np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), segment_ids.shape).copy()
-    return {name: stack(name) for name in rows[0]} | {"positions": positions, "segment_ids": segment_ids}
+    return {name: stack(name) for name in rows[0]} | {
+        "positions": positions, "segment_ids": segment_ids,
+        "row_length": np.array([len(row["tokens"]) for row in rows], np.int32)}
 
 
 def in_order(rows: Sequence[Row], *, batch_size: int, length: int, sizes: Sequence[int] | None = None) -> list[Batch]:

@@ -11,7 +11,7 @@ from data.records import normalise
 from errors import InputError, shown
 from objectives.base import declared
 
-USUAL = ("tokens", "positions", "segment_ids", "loss_mask")
+USUAL = ("tokens", "positions", "segment_ids", "loss_mask", "row_length")
 
 
 READ = ("tokens", "loss_mask", "messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS)

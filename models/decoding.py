@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from models.attention import PAGES, Places
 from models.config import ModelConfig
 from models.lora import merge
+from models.paged_attention import PAGES
+from models.places import Places
 from models.rope import cos_sin
 from models.transformer import Block, RMSNorm, Transformer
 from sharding.layout import Layout, constrain

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from batch import RowLayout, follows
 from models.config import ModelConfig
-from models.scoring import hidden_before
+from models.scoring import hidden_before, hidden_states
 from models.transformer import Transformer
 from sharding.layout import Layout
 
@@ -28,7 +28,7 @@ def score_rewards(model: Transformer, variables: dict[str, Any], batch: dict[str
     A row is one segment that ends with the answer: the last token is the last that is no padding, whichever id it has
     (the end token, or what a chat template writes after it), as in transformers' classifiers.
     """
-    hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
+    hidden = hidden_states(model, variables, batch, rngs)
     read = jnp.take_along_axis(hidden, last_token(batch["segment_ids"])[:, None, None], axis=1)
     rewards = _project(read, variables)[:, 0]
     return RewardScores(jnp.where(jnp.any(batch["segment_ids"] != 0, axis=-1), rewards, 0.0))
@@ -45,7 +45,7 @@ class ValueScores(NamedTuple):
 def score_values(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
                  rngs: dict[str, jax.Array] | None = None) -> ValueScores:
     """V_t = w . h_{t-1} in float32, h the last hidden states; w from `reward_head`. Rows are models.scoring.score's."""
-    hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
+    hidden = hidden_states(model, variables, batch, rngs)
     values = jnp.pad(_project(hidden[:, :-1], variables), ((0, 0), (1, 0)))
     return ValueScores(jnp.where(follows(batch["segment_ids"]), values, 0.0))
 

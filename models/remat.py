@@ -16,12 +16,13 @@ CUDNN = "dot_product_attention_fwd_wrapper"
 """the forward pass of cuDNN's attention, as JAX binds it: its results have no name of ours"""
 
 
-def _attention_saveable(primitive: Any, *_: Any, **params: Any) -> bool:
+def attention_saveable(primitive: Any, *_: Any, **params: Any) -> bool:
+    """The policy of keeping what attention kernels need."""
     return primitive.name == CUDNN or primitive.name == "name" and params["name"] == ATTENTION
 
 
 def _dots_saveable(primitive: Any, *avals: Any, **params: Any) -> bool:
-    return (_attention_saveable(primitive, **params)
+    return (attention_saveable(primitive, **params)
             or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **params))
 
 
@@ -34,6 +35,6 @@ def _offload(primitive: Any, *avals: Any, **params: Any) -> Any:
     return primitive.name == CUDNN or _offload_named(primitive, *avals, **params)
 
 
-POLICIES = {"dots": _dots_saveable, "attention": _attention_saveable, "full": None, "offload": _offload}
+POLICIES = {"dots": _dots_saveable, "attention": attention_saveable, "full": None, "offload": _offload}
 """jax.checkpoint's, by ModelConfig.remat; `offload` is `attention` with all that is kept in the host's memory, but for
 what cuDNN keeps (on CPUs the host's memory is the device's)"""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from batch import RowLayout, follows
-from models.attention import SharedPrompt
+from models.places import SharedPrompt
 from models.projection import statistics
 from models.transformer import Transformer, output_head
 
@@ -31,8 +31,10 @@ class TokenScores(NamedTuple):
 
 def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
           temperature: float | Array = 1.0, rngs: dict[str, jax.Array] | None = None) -> TokenScores:
-    """Scores of `batch` (tokens, positions, segment_ids, all [B, T]) under softmax(logits / temperature)."""
-    hidden = model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"], rngs=rngs)
+    """Scores of `batch` (tokens, positions, segment_ids, all [B, T]; where it has one, row_length [B], see batch.py)
+    under softmax(logits / temperature).
+    """
+    hidden = hidden_states(model, variables, batch, rngs)
     after = jnp.roll(batch["tokens"], -1, axis=1)  # hidden states stay whole: what the last predicts is dropped
     scores = _score_hidden(model, hidden, variables["params"], after, temperature)
     counted = follows(batch["segment_ids"])
@@ -40,6 +42,13 @@ def score(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayL
 
 
 score.gives = TokenScores._fields
+
+
+def hidden_states(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike],
+                  rngs: dict[str, jax.Array] | None = None) -> Float[Array, "B T D"]:
+    """The last hidden states of a batch."""
+    return model.apply(variables, batch["tokens"], batch["positions"], batch["segment_ids"],
+                       lengths=batch.get("row_length"), rngs=rngs)
 
 
 def score_completions(model: Transformer, variables: dict[str, Any], batch: dict[str, ArrayLike], group_size: int,

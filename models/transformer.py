@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from models.attention import PAGES, Places, SharedPrompt, attend, attend_to_pages, write_to_pages
+from models.attention import attend
 from models.config import SLIDING, ModelConfig
 from models.embedding import look_up
 from models.linear import add_up, matmul
 from models.lora import LoRAConfig
+from models.paged_attention import PAGES, attend_to_pages, write_to_pages
+from models.places import Places, SharedPrompt
 from models.remat import LAYER_INPUT, POLICIES
 from models.rope import cos_sin, rotate
 from sharding.layout import Layout, constrain
@@ -210,7 +212,8 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"],
                  segment_ids: Int[Array, "B T"],
-                 shared: SharedPrompt | None = None) -> Float[Array, "B T D"]:
+                 shared: SharedPrompt | None = None, lengths: Int[Array, " B"] | None = None) -> Float[Array, "B T D"]:
+        """`shared` and `lengths`: see models.places.Places."""
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), jnp.dtype(config.param_dtype))
@@ -218,7 +221,7 @@ class Transformer(nn.Module):
         x = constrain(self.layout, x, "batch", "residual_length", "features")
         layers = _stacked_blocks(config)(config, self.lora, self.training, self.layout, name="layers")
         slides = None if config.layer_types is None else jnp.array([kind == SLIDING for kind in config.layer_types])
-        x, _ = layers(x, slides, cos_sin(config, positions), Places(positions, segment_ids, shared))
+        x, _ = layers(x, slides, cos_sin(config, positions), Places(positions, segment_ids, shared, lengths))
         if config.reward_head:
             self._reward_head()
         elif not config.tie_embeddings:

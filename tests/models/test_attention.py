@@ -14,8 +14,10 @@ import pytest
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
 from errors import InputError
-from models import attention
-from models.attention import Places, attend
+from models import attention, attention_kernels
+from models.attention import attend
+from models.attention_kernels import cudnn_attention, flash_attention, xla_attention
+from models.places import Places
 from sharding.mesh import MeshConfig, make_layout
 
 
@@ -87,7 +89,7 @@ def interpreted(monkeypatch):
     make = splash_attention_kernel.make_splash_mqa_single_device
     monkeypatch.setattr(splash_attention_kernel, "make_splash_mqa_single_device",
                         functools.partial(make, interpret=True))
-    monkeypatch.setattr(attention, "FLASH_BLOCK", 128)
+    monkeypatch.setattr(attention_kernels, "FLASH_BLOCK", 128)
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def cudnn_by_xla(monkeypatch):
 
 @pytest.fixture(params=["xla", "flash", "cudnn"])
 def kernel(request, interpreted, cudnn_by_xla):
-    return getattr(attention, f"{request.param}_attention")
+    return getattr(attention_kernels, f"{request.param}_attention")
 
 
 PACKED = packed(24, (9, 1, 10), (24,), (5, 12), ())
@@ -144,9 +146,9 @@ def test_decoding_with_a_cache_takes_xla(implementation):
 @pytest.mark.parametrize(("block", "window"), [(8, None), (10, 7)])
 def test_blocks_of_queries_change_nothing(monkeypatch, block, window):
     qkv = random_qkv(PACKED)
-    whole = output_and_grads(attention.xla_attention, qkv, PACKED, window)
-    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
-    assert_close(output_and_grads(attention.xla_attention, qkv, PACKED, window), whole)
+    whole = output_and_grads(xla_attention, qkv, PACKED, window)
+    monkeypatch.setattr(attention_kernels, "QUERY_BLOCK", block)
+    assert_close(output_and_grads(xla_attention, qkv, PACKED, window), whole)
 
 
 def test_packed_equals_separate(kernel):
@@ -180,11 +182,11 @@ def test_a_query_sees_exactly_its_window(kernel, window):
 
 @pytest.mark.parametrize(("block", "length", "window"), [(128, 300, 130), (384, 400, None)])
 def test_flash_equals_xla_over_several_blocks(monkeypatch, interpreted, block, length, window):
-    monkeypatch.setattr(attention, "FLASH_BLOCK", block)
+    monkeypatch.setattr(attention_kernels, "FLASH_BLOCK", block)
     places = packed(length, (length // 2, length // 3), (length - 7,))
     qkv = random_qkv(places, head_dim=64)
-    assert_close(output_and_grads(attention.flash_attention, qkv, places, window),
-                 output_and_grads(attention.xla_attention, qkv, places, window))
+    assert_close(output_and_grads(flash_attention, qkv, places, window),
+                 output_and_grads(xla_attention, qkv, places, window))
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "rows"), [
@@ -200,53 +202,107 @@ def test_shards_equal_the_whole(heads, kv_heads, rows):
     layout = make_layout(MeshConfig(data=1, fsdp=2, tensor=4))
 
     def shards(q, k, v, places, _, window):
-        return attention._on_shards(layout, lambda q, k, v, p: attention.xla_attention(q, k, v, p, p, window), q, k, v,
+        return attention_kernels._on_shards(layout, lambda q, k, v, p: xla_attention(q, k, v, p, p, window), q, k, v,
                                     places)
 
-    expected = output_and_grads(attention.xla_attention, qkv, places)
+    expected = output_and_grads(xla_attention, qkv, places)
     assert_close(output_and_grads(shards, qkv, places), expected)
 
 
 def test_flash_on_a_mesh_equals_xla(interpreted):
     places = packed(40, (30, 4), (40,))
     qkv = random_qkv(places, head_dim=64)
-    expected = output_and_grads(attention.xla_attention, qkv, places, 9)
-    flash = functools.partial(attention.flash_attention, layout=make_layout(MeshConfig(data=2, fsdp=1, tensor=4)))
+    expected = output_and_grads(xla_attention, qkv, places, 9)
+    flash = functools.partial(flash_attention, layout=make_layout(MeshConfig(data=2, fsdp=1, tensor=4)))
     assert_close(output_and_grads(flash, qkv, places, 9), expected)
 
 
 def test_cudnn_is_given_a_key_for_every_query(monkeypatch):
     masks = []
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, mask, **_: masks.append(mask) or q)
-    attention.cudnn_attention(*random_qkv(PACKED), PACKED, PACKED, 5)
+    monkeypatch.setattr(jax, "checkpoint", lambda function, **_: function)
+    cudnn_attention(*random_qkv(PACKED), PACKED, PACKED, 5)
     assert np.tril(masks[0]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize(("block", "window"), [
+    (10, 7), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((8, None), (10, 1)))])
+def test_blocks_of_masks_change_nothing(cudnn_by_xla, monkeypatch, block, window):
+    qkv = random_qkv(PACKED)
+    expected = output_and_grads(xla_attention, qkv, PACKED, window)
+    monkeypatch.setattr(attention_kernels, "MASKED_QUERIES", block)
+    assert_close(output_and_grads(cudnn_attention, qkv, PACKED, window), expected)
+
+
+def of_one_segment(places, starts=False):
+    """The places, with what is known where every row holds one segment."""
+    used = np.asarray(places.segment_ids) != 0
+    return places.replace(lengths=jnp.asarray(used.sum(axis=1), jnp.int32),
+                          starts=jnp.asarray(used.argmax(axis=1)) if starts else None)
+
+
+ONE_SEGMENT = of_one_segment(packed(24, (24,), (5,), (1,), ()))
+MOVED = of_one_segment(jax.tree.map(lambda x: jnp.roll(x, 3, axis=1), packed(24, (21,), (5,), (1,), ())), starts=True)
+
+
+@pytest.mark.parametrize("window", [5, *(pytest.param(window, marks=pytest.mark.slow) for window in (None, 1))])
+@pytest.mark.parametrize("places", [ONE_SEGMENT, MOVED], ids=["from column 0", "moved"])
+def test_cudnn_by_length_equals_xla(monkeypatch, places, window):
+    """Even where what it leaves out is filled with NaN."""
+    function = jax.nn.dot_product_attention
+
+    def cudnn(q, k, v, *, implementation, query_seq_lengths, **kwargs):
+        out = function(q, k, v, implementation="xla", query_seq_lengths=query_seq_lengths, **kwargs)
+        return jnp.where(jnp.arange(q.shape[1])[:, None, None] < query_seq_lengths[:, None, None, None], out, jnp.nan)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", cudnn)
+    qkv = random_qkv(places)
+    out = cudnn_attention(*qkv, places, places, window)
+    np.testing.assert_allclose(out, plain_attention(*qkv, places, places, window), atol=1e-5)
+    junk = [jnp.where(real(places), x, jnp.inf) for x in qkv]
+    assert_close(output_and_grads(cudnn_attention, junk, places, window),
+                 output_and_grads(xla_attention, qkv, places, window))
 
 
 @pytest.fixture
 def cudnn_calls(monkeypatch):
-    """Finds cuDNN's calls, and the shape of their q, in what a gradient through `attend` lowers to for CUDA."""
+    """Finds cuDNN's calls and the shape of their q, their settings, and shapes of masks in what a gradient through
+    `attend` lowers to for CUDA."""
     module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(module, "check_cudnn_version", lambda: 91000)
 
-    def find(places, heads, kv_heads, layout=None):
+    def find(places, heads, kv_heads, layout=None, window=20):
         qkv = [x.astype(jnp.bfloat16) for x in random_qkv(places, heads, kv_heads, head_dim=64)]
 
         def total(*qkv):
-            return attend(*qkv, places, places, 20, "cudnn", layout).astype(jnp.float32).sum()
+            return attend(*qkv, places, places, window, "cudnn", layout).astype(jnp.float32).sum()
 
         text = jax.jit(jax.grad(total, (0, 1, 2))).trace(*qkv).lower(lowering_platforms=("cuda",)).as_text()
-        return re.findall(r"@__cudnn\$(\w+)\(.*: \(tensor<([\dx]+)xbf16>", text)
+        calls = re.findall(r"@__cudnn\$(\w+)\(.*: \(tensor<([\dx]+)xbf16>", text)
+        settings = re.findall(r"mask_type': '(\w+)|sliding_window_length': (\d+)", text.replace("\\22", "'"))
+        return calls, {"".join(each) for each in settings}, {*re.findall(r"tensor<(\d+x1x\d+x\d+)xbf16>", text)}
 
     return find
 
 
-def test_cudnn_lowers_to_its_flash_kernels(cudnn_calls):
-    assert cudnn_calls(packed(64, (40, 20), (64,)), 6, 2) == [
-        ("fmhaScaleBiasSoftmax", "2x64x6x64"), ("fmhaScaleBiasSoftmaxBackward", "2x64x6x64")]
+@pytest.mark.parametrize(("places", "window", "settings"), [
+    (of_one_segment(packed(64, (60,), (64,))), 20, {"PADDING_CAUSAL", "20"}), (MOVED, None, {"PADDING_CAUSAL", "0"})],
+    ids=["from column 0", "moved"])
+def test_cudnn_is_told_lengths_and_window_where_it_can_be(cudnn_calls, places, window, settings):
+    calls, found, masks = cudnn_calls(places, 6, 2, window=window)
+    assert [name for name, _ in calls] == ["fmhaSoftmax", "fmhaSoftmaxBackward"]
+    assert (found, masks) == (settings, set())
+
+
+def test_cudnn_has_masks_of_blocks(cudnn_calls, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "MASKED_QUERIES", 32)
+    calls, _, masks = cudnn_calls(packed(64, (40, 20), (64,)), 6, 2)
+    assert calls == [("fmhaScaleBiasSoftmax", "2x32x6x64")] * 2 + [("fmhaScaleBiasSoftmaxBackward", "2x32x6x64")] * 2
+    assert masks == {"2x1x32x32", "2x1x32x56"}  # of keys from 8 on: the first of the block sees those from 13 on
 
 
 def test_cudnn_runs_on_shards(cudnn_calls):
-    calls = cudnn_calls(packed(64, (40, 20), (64,)), 8, 2, make_layout(MeshConfig(data=1, fsdp=2, tensor=4)))
+    calls, _, _ = cudnn_calls(packed(64, (40, 20), (64,)), 8, 2, make_layout(MeshConfig(data=1, fsdp=2, tensor=4)))
     assert {shape for _, shape in calls} == {"1x64x2x64"}
 
 
@@ -262,7 +318,9 @@ def test_cudnn_runs_on_shards(cudnn_calls):
     ("gpu", "9.0", "float32", 256, 64, "xla"),
     ("gpu", "9.0", "bfloat16", 255, 64, "xla"),
     ("gpu", "9.0", "bfloat16", 256, 60, "xla"),
-    ("gpu", "9.0", "bfloat16", 256, 256, "xla"),
+    ("gpu", "8.9", "bfloat16", 256, 256, "xla"),
+    ("gpu", "9.0", "bfloat16", 256, 256, "cudnn"),
+    ("gpu", "9.0", "bfloat16", 256, 264, "xla"),
     ("gpu", "9.0", "bfloat16", 1, 64, "xla"),
 ])
 def test_auto_picks_by_platform(monkeypatch, backend, capability, dtype, length, head_dim, expected):

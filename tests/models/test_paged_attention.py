@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from models.attention import Places, attend_to_pages, write_to_pages
+from models.paged_attention import attend_to_pages, write_to_pages
+from models.places import Places
 from sharding.mesh import MeshConfig, make_layout
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM, SIZE, PAGES, WIDTH = 4, 4, 2, 128, 8, 9, 4
