@@ -67,6 +67,9 @@ class Drawn(NamedTuple):
     logps: Float[Array, "R C"]
     likeliest: Int[Array, "R C L"]
     likeliest_logps: Float[Array, "R C L"]
+    """under softmax(logits), whatever the controls"""
+    plain_logps: Float[Array, "R C"]
+    """of the tokens drawn, under softmax(logits), too"""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -126,7 +129,8 @@ def decode(model: Transformer, weights: decoding.Weights, cache: decoding.Cache,
         adjusted = jax.lax.cond(biased, lambda: _adjust(logits, seen, rows), lambda: logits)
         drawn, logp = sample(adjusted, jax.vmap(jax.random.fold_in)(keys, out.count), rows.controls)
         out = _write(out, numbers, jnp.where(done, CHUNK, made), drawn, logp)
-        out = jax.lax.cond(jnp.any(rows.likeliest), lambda: _write_likeliest(out, numbers, made, logits), lambda: out)
+        out = jax.lax.cond(jnp.any(rows.likeliest), lambda: _write_likeliest(out, numbers, made, logits, drawn),
+                           lambda: out)
         slot = jnp.where(done | ~rows.biased, len(seen.count), rows.slot)
         seen = seen._replace(count=seen.count.at[slot, drawn].add(1, mode="drop"))
         out = out._replace(count=out.count + ~done,
@@ -146,7 +150,8 @@ def decode(model: Transformer, weights: decoding.Weights, cache: decoding.Cache,
 def _nothing(rows: Rows) -> Drawn:
     count = len(rows.slot)
     return Drawn(rows.count, jnp.zeros(count, bool), jnp.zeros((count, CHUNK), jnp.int32), jnp.zeros((count, CHUNK)),
-                 jnp.zeros((count, CHUNK, LIKELIEST), jnp.int32), jnp.zeros((count, CHUNK, LIKELIEST)))
+                 jnp.zeros((count, CHUNK, LIKELIEST), jnp.int32), jnp.zeros((count, CHUNK, LIKELIEST)),
+                 jnp.zeros((count, CHUNK)))
 
 
 def _adjust(logits: Float[Array, "R V"], seen: Seen, rows: Rows) -> Float[Array, "R V"]:
@@ -163,8 +168,11 @@ def _write(out: Drawn, numbers: Array, column: Array, drawn: Array, logp: Array)
                         logps=out.logps.at[numbers, column].set(logp, mode="drop"))
 
 
-def _write_likeliest(out: Drawn, numbers: Array, column: Array, logits: Float[Array, "R V"]) -> Drawn:
-    """Under softmax(logits), whatever the controls."""
-    logps, tokens = jax.lax.top_k(jax.nn.log_softmax(logits), min(LIKELIEST, logits.shape[-1]))
+def _write_likeliest(out: Drawn, numbers: Array, column: Array, logits: Float[Array, "R V"],
+                     drawn: Int[Array, "R"]) -> Drawn:
+    every = jax.nn.log_softmax(logits)
+    logps, tokens = jax.lax.top_k(every, min(LIKELIEST, logits.shape[-1]))
+    plain = jnp.take_along_axis(every, drawn[:, None], axis=-1)[:, 0]
     return out._replace(likeliest=out.likeliest.at[numbers, column, : tokens.shape[1]].set(tokens),
-                        likeliest_logps=out.likeliest_logps.at[numbers, column, : logps.shape[1]].set(logps))
+                        likeliest_logps=out.likeliest_logps.at[numbers, column, : logps.shape[1]].set(logps),
+                        plain_logps=out.plain_logps.at[numbers, column].set(plain))

@@ -156,13 +156,14 @@ class Engine:
         """Drops requests; ids of those that have finished, and of none, are no matter."""
         self._slots.remove(ids)
 
-    def step(self) -> list[Output]:
-        """Prefills some, decodes some tokens of those that are ready, and gives what came. Raises InputError before the
-        first load()."""
+    def step(self, max_tokens: int = CHUNK, read_all: bool = True) -> list[Output]:
+        """Prefills some, decodes some tokens of those that are ready, `max_tokens` at the most, and gives what came.
+        Contexts are read to their ends where nothing can be decoded meanwhile; without `read_all`, one part of them
+        then, too, for whoever wants to hear of others soon. Raises InputError before the first load()."""
         if self._weights is None:
             raise InputError("the engine has no weights; load() some first")
         try:
-            self._advance()
+            self._advance(max_tokens, read_all)
         except BaseException:  # what was donated to a call that failed is gone
             self._restart()
             raise
@@ -174,16 +175,16 @@ class Engine:
         self._slots.restart()
         self._cache = self._seen = None
 
-    def _advance(self) -> None:
+    def _advance(self, max_tokens: int, read_all: bool) -> None:
         if self._cache is None:
             self._make_cache()
         self._admit()
-        self._prefill()
+        self._prefill(read_all)
         self._admit()  # who goes on from what was prefilled just now
         ready = self._slots.with_pages(self._slots.ready(), CHUNK)
         self._grow()
         if ready:
-            self._decode(ready)
+            self._decode(ready, max_tokens)
 
     # ------------------------------------------------------------------------------------------------ who comes in
 
@@ -226,13 +227,13 @@ class Engine:
 
     # -------------------------------------------------------------------------------------------------- what is read
 
-    def _prefill(self) -> None:
+    def _prefill(self, read_all: bool) -> None:
         """A part of the contexts of some; all of them where nothing can be decoded meanwhile."""
         unread = self._slots.unread()
-        some_are_ready = len(unread) < len(self._slots.running)
+        one_part = not read_all or len(unread) < len(self._slots.running)
         while unread:
             self._prefill_part(unread)
-            unread = [] if some_are_ready else self._slots.unread()
+            unread = [] if one_part else self._slots.unread()
 
     def _prefill_part(self, unread: abc.Sequence[Sequence]) -> None:
         few, many = SEGMENTS
@@ -262,10 +263,10 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------- what is drawn
 
-    def _decode(self, ready: abc.Sequence[Sequence]) -> None:
+    def _decode(self, ready: abc.Sequence[Sequence], max_tokens: int) -> None:
         by_share = self._by_share(ready)
         rows = _in_rows(by_share, self._rows_of_share(by_share))
-        patience, steps = self._patience(len(ready)), self._steps(ready)
+        patience, steps = self._patience(len(ready)), min(max_tokens, self._steps(ready))
         drawn = jax.device_get(self._call_decode(rows, self._width(rows), patience, steps))
         for row, sequence in enumerate(rows):
             if sequence:
@@ -314,9 +315,10 @@ class Engine:
         except RequestError as failure:
             error = failure
         tokens, sequence.cached = sequence.tokens[before:], len(sequence.tokens) - 1
+        plain = drawn.plain_logps[row, : len(tokens)].tolist() if sequence.request.num_likeliest else []
         reason = "stop" if stopped else "length" if sequence.count >= sequence.request.max_new_tokens else None
         self._outputs.append(Output(sequence.id, tokens, drawn.logps[row, : len(tokens)].tolist(), self._version,
-                                    reason, self._likeliest(sequence, drawn, row, len(tokens))))
+                                    reason, self._likeliest(sequence, drawn, row, len(tokens)), plain_logps=plain))
         if error:
             self._fail(sequence, error)
         elif reason:

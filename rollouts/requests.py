@@ -59,6 +59,8 @@ class Output:
     to come"""
     likeliest: list[dict[int, float]] = dataclasses.field(default_factory=list)
     """of each token, where asked for: token -> log-probability"""
+    plain_logps: list[float] = dataclasses.field(default_factory=list)
+    """of each token, where the likeliest are asked for: under softmax(logits), as theirs are"""
     error: str | None = None
     """what failed, one line"""
 

@@ -497,6 +497,41 @@ def test_the_likeliest_tokens_are_told(params):
     assert sum(len(output.likeliest) for output in outputs) == 3
 
 
+def test_log_probabilities_without_the_controls_are_told_beside_the_likeliest(params):
+    engine = engine_of(params)
+    asked = request(PROMPTS[0], 6, controls=make_controls(0.5, top_k=3), num_likeliest=20, logit_bias={7: 2.0})
+    [identity] = engine.submit([asked])
+    found = []
+    while engine.busy:
+        for output in engine.step():
+            found += zip(output.tokens, output.logps, output.plain_logps, output.likeliest, strict=True)
+    assert identity is not None
+    assert len(found) == 6
+    for token, logp, plain, likeliest in found:
+        assert plain != pytest.approx(logp, abs=1e-3)
+        assert likeliest.get(token, plain) == pytest.approx(plain, abs=1e-6)
+    assert any(token in likeliest for token, _, _, likeliest in found)
+
+
+def test_a_step_may_be_short(params, alone):
+    """And read a part of the contexts alone where that is asked for: nobody's answer is another."""
+    requests, answers = alone
+    engine = engine_of(params)
+    ids, found = engine.submit([request([*range(60)] * 4, 2), *requests]), {}
+    while engine.busy:
+        for output in engine.step(max_tokens=3, read_all=False):
+            assert len(output.tokens) <= 3
+            found.setdefault(output.id, []).extend(output.tokens)
+    assert [found[identity] for identity in ids[1:]] == [tokens for tokens, _, _ in answers]
+
+
+def test_a_short_step_reads_one_part(params):
+    engine = engine_of(params)
+    engine.submit([request([*range(60)] * 4, 2)])
+    assert engine.step(max_tokens=1, read_all=False) == []
+    assert len(engine.step(max_tokens=1, read_all=False)) == 1
+
+
 def broken(made, **change):
     """With what its types do not allow."""
     for name, value in change.items():
