@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data.token_bytes import bytes_of_piece
 from data.tokenizer_config import TokenizerConfig, find_eos, find_token, write_config
 from errors import InputError
 
@@ -112,6 +113,16 @@ class SentencePieceTokenizer:
             processor = self._inner if position else self._first  # the one that wrote a space takes it off
             text += "".join(map(self._texts.get, group)) if is_symbol else _decode_part(group, processor)
         return text
+
+    def token_bytes(self) -> list[bytes | None]:
+        own = range(self._first.vocab_size())
+        found = [bytes_of_piece(self._first.id_to_piece(token_id)) for token_id in own]
+        found += [None] * (self.vocab_size - len(found))
+        for token_id, text in self._texts.items():
+            found[token_id] = None if token_id in self._special else text.encode()
+        if self._first.unk_id() >= 0:
+            found[self._first.unk_id()] = None
+        return found
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)

@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 from data.added_tokens import add_tokens
+from data.token_bytes import bytes_of_backend
 from data.tokenizer_config import TokenizerConfig, find_eos, find_token, read_config, write_config
 from errors import InputError
 
@@ -40,6 +41,9 @@ class Tokenizer(typing.Protocol):
 
     def decode(self, ids: typing.Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; ids beyond the vocabulary have none."""
+
+    def token_bytes(self) -> list[bytes | None]:
+        """What each token adds to the bytes of a text, in its middle; None for special tokens, and for ids of none."""
 
     def save(self, folder: str | Path) -> None:
         """Write the files that `load_tokenizer` and transformers' AutoTokenizer read back."""
@@ -133,6 +137,14 @@ class FastTokenizer:
 
     def decode(self, ids: typing.Iterable[int], skip_special_tokens: bool = True) -> str:
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self) -> list[bytes | None]:
+        read, added = bytes_of_backend(self._backend), self._backend.get_added_tokens_decoder()
+        found = [token if token is None else read(token)
+                 for token in map(self._backend.id_to_token, range(self.vocab_size))]
+        for token_id, token in added.items():
+            found[token_id] = None if token.special else token.content.encode()
+        return found
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)

@@ -1,34 +1,21 @@
 """Ten families' chat templates: the text of transformers' own apply_chat_template, and what of it is learned.
 
-fixtures/make_chat_fixtures.py says where the texts come from. What is learned (masks.json) was written by
+chat_families.py says where the texts come from. What is learned (masks.json) was written by
 `python -m pytest tests/data/test_chat_templates.py` with WRITE_MASKS set, and read by eye: see there.
 """
 
 import json
 import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import tokenizers
+from chat_families import FIXTURES, FOLDER, open_family
 
 from data.chat import encode_prompt, encode_turns, render, render_answered
-from data.tokenizer import FastTokenizer
-from data.tokenizer_config import TokenizerConfig
 from errors import InputError
 
-FOLDER = Path(__file__).parents[1] / "fixtures" / "chat_templates"
-FIXTURES = json.loads((FOLDER / "rendered.json").read_text(encoding="utf-8"))
 MASKS = FOLDER / "masks.json"
 CASES = [(family, name) for family, found in FIXTURES["rendered"].items() for name in found]
-
-
-def open_family(family, template=None):
-    special, backend = FIXTURES["families"][family], tokenizers.Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
-    template = template or (FOLDER / f"{family}.jinja").read_text(encoding="utf-8")
-    ends = tuple(backend.token_to_id(token) for token in special["further"])
-    return FastTokenizer(backend, TokenizerConfig(family, special["eos"], special["bos"], chat_template=template,
-                                                  end_ids=ends))
 
 
 def parts(record):

@@ -83,6 +83,26 @@ def test_special_tokens_in_the_text_are_recognised_and_left_out_of_decoding(fold
     assert tokenizer.decode(ids) == "Hello"
 
 
+def joined(tokenizer, text):
+    return b"".join(tokenizer.token_bytes()[token] or b"" for token in tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_bytes_of_tokens_are_those_of_their_text(folder, text):
+    tokenizer = load_tokenizer(folder)
+    assert joined(tokenizer, text).decode() == tokenizer.decode(tokenizer.encode(text))
+
+
+def test_special_tokens_have_no_bytes_and_added_ones_their_own(folder):
+    content, size = json.loads((folder / "tokenizer.json").read_text()), load_tokenizer(folder).vocab_size
+    content["added_tokens"].append({"id": size, "content": "Ġü ▁", "special": False, "single_word": False,
+                                    "lstrip": False, "rstrip": False, "normalized": False})
+    write_json(folder / "tokenizer.json", content)
+    found = load_tokenizer(folder).token_bytes()
+    assert found[size:] == ["Ġü ▁".encode()]
+    assert found[:4] == [None] * 4
+
+
 def test_offsets_are_characters_with_their_leading_space(folder):
     tokenizer = load_tokenizer(folder)
     text = "Hello world you你🙂</s> the"
@@ -475,6 +495,13 @@ def test_sentencepiece_recognises_control_and_user_defined_symbols(model_folder)
     assert tokenizer.decode(ids) == "the<turn>the"
     turn = ids[offsets.index((6, 12))]
     assert tokenizer.encode("<turn>the")[0] == turn  # as in transformers, without a space before it
+
+
+@pytest.mark.parametrize("text", TEXTS[:3])
+def test_sentencepieces_bytes_are_those_of_the_text_with_its_space(model_folder, text):
+    tokenizer = load_tokenizer(model_folder)
+    assert joined(tokenizer, text).decode() == f" {text}"
+    assert tokenizer.token_bytes()[:3] == [None] * 3
 
 
 def test_sentencepiece_offsets_are_characters(model_folder):
