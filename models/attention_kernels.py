@@ -29,6 +29,9 @@ MASKED_QUERIES = 512
 FLASH_BLOCK = 1024
 """queries, and keys, that the flash kernel holds at a time, at most; a multiple of LANES"""
 
+FLASH_BYTES = 2**19
+"""of a block's queries: for more, a kernel of a TPU v5p runs out of the 16 MiB that it may have of its memory"""
+
 FUSED_BLOCKS = 8
 """of keys, up to which the flash kernel's backward pass is one: every block adds an array like q"""
 
@@ -152,7 +155,7 @@ def _splash(q, k, v, places: Places, *, window):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
     (batch, length, heads, head_dim), kv_heads = q.shape, k.shape[2]
-    blocks = -(-length // FLASH_BLOCK)
+    blocks = -(-length // min(FLASH_BLOCK, FLASH_BYTES // (head_dim * q.dtype.itemsize)))
     block = -(-length // (blocks * LANES)) * LANES  # blocks of even size, so that little is filled up
     q, k, v, segment_ids = (_fill(x, blocks * block) for x in (q, k, v, places.segment_ids))
     q = q.reshape(batch, -1, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4) / math.sqrt(head_dim)

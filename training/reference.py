@@ -54,7 +54,7 @@ def _as_computed(params: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 def score_batch(model: Transformer, variables: dict[str, Any], batch: Batch) -> jax.Array:
     """log p of every token, [K, B, T], one micro-batch after the other."""
-    columns = {name: batch[name] for name in ("tokens", "positions", "segment_ids")}
+    columns = {name: batch[name] for name in ("tokens", "positions", "segment_ids", "row_length") if name in batch}
     return jax.lax.map(lambda micro: score(model, variables, micro).logps, columns)
 
 

@@ -1,7 +1,9 @@
 """What each policy keeps, by the kernels that a gradient calls and by the arrays that go to the host's memory."""
 
+import collections
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -12,6 +14,7 @@ from tiny import CONFIG, boxed_variables
 
 from models.remat import CUDNN
 from models.transformer import Transformer
+from sharding.mesh import MeshConfig, make_layout
 
 
 def gradient(remat, attention, dtype="float32"):
@@ -44,6 +47,30 @@ def test_cudnn_runs_once_unless_layers_are_recomputed_whole(remat, forward, monk
     text = str(gradient(remat, "cudnn", "bfloat16"))
     assert text.count(CUDNN) == forward
     assert text.count(CUDNN.replace("fwd", "bwd")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "forward"), [
+    ("none", 1), ("dots", 1), ("attention", 1), ("full", 2), ("offload", 1)])
+def test_a_tpus_program_calls_each_kernel_once_a_layer(remat, forward, monkeypatch):
+    """As libtpu compiles it, where that is installed. The loop over layers may hold two of them."""
+    pytest.importorskip("libtpu")
+    from jax.experimental import topologies
+
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5p:2x2x1").devices
+    layout = make_layout(MeshConfig(data=1, fsdp=2, tensor=2), chips)
+    config = dataclasses.replace(CONFIG, embed_dim=256, head_dim=128, num_heads=4, dtype="bfloat16", remat=remat)
+    model = Transformer(dataclasses.replace(config, attention="flash"), layout=layout)
+    boxed = boxed_variables(config=config)["params"]
+    params, tokens = jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (
+        nn.meta.unbox(boxed), jax.ShapeDtypeStruct((4, 256), jnp.int32)), (
+        layout.tree_shardings(boxed), layout.sharding("batch", None)))
+    total = jax.grad(lambda params, tokens: model.apply({"params": params}, tokens, tokens, tokens).sum())
+    text = jax.jit(total).lower(params, tokens).compile().as_text()
+    calls = collections.Counter(re.findall(r"%splash_mqa_(fwd|dkv|dq)\S* = \S.* custom-call\(", text))
+    assert calls["fwd"] == forward * calls["dkv"] > 0
+    assert calls["dq"] == 0  # it is part of dkv's
 
 
 def test_offload_keeps_layer_inputs_and_attention_on_the_host_alone(interpreted):
