@@ -5,6 +5,7 @@ from typing import Any
 
 from cli.checks import check_fraction, check_not_negative, check_positive
 from cli.policy import PolicyFlags
+from cli.readers import check_reader
 from errors import InputError
 from models.settings import LoRAConfig
 from training.settings import OptimizerConfig
@@ -15,8 +16,8 @@ class CriticFlags:
     """The model that says what states are worth."""
 
     model: str | None = None
-    """The critic begins as this model, whose tokenizer must be the policy's: a reward model, a language model, or a run
-    of scripts.ppo (its critic), given as --model is; by default as the policy, with values of 0."""
+    """The critic begins as this model, whose tokenizer must read what the policy writes: a reward model, a language
+    model, or a run of scripts.ppo (its critic), given as --model is; by default as the policy, with values of 0."""
     learning_rate: float = 1e-4
     """The learning rate of the critic rises to this peak and falls as --critic.optimizer.schedule says."""
     lam: float | None = None
@@ -92,34 +93,14 @@ def load_critic(flags: PolicyFlags, critic: CriticFlags, opened: Any, policy: An
     return model.clone(config=config), params
 
 
-def open_critic_of(flags: PolicyFlags, critic: CriticFlags, policy: Any, tokenizer: Any, longest: int) -> Any:
-    """The critic's model, its weights not read yet; `policy` itself where none is named. Raises InputError for one that
-    reads other tokens than the policy writes, or fewer of them than the `longest` episode has."""
-    from data.tokenizer import open_tokenizer
+def open_critic_of(critic: CriticFlags, policy: Any, tokenizer: Any, longest: int) -> Any:
+    """The critic's model, its weights not read yet; `policy` itself where none is named. Raises InputError as
+    check_reader does; `longest` is the longest episode, in tokens."""
     from training.runs import open_critic
 
     if critic.model is None:
         return policy
     opened = open_critic(critic.model)
-    where = f"--critic.model {critic.model}"
-    if not _same_tokens(tokenizer, open_tokenizer(opened.tokenizer), policy, opened):
-        raise InputError(f"{where}: its tokenizer is not that of the policy {flags.model}, whose tokens it would read "
-                         f"as others; give a critic made from the same family of models")
-    if opened.config.vocab_size < policy.config.vocab_size:
-        raise InputError(f"{where}: it has embeddings for {opened.config.vocab_size} tokens, and the policy "
-                         f"{flags.model} may draw {policy.config.vocab_size}, those beyond the tokenizer's, too; give "
-                         f"a critic with as many")
-    if opened.config.max_length < longest:
-        raise InputError(f"{where}: its context of {opened.config.max_length} tokens is shorter than the longest "
-                         f"episode, {longest}; lower --max-new-tokens, or give another critic")
+    check_reader(f"--critic.model {critic.model}", opened, policy, tokenizer, longest,
+                 "lower --max-new-tokens")
     return opened
-
-
-def _same_tokens(one: Any, other: Any, policy: Any, critic: Any) -> bool:
-    """Whether each id of the policy's is the same text to the critic."""
-    if other is None or one.vocab_size != other.vocab_size:
-        return False
-    if policy.tokenizer == critic.tokenizer:
-        return True
-    return all(one.decode([each], skip_special_tokens=False) == other.decode([each], skip_special_tokens=False)
-               for each in range(one.vocab_size))

@@ -217,14 +217,15 @@ def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: 
     return make_optimizer(flags.optimizer, schedule), schedule
 
 
-def choose_reference(flags: Any, model: Any, layout: Any, reference: str | None = None) -> tuple[Any, Any]:
-    """(model, variables) of the reference: `reference`, or else the model as it was, which under LoRA is the model
-    without its adapter (None)."""
-    from training.reference import open_reference
+def choose_reference(flags: Any, model: Any, layout: Any, opened: Any = None) -> tuple[Any, Any]:
+    """(model, variables) of the reference: the one that was opened, or else the model as it was, which under LoRA is
+    the model without its adapter (None)."""
+    from training.reference import load_reference
+    from training.runs import open_policy
 
-    if reference is None and flags.lora.rank:
+    if opened is None and flags.lora.rank:
         return model, None
-    return open_reference(reference or flags.model, model.config, layout)
+    return load_reference(opened or open_policy(flags.model), model.config, layout)
 
 
 def loop_config(flags: RunFlags, flops_per_token: Callable[[int], float] | None = None) -> Any:

@@ -137,7 +137,8 @@ class ReferenceFlags:
     """Of a loss that holds the policy to a reference."""
 
     reference: str | None = None
-    """The policy is held to this model, given as --model is; by default to the model itself, as it was."""
+    """The policy is held to this model, given as --model is, whose tokenizer must read what the policy writes; by
+    default to the model itself, as it was."""
     beta: float = 0.1
     """The policy is held to the reference this strongly."""
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from cli import command
 from cli.flags import AnsweringFlags, ReferenceFlags
@@ -47,6 +46,7 @@ def main(config: Config) -> None:
         with_steps,
     )
     from cli.kept_reference import keep_reference
+    from cli.readers import check_reference_flags, longest_row_of, open_reference_of
     from data.tokenizer import open_tokenizer
     from models.scoring import score
     from sharding.mesh import make_layout
@@ -60,7 +60,8 @@ def main(config: Config) -> None:
 
     config = begin(config, check)
     objective = make_objective(config)
-    check_reference(config, objective)
+    check_reference_flags(objective, {"reference": config.reference, "keep-reference": config.keep_reference,
+                                      "sync.every": config.sync.every})
     check_split(objective, config.num_microbatches)
     layout = make_layout(config.mesh)
 
@@ -72,13 +73,14 @@ def main(config: Config) -> None:
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)
+    opened_reference = open_reference_of(config, opened, tokenizer, *longest_row_of(rows))
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
 
     # the weights, straight to their shards; the reference is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, layout)
     reference, frozen = model, None
     if needs_reference(objective) and not config.sync.every:
-        reference, frozen = choose_reference(config, model, layout, config.reference)
+        reference, frozen = choose_reference(config, model, layout, opened_reference)
     if config.keep_reference:
         folder = Path(config.output_dir) / "reference"
         rows = replace_sources(rows, lambda sources, encoder, name: keep_reference(
@@ -100,16 +102,6 @@ def check(config: Config) -> None:
     if config.sync.every and (config.reference or config.keep_reference):
         raise InputError("--sync.every: a reference that follows the model begins as it and changes; leave out "
                          "--reference and --keep-reference")
-
-
-def check_reference(config: Config, objective: Any) -> None:
-    """Raises InputError for flags of a reference that the objective does not look at."""
-    from training.reference import needs_reference
-
-    given = [name for name, value in (("reference", config.reference), ("keep-reference", config.keep_reference),
-                                      ("sync.every", config.sync.every)) if value]
-    if given and not needs_reference(objective):
-        raise InputError(f"--{given[0]}: nothing reads it, for the objective reads no ref_logps; leave it out")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
     from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows, with_steps
+    from cli.readers import longest_row_of, open_reference_of
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.scoring import score
@@ -60,11 +61,12 @@ def main(config: Config) -> None:
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)
+    opened_reference = open_reference_of(config, opened, tokenizer, *longest_row_of(rows))
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
 
     # the weights, straight to their shards; the reference is the model without its adapter, or else a frozen one
     model, params = load_model(config, opened, layout)
-    reference, frozen = choose_reference(config, model, layout, config.reference)
+    reference, frozen = choose_reference(config, model, layout, opened_reference)
 
     # the experiment
     state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)

@@ -51,6 +51,7 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
     from cli.experiment import choose_reference, load_model, open_optimizer
+    from cli.readers import check_reference_flags, open_reference_of
     from data.prompts import PromptBatches
     from models.scoring import score
     from rollouts.drawing import draw_groups
@@ -65,6 +66,7 @@ def main(config: Config) -> None:
 
     config = online.begin(config, check)
     objective = make_objective(config)
+    check_reference_flags(objective, {"reference": config.reference})
     check_split(objective, config.num_microbatches)
     optimizer, schedule = open_optimizer(config)
     layout, run = make_layout(config.mesh), Path(config.output_dir)
@@ -77,11 +79,13 @@ def main(config: Config) -> None:
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
+    opened_reference = open_reference_of(config, opened, tokenizer, prompts.max_length + config.max_new_tokens,
+                                         "lower --max-new-tokens")
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, layout)
-    reference, frozen = choose_reference(config, model, layout, config.reference) if needs_reference(objective) else (
+    reference, frozen = choose_reference(config, model, layout, opened_reference) if needs_reference(objective) else (
         model, None)
     state = init_state(model, params, optimizer, policy_key, layout)
 

@@ -127,8 +127,7 @@ def main(config: Config) -> None:
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
-    opened_critic = open_critic_of(config, config.critic, opened, tokenizer,
-                                   prompts.max_length + config.max_new_tokens)
+    opened_critic = open_critic_of(config.critic, opened, tokenizer, prompts.max_length + config.max_new_tokens)
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one

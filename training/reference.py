@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from batch import MicroBatch, RowLayout
-from errors import InputError
 from models.config import ModelConfig
-from models.pretrained import load_merged
+from models.pretrained import Pretrained, load_merged
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import declared
 from objectives.dpo import chosen_length
 from objectives.kto import mismatched, reference_point
 from sharding.layout import Layout, check_layout
-from training.runs import open_policy
+from training.runs import TrainedRun
 from training.state import TrainState
 from training.step import Objective, Prepare, Scorer
 
@@ -28,17 +27,10 @@ def needs_reference(objective: Objective) -> bool:
     return "ref_logps" in declared(objective)
 
 
-def open_reference(reference: str, policy: ModelConfig,
+def load_reference(opened: Pretrained | TrainedRun, policy: ModelConfig,
                    layout: Layout) -> tuple[Transformer, dict[str, Any]]:
-    """(model, variables) of a frozen reference, in the policy's compute dtype.
-
-    Raises InputError for a reward model, or another vocabulary.
-    """
-    config, params = load_merged(open_policy(reference), layout, dtype=policy.dtype, attention=policy.attention,
-                                 param_dtype="float32")
-    if config.vocab_size != policy.vocab_size:
-        raise InputError(f"the reference {reference} has {config.vocab_size} tokens, the model {policy.vocab_size}; "
-                         f"both must share a tokenizer")
+    """(model, variables) of an opened model as a frozen reference, in the policy's compute dtype."""
+    config, params = load_merged(opened, layout, dtype=policy.dtype, attention=policy.attention, param_dtype="float32")
     return Transformer(config, layout=layout), {"params": _as_computed(params, config.dtype)}
 
 

@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from chat_model import write_model
+from chat_model import TINY, write_model
 
 
 @pytest.fixture
@@ -48,6 +48,9 @@ def test_any_loss_on_pairs(train, more):
 
 @pytest.mark.parametrize(("more", "line"), [
     (("--group-size", 1), "a pair is of two answers"), (("--loss", "nothing"), "nothing"),
+    (("--reference", "nowhere"), "model 'nowhere': no such file or folder"),
+    (("--reference", TINY), "smollm2: its tokenizer is not that of the policy: it has none"),
+    (("--objective", "objectives.simpo:simpo", "--reference", "nowhere"), "--reference: nothing reads it"),
     (("--microbatch-tokens", 8), "nothing reads it here; --num-microbatches bounds memory"),
     (("--objective", "chat_model:coupled", "--num-microbatches", 2), "cannot be split into 2 parts")])
 def test_what_is_refused_is_one_line(train, more, line):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 STEPS = ("--max-steps", 4, "--batch-size", 4, "--learning-rate", "1e-2", "--dtype", "float32")
 LORA = ("--lora.rank", 4)
+TINY = Path(__file__).parents[1] / "fixtures" / "families" / "smollm2"
 REWARDS = {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies", "ties")}
 
 
@@ -225,6 +227,22 @@ def test_a_reward_model_where_a_policy_is_needed(run_script, write_rows, tmp_pat
 def test_a_reward_model_as_the_reference(refused, pairs):
     model = Path(__file__).parents[1] / "fixtures" / "reward_model"
     assert "is a reward model" in refused("dpo", pairs, "--reference", model)
+
+
+@pytest.mark.parametrize("script", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
+def test_a_reference_of_a_shorter_context(refused, write_rows, tmp_path, script):
+    """Of the longest row, be it held out."""
+    shutil.copytree(TINY, tmp_path / "short")
+    config = json.loads((TINY / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16}))
+    short, long = ({"chosen_tokens": [*range(length), 1], "rejected_tokens": [*range(length), 2], "label": True,
+                    "tokens": [*range(length)]} for length in (8, 20))
+    files = [write_rows(f"{number}.jsonl", rows) for number, rows in enumerate(([short] * 4, [short, long]))]
+    more = ("--reference", tmp_path / "short")
+    assert "its context of 16 tokens is shorter than the longest row, 2" in (
+        err := refused(script, files[1], *more))
+    assert "lower --max-length" in err
+    assert "leave longer rows out of --eval-data" in refused(script, files[0], "--eval-data", files[1], *more)
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "reward"])
