@@ -73,9 +73,20 @@ def collectives(text: str, mesh: Any = None) -> list[Collective]:
 
     Raises ValueError for what exchanges arrays in a way that is not known here, so that nothing is left out in silence.
     """
-    program = parse(text)
-    return [_collective(place, kind, program.num_partitions, mesh)
-            for place in program.places() if (kind := _kind(place))]
+    program, chains, found = parse(text), set(), []
+    for place in program.places():
+        kind, chain = _kind(place), _chain(place)
+        if kind and chain not in chains:
+            found.append(_collective(place, kind, program.num_partitions, mesh))
+        chains.update({chain} - {None})
+    return found
+
+
+def _chain(place: Place) -> tuple[str, ...] | None:
+    """What names a TPU's collective that overlaps computation: its begin, steps and end are fusions, which all have the
+    instruction."""
+    found = re.search(r"\bchannel_id=(\d+).*\bchain_id=\"(\d+)\"", place.instruction.attributes)
+    return found and (*found.groups(), *(loop.name for loop in place.loops))
 
 
 def _kind(place: Place) -> str | None:

@@ -86,6 +86,15 @@ def test_loops_that_do_not_say_how_often_count_once():
     assert found[0].place.startswith("while x? > ")
 
 
+def test_what_overlaps_computation_on_a_tpu_counts_once():
+    """Its begin, steps and end all have the instruction."""
+    lines = [f"  %{name} = f32[8,16] all-gather(%p), channel_id={channel}, replica_groups=[4,2]<=[8], dimensions="
+             f'{{0}}, frontend_attributes={{chain_id="{channel}"}}\n' for name, channel in (
+                 ("begin", 8), ("step", 8), ("end", 8), ("other", 9))]
+    more = collectives(TEXT.replace("  ROOT %result", "".join(lines) + "  ROOT %result"), MESH)
+    assert [each.kind for each in more[len(collectives(TEXT, MESH)):]] == ["all-gather", "all-gather"]
+
+
 def test_large_arrays_are_what_is_made_and_held():
     in_loops = [Array("f32", (8, 16)), Array("f32", (6, 16)), Array("f32", (4, 16))]
     assert largest_arrays(TEXT, in_loops=True)[:3] == in_loops
