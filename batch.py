@@ -7,8 +7,7 @@ targets), all [B, T]: index t always speaks of token t. Where every row is one s
 are in columns count/NAME, int32 [B]. Nothing is ever derived from a padding id.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -66,34 +65,71 @@ class MicroBatch(NamedTuple):
     row_layout: RowLayout = RowLayout()
 
 
+MOST_LENGTHS = 6
+"""that rows are padded to: each is compiled once for every program that takes them"""
+SHORTEST = 64
+"""tokens of the shortest length, where lengths are not known beforehand"""
+COMPILING = 8
+"""batches of a length that take about as long to compute as the length takes to compile"""
+
+
 def longest_row(rows: Sequence[Row]) -> int:
     """Tokens of the longest row; 0 without any."""
     return max((len(row.tokens) for row in rows), default=0)
 
 
-def buckets(length: int) -> list[int]:
-    """Lengths that batches are padded to: `length`, 3/4 and 1/2 of it, and so on, rounded up to multiples of 8.
+def choose_lengths(lengths: Iterable[int], batch_size: int = 1, batches: int | None = None) -> list[int]:
+    """The lengths, MOST_LENGTHS at the most, that batches of rows of these `lengths` are padded to, in order; a batch
+    is of rows of like length, and there will be `batches` of them (None: as these rows make).
 
-    Each is compiled once, so they are few, and the longest fits the data.
+    They minimise the positions to compute, a length costing COMPILING batches of its own besides: over the lengths
+    s_1 < ... < s_N that occur as the longest of a batch, of b_1, ..., b_N batches, by dynamic programming
+
+        cost_k(n) = min over m < n of cost_{k-1}(m) + s_n (b_{m+1} + ... + b_n + COMPILING)
     """
-    sizes, size = {max(8, -(-length // 8) * 8)}, length
-    while size >= 16:
-        sizes |= {-(-size * 3 // 32) * 8, -(-size // 16) * 8}
-        size //= 2
-    return sorted(sizes)
+    longest = np.sort(np.fromiter(lengths, np.int64))[::-1][::batch_size]
+    sizes, counts = np.unique(_rounded(longest), return_counts=True)
+    if not len(sizes):
+        return [8]
+    number = np.arange(len(sizes) + 1)
+    before = np.concatenate([[0], np.cumsum(counts)]) * ((batches or len(longest)) / len(longest))
+    step = np.concatenate([[0], sizes]) * (before - before[:, None] + COMPILING)  # [m, n]
+    step = np.where(number[:, None] < number, step, np.inf)
+    cost, chosen, found = np.where(number, np.inf, 0.0), [[]] * len(number), []
+    for _ in range(MOST_LENGTHS):
+        last = np.argmin(cost[:, None] + step, axis=0)
+        cost = (cost[:, None] + step)[last, number]
+        chosen = [[*chosen[m], n] for n, m in enumerate(last.tolist())]
+        found.append((cost[-1], chosen[-1]))
+    return [*sizes[np.asarray(min(found)[1]) - 1].tolist()[:-1], multiple_of_8(int(longest[0]))]
 
 
-def used_often(rows: Sequence[Row], batch_size: int, at_least: int = 4) -> list[int]:
-    """Of buckets of the longest row, it and those that so many batches of rows of like length have, or that would be
-    padded to more than twice as much: to compile a length for fewer takes longer than to pad them."""
-    lengths = sorted((len(row.tokens) for row in rows), reverse=True)
-    sizes = buckets(longest_row(rows))
-    counts = Counter(bucket_length(longest, sizes) for longest in lengths[::batch_size])
-    kept = sizes[-1:]
-    for size in sorted(counts, reverse=True):
-        if counts[size] >= at_least or 2 * size < kept[0]:
-            kept.insert(0, size)
-    return list(dict.fromkeys(kept))
+def _rounded(lengths: np.ndarray) -> np.ndarray:
+    """Up to multiples of 8, and of a 32nd of the power of two below: few enough to be chosen among, by some 3 %."""
+    steps = np.maximum(8, 2 ** (np.log2(np.maximum(lengths, 1)).astype(np.int64) - 5).clip(0))
+    return -(-np.maximum(lengths, 1) // steps) * steps
+
+
+def multiple_of_8(length: int) -> int:
+    """The smallest one that holds `length`."""
+    return max(8, -(-length // 8) * 8)
+
+
+def ladder(longest: int) -> list[int]:
+    """The lengths for rows of up to `longest` tokens that are not known beforehand: it, a half of it, a quarter and so
+    on, down to SHORTEST or below. Those that come up are compiled."""
+    lengths = [longest]
+    while lengths[0] > SHORTEST:
+        lengths.insert(0, -(-lengths[0] // 2))
+    return [multiple_of_8(length) for length in lengths]
+
+
+def lengthened(lengths: Sequence[int], longest: int) -> list[int]:
+    """`lengths`, and as many twice as long as the one before as rows of `longest` tokens need, if there are such."""
+    lengths = list(lengths)
+    while lengths[-1] < longest:
+        lengths.append(min(2 * lengths[-1], multiple_of_8(longest)))
+    return lengths
 
 
 def bucket_length(length: int, sizes: Sequence[int]) -> int:
@@ -121,11 +157,11 @@ def pad(rows: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> Batch
         "row_length": np.array([len(row["tokens"]) for row in rows], np.int32)}
 
 
-def in_order(rows: Sequence[Row], *, batch_size: int, length: int, sizes: Sequence[int] | None = None) -> list[Batch]:
-    """Every row once, in its order, padded to `sizes`, by default buckets(length): for evaluation and scoring. The last
-    batch is filled with padding."""
-    sizes = sizes or buckets(length)
+def in_order(rows: Sequence[Row], *, batch_size: int, sizes: Sequence[int] | None = None) -> list[Batch]:
+    """Every row once, in its order, padded to `sizes`, by default those that suit these batches: for evaluation and
+    scoring. The last batch is filled with padding."""
     groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    sizes = sizes or choose_lengths(map(longest_row, groups))
     return [add_rows(pad([row.columns() for row in group], sizes), batch_size) for group in groups]
 
 

@@ -76,11 +76,9 @@ def _devices(flags: Any, layout: Any) -> str:
 
 def _compiled(streams: Any) -> str:
     """What the first steps wait for."""
-    from batch import buckets
-
     if streams.packing != "none":
         return f"one train step, of rows of {streams.length:,} tokens"
-    return f"a train step for each length of rows that comes up, of {shown(buckets(streams.length))}"
+    return f"a train step for each length of rows that comes up, of {shown(streams.lengths)}"
 
 
 def _writes(flags: Any) -> str:

@@ -115,23 +115,26 @@ def make_encoder(flags: TrainingFlags, packing: str, tokenizer: Path | None, voc
 
 
 def make_streams(flags: TrainingFlags, packing: str, sources: list[Any], encoder: Any, context: int) -> Any:
-    """The training rows as streams. A small data set is read through first, a large one's first rows."""
+    """The training rows as streams. A small data set is read through first, a large one's first rows; what they have
+    decides which lengths rows are padded to."""
+    from batch import choose_lengths, lengthened
     from data.reading import check_rows
     from data.streams import Streams
     from training.progress import track
 
     length = max_row_length(flags.max_length, context)
     measured = packing == "none" or (packing == "first-fit" and flags.max_length is None)
-    max_length, counts = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
-                                    functools.partial(track, what="checking rows"))
+    lengths, complete, counts = check_rows(sources, encoder, CHECKED if measured else CHECKED // 100,
+                                           functools.partial(track, what="checking rows"))
     tell_counts("checked", counts)
     if 0 < counts["rows_checked"] <= counts["rows_truncated"] + counts["rows_dropped"]:
         print_once(f"warning: every one of {counts['rows_checked']} rows that were checked is longer than "
                    f"{encoder.max_length} tokens, and is cut or left out; raise --max-length up to the model's context")
-    weights = tuple(each.weight for each in flags.data)
-    return Streams(tuple(sources), weights, encoder, flags.batch_size, max_length or length if measured else length,
-                   packing, flags.seed, counts["tokens_checked"] / max(1, counts["rows_made"]),
-                   counts["rows_made"] / max(1, counts["rows_checked"]))
+    weights, made = tuple(each.weight for each in flags.data), max(1, counts["rows_made"])
+    length = max(lengths) if measured and complete else length
+    sizes = tuple(lengthened(choose_lengths(lengths, flags.batch_size, flags.max_steps), length))
+    return Streams(tuple(sources), weights, encoder, flags.batch_size, length, packing, flags.seed,
+                   counts["tokens_checked"] / made, counts["rows_made"] / max(1, counts["rows_checked"]), sizes)
 
 
 def with_steps(flags: TrainingFlags, streams: Any) -> TrainingFlags:

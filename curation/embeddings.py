@@ -89,14 +89,15 @@ class ModelEncoder:
 
     @functools.cached_property
     def _embed(self) -> Callable[[Sequence[TokenRow]], list[MeanHidden]]:
+        from batch import ladder
         from models.config import default_dtype
         from sharding.mesh import MeshConfig, make_layout
         from training.evaluation import make_row_scorer
 
         layout = make_layout(MeshConfig())
         model, variables = self._opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
-        return functools.partial(make_row_scorer(model, self._batch_size, layout, mean_hidden, self._max_tokens),
-                                 variables)
+        lengths = ladder(self._max_tokens)
+        return functools.partial(make_row_scorer(model, self._batch_size, layout, mean_hidden, lengths), variables)
 
 
 def mean_hidden(model: Any, variables: Any, batch: Any) -> MeanHidden:

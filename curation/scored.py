@@ -168,6 +168,7 @@ class TokenScorer:
 
     @functools.cached_property
     def _score(self) -> Callable[[Sequence[TokenRow]], list[Any]]:
+        from batch import ladder
         from models.config import default_dtype
         from models.scoring import score
         from sharding.mesh import MeshConfig, make_layout
@@ -175,7 +176,7 @@ class TokenScorer:
 
         layout = make_layout(MeshConfig())
         model, variables = self._opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
-        scorer = make_row_scorer(model, self._batch_size, layout, score, self.config.max_length)
+        scorer = make_row_scorer(model, self._batch_size, layout, score, ladder(self.config.max_length))
         return functools.partial(scorer, variables)
 
     def __call__(self, rows: Sequence[TokenRow]) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from batch import Batch, buckets, pad
+from batch import Batch, ladder, pad
 from data.reading import count_columns, part_columns
 from data.streams import StreamReader, Streams
 
@@ -21,7 +21,7 @@ class TrainingBatches:
     def __init__(self, streams: Streams, rows: Sequence[int], workers: int = 0, start: Sequence[Any] | None = None):
         self.rows = list(rows)
         self._columns = streams.encoder.columns
-        self._sizes = buckets(streams.length) if streams.packing == "none" else None
+        self._sizes = (streams.lengths or ladder(streams.length)) if streams.packing == "none" else None
         self._reader = StreamReader(streams, self.rows, workers, start and [start[row] for row in self.rows])
 
     def __next__(self) -> Batch:

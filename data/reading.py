@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -70,9 +70,8 @@ def read_record(index: int, source: Source, encoder: Encoder) -> tuple[tuple[Row
             return (), Counter(rows_skipped=1)
         raise InputError(f"{error}; --bad-rows skip leaves such rows out") from None
     events = sum((Counter(row.events) for row in rows), Counter())
-    apart = [(row,) for row in rows] if encoder.form == "turns" else [rows]
     kept: tuple[Row, ...] = ()
-    for each in apart:
+    for each in _together(rows, encoder):
         fitting, event = _fit(each, encoder, source.place(index))
         kept, events[event] = kept + fitting, events[event] + 1
     return kept, +Counter({name: events[name] for name in COUNTS})
@@ -153,25 +152,33 @@ def read_all(sources: Sequence[Source], encoder: Encoder,
     return rows, counts
 
 
-def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
-               track: Callable[[Any], Any] = iter) -> tuple[int | None, Counter[str]]:
-    """Reads up to `limit` rows, the first of every source, so that what is bad there is known before the first step.
+class Checked(NamedTuple):
+    """What reading the first rows has found."""
 
-    Returns the tokens of the longest row if these were all rows, else None; and what happened to them, by COUNTS, of
-    how many (`rows_checked`), of how many tokens (`tokens_checked`), and how many rows of batches they make
-    (`rows_made`). Raises InputError where these were all rows and none can be trained on.
-    """
+    lengths: list[int]
+    """tokens of each row of a batch; of rows that belong together, of the longest"""
+    complete: bool
+    """whether these were all rows"""
+    counts: Counter[str]
+    """what happened to rows, by COUNTS, of how many (`rows_checked`), of how many tokens (`tokens_checked`), and how
+    many rows of batches they make (`rows_made`)"""
+
+
+def check_rows(sources: Sequence[Source], encoder: Encoder, limit: int,
+               track: Callable[[Any], Any] = iter) -> Checked:
+    """Reads up to `limit` rows, the first of every source, so that what is bad there is known before the first step.
+    Raises InputError where these were all rows and none can be trained on."""
     share = limit // len(sources)
-    max_length, counts = 0, Counter()
+    lengths, counts = [], Counter()
     for source, index in track([(each, index) for each in sources for index in range(min(len(each), share))]):
         rows, events = read_record(index, source, encoder)
         counts = counts + events + Counter(rows_checked=1, rows_made=rows_made(rows, encoder),
                                            tokens_checked=sum(len(row.tokens) for row in rows))
-        max_length = max(max_length, longest_row(rows))
-    all_read = all(len(source) <= share for source in sources)
-    if all_read and not counts["rows_made"]:
+        lengths += [longest_row(together) for together in _together(rows, encoder)]
+    complete = all(len(source) <= share for source in sources)
+    if complete and not lengths:
         raise none_trainable(counts["rows_checked"], counts)
-    return max_length if max_length and all_read else None, counts
+    return Checked(lengths, complete, counts)
 
 
 def none_trainable(number: int, counts: Mapping[str, int]) -> InputError:
@@ -183,7 +190,12 @@ def none_trainable(number: int, counts: Mapping[str, int]) -> InputError:
 
 def rows_made(rows: Sequence[Row], encoder: Encoder) -> int:
     """How many rows of a batch the rows of a record are: the two answers of a pair or a label are one."""
-    return len(rows) if encoder.form == "turns" else int(bool(rows))
+    return len(_together(rows, encoder))
+
+
+def _together(rows: tuple[Row, ...], encoder: Encoder) -> list[tuple[Row, ...]]:
+    """Rows of a record by those that belong together."""
+    return [(row,) for row in rows] if encoder.form == "turns" else [rows] if rows else []
 
 
 def windows(rows: Sequence[Row], length: int) -> list[Row]:

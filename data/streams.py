@@ -44,13 +44,15 @@ class Streams:
     encoder: Encoder
     batch_size: int
     length: int
-    """tokens of a packed row"""
+    """tokens of a packed row, and of the longest of others"""
     packing: Packing
     seed: int
     row_tokens: float = 0.0
     """tokens of a row of a batch, before packing, on average over the records that were read to check them"""
     record_rows: float = 1.0
     """rows that a record becomes, on average over these: none where it is left out, several where its turns are rows"""
+    lengths: tuple[int, ...] = ()
+    """that rows which are not packed are padded to; by default a ladder"""
 
 
 def _read(index: int, source: Source, encoder: Encoder, packed: bool) -> tuple[dict[str, np.ndarray], ...]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from batch import Batch, bucket_length, buckets
+from batch import Batch, bucket_length, choose_lengths
 from models.scoring import score_completions
 from models.transformer import Transformer
 from sharding.layout import Layout, check_layout
@@ -70,10 +70,11 @@ def batches(pairs: Sequence[Pair], shards: int) -> Iterator[tuple[list[list[int]
     contexts = [numbers[start : start + TOGETHER] for numbers in together.values()
                 for start in range(0, len(numbers), TOGETHER)]
     waiting = sorted(contexts, key=lambda numbers: (-_group(numbers), -_longest(pairs, numbers)))
+    shape_of = functools.partial(_shape, pairs, _sizes(pairs, waiting, shards), shards)
     while waiting:
-        group = _group(waiting[0])
-        now = [numbers for numbers in waiting[: _contexts(pairs, waiting[:1], shards)] if _group(numbers) == group]
-        shape = _shape(pairs, now, _contexts(pairs, now, shards))
+        group, most = _group(waiting[0]), shape_of(waiting[:1]).contexts
+        now = [numbers for numbers in waiting[:most] if _group(numbers) == group]
+        shape = shape_of(now)
         now, waiting = now[: shape.contexts], waiting[min(len(now), shape.contexts) :]
         yield now, shape
 
@@ -97,16 +98,24 @@ def _group(numbers: Sequence[int]) -> int:
 
 
 def _longest(pairs: Sequence[Pair], numbers: Sequence[int]) -> int:
-    return len(pairs[numbers[0]][0]) + max(len(pairs[number][1]) for number in numbers)
+    return sum(_parts(pairs, numbers))
 
 
-def _shape(pairs: Sequence[Pair], contexts: Sequence[Sequence[int]], count: int) -> Shape:
-    width = max(len(pairs[numbers[0]][0]) for numbers in contexts)
-    length = max(len(pairs[number][1]) for numbers in contexts for number in numbers)
-    return Shape(count, _group(contexts[0]), *(bucket_length(size, buckets(2**20)) for size in (width, length)))
+def _parts(pairs: Sequence[Pair], numbers: Sequence[int]) -> tuple[int, int]:
+    """Tokens of a context, and of the longest of its continuations."""
+    return len(pairs[numbers[0]][0]), max(len(pairs[number][1]) for number in numbers)
 
 
-def _contexts(pairs: Sequence[Pair], contexts: Sequence[Sequence[int]], shards: int) -> int:
-    """How many of such contexts a batch has."""
-    shape = _shape(pairs, contexts, 0)
-    return max(1, AT_A_TIME // (shape.width + shape.group * shape.length)) * shards
+def _sizes(pairs: Sequence[Pair], contexts: Sequence[Sequence[int]], shards: int) -> list[list[int]]:
+    """The lengths that contexts, and those that continuations, are padded to."""
+    total = sum(width + _group(numbers) * length for numbers in contexts for width, length in [_parts(pairs, numbers)])
+    at_a_time = max(1, AT_A_TIME * len(contexts) // max(1, total)) * shards  # on average
+    return [choose_lengths(each, at_a_time) for each in zip(*(_parts(pairs, numbers) for numbers in contexts))]
+
+
+def _shape(pairs: Sequence[Pair], sizes: Sequence[Sequence[int]], shards: int,
+           contexts: Sequence[Sequence[int]]) -> Shape:
+    """Of a batch of such contexts, as many as AT_A_TIME leaves room for."""
+    parts, group = zip(*(_parts(pairs, numbers) for numbers in contexts)), _group(contexts[0])
+    width, length = (bucket_length(max(each), fitting) for each, fitting in zip(parts, sizes))
+    return Shape(max(1, AT_A_TIME // (width + group * length)) * shards, group, width, length)

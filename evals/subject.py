@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from batch import bucket_length, buckets
+from batch import bucket_length, ladder
 from data.encode import check_ends, start_tokens
 from errors import InputError
 from evals.cache import NOTHING_KEPT, Cache
@@ -182,7 +182,7 @@ class Subject:
         if not self._own_engine or (self.engine is not None and longest <= self._longest):
             return
         self.engine = None  # what is replaced gives its memory back first
-        self._longest = min(self.max_length, bucket_length(longest, buckets(self.max_length)))
+        self._longest = min(self.max_length, bucket_length(longest, ladder(self.max_length)))
         self.engine = make_engine(self.model, self._num_slots, self._longest, self.layout, self._sampling)
         self.engine.load(self.variables, self.version)
 

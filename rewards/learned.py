@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from batch import Row
+from batch import Row, ladder
 from data.chat import render_answered
 from data.encode import check_ids, encode_text, is_rendered, template_columns
 from data.tokenizer import open_tokenizer
@@ -43,7 +43,7 @@ def load_reward_model(reference: str, layout: Layout | None = None, batch_size: 
     chat = bool(tokenizer.chat_template) if chat is None else chat
     layout = own_layout(layout)
     model, variables = opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
-    scorer = make_row_scorer(model, batch_size, layout, score_rewards, opened.config.max_length)
+    scorer = make_row_scorer(model, batch_size, layout, score_rewards, ladder(opened.config.max_length))
 
     @on_device
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:

@@ -46,7 +46,7 @@ def main(config: Config) -> None:
     import jax
     import numpy as np
 
-    from batch import buckets, pad
+    from batch import ladder, pad
     from cli import online
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
@@ -91,7 +91,7 @@ def main(config: Config) -> None:
 
     # the parts of a step
     collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, layout)
-    placement, sizes = Placement(config.batch_size, config.num_microbatches, layout, group=2), buckets(
+    placement, sizes = Placement(config.batch_size, config.num_microbatches, layout, group=2), ladder(
         prompts.max_length + config.max_new_tokens)
     prepare = prepare_pairs(reference, frozen, layout, objective)
     update = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)

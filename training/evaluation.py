@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from batch import Row, in_order, longest_row, used_often
+from batch import Row, choose_lengths, in_order
 from models.scoring import score
 from models.transformer import Transformer
 from objectives.base import combine
@@ -29,7 +29,7 @@ def make_evaluation(model: Transformer, objective: Objective, rows: Sequence[Row
         return None
     placement = dataclasses.replace(placement, num_microbatches=1)
     eval_step = make_eval_step(model, objective, placement.layout, scorer)
-    batches = in_order(rows, batch_size=placement.batch_size * placement.group, length=longest_row(rows))
+    batches = in_order(rows, batch_size=placement.batch_size * placement.group)
     numbers = list(range(placement.batch_size))
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -56,20 +56,20 @@ def language_model_metrics(metrics: dict[str, float], rows: Sequence[Row],
 
 def score_rows(model: Transformer, variables: dict[str, Any], rows: Sequence[Row], batch_size: int,
                layout: Layout, scorer: Scorer = score, track: Callable[[Any], Any] = iter) -> list[Any]:
-    """Scores of each row once (make_row_scorer), in a call that comes once, so that no length is compiled for a few
-    batches alone. `track` may draw a progress bar over the batches."""
-    sizes = used_often(rows, batch_size)
-    return make_row_scorer(model, batch_size, layout, scorer, longest_row(rows), sizes)(variables, rows, track)
+    """Scores of each row once (make_row_scorer), padded to lengths that suit these rows. `track` may draw a progress
+    bar over the batches."""
+    sizes = choose_lengths((len(row.tokens) for row in rows), batch_size)
+    return make_row_scorer(model, batch_size, layout, scorer, sizes)(variables, rows, track)
 
 
 def make_row_scorer(model: Transformer, batch_size: int, layout: Layout, scorer: Scorer,
-                    max_length: int, sizes: Sequence[int] | None = None) -> Callable[..., list[Any]]:
+                    sizes: Sequence[int]) -> Callable[..., list[Any]]:
     """(variables, rows) -> scores of each row, numpy, in the order of `rows`: [T] at the row's own length, or one
     number of the row.
 
-    Rows are batched with those of like length and padded to one of `sizes`, by default buckets(max_length), so that
-    however many calls there are, each of those few lengths is compiled once. No row is longer than `max_length`. A call
-    takes `track`, too (score_rows); where it ends before the batches do, the scores of the rows of the others are None.
+    Rows are batched with those of like length and padded to one of `sizes`, the last of which holds all, so that
+    however many calls there are, each of those few lengths is compiled once. A call takes `track`, too (score_rows);
+    where it ends before the batches do, the scores of the rows of the others are None.
     """
     check_layout(model, layout.sharding())
     everywhere = layout.sharding()  # every process reads all scores
@@ -79,8 +79,7 @@ def make_row_scorer(model: Transformer, batch_size: int, layout: Layout, scorer:
     def score_all(variables: dict[str, Any], rows: Sequence[Row], track: Callable[[Any], Any] = iter) -> list[Any]:
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
         scored: list[Any] = [None] * len(rows)
-        batches = in_order([rows[index] for index in order], batch_size=batch_size, length=max_length,
-                           sizes=sizes)
+        batches = in_order([rows[index] for index in order], batch_size=batch_size, sizes=sizes)
         for number, batch in enumerate(track(batches)):
             scores = jax.device_get(jitted(variables, placement.put(batch, numbers)))
             for place, index in enumerate(order[number * batch_size : (number + 1) * batch_size]):

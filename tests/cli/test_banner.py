@@ -28,7 +28,7 @@ def state(lora):
 
 def streams(packing, length=32, sources=(range(180),), row_tokens=20.0, record_rows=1.0):
     return types.SimpleNamespace(packing=packing, length=length, sources=sources, row_tokens=row_tokens,
-                                 record_rows=record_rows)
+                                 record_rows=record_rows, lengths=(8, 24, 32))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_of_rows(flags, capsys):
         "model": "smol: 1.02 M parameters, 0.02 M trained (LoRA of rank 4); weights in float32, matmuls in bfloat16",
         "devices": "8 x TPU v5p; mesh slice 1 data 2 fsdp 4", "data": "180 rows, about 3,600 tokens: d.jsonl",
         "batch": "8 rows, about 160 tokens, in 1 micro-batch", "steps": "45, about 2 epochs",
-        "compiled": "a train step for each length of rows that comes up, of 8 16 24 32",
+        "compiled": "a train step for each length of rows that comes up, of 8 24 32",
         "writes": "runs/a: metrics.jsonl, checkpoints every 9 steps"}
 
 

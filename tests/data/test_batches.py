@@ -1,9 +1,23 @@
 """Padding and stacking: masks kept, few lengths, empty rows that count for nothing."""
 
+import itertools
+
 import numpy as np
+import pytest
 from tiny import rows
 
-from batch import Row, add_rows, buckets, in_order, pad, used_often, widen
+from batch import (
+    COMPILING,
+    MOST_LENGTHS,
+    add_rows,
+    bucket_length,
+    choose_lengths,
+    in_order,
+    ladder,
+    lengthened,
+    pad,
+    widen,
+)
 
 ROWS = rows(range(5, 29))
 
@@ -18,17 +32,44 @@ def segments(batch):
         assert not batch["loss_mask"][at, batch["segment_ids"][at] == 0].any()
 
 
-def test_buckets_are_few_and_hold_the_longest():
-    assert buckets(284)[-1] == 288
-    assert buckets(5) == [8]
-    assert all(size % 8 == 0 for size in buckets(284))
-    assert len(buckets(4096)) < 22
-    batch = pad([row.columns() for row in ROWS[:4]], buckets(28))
-    assert batch["tokens"].shape == (4, 16)
+def positions(lengths, batch_size, sizes, batches):
+    """To compute, COMPILING batches of each length besides, for batches of rows of like length."""
+    longest = sorted(lengths, reverse=True)[::batch_size]
+    return sum(bucket_length(each, sizes) for each in longest) * batches / len(longest) + COMPILING * sum(sizes)
+
+
+@pytest.mark.parametrize("batches", [3, 60, 2000])
+def test_no_other_lengths_leave_less_to_compute(batches):
+    random = np.random.default_rng(batches)
+    for _ in range(5):
+        lengths = random.integers(1, 56, random.integers(1, 40)).tolist()
+        found, ends = choose_lengths(lengths, 3, batches), range(8, 57, 8)
+        others = [each for count in range(1, MOST_LENGTHS + 1) for each in itertools.combinations(ends, count)
+                  if each[-1] >= max(lengths)]
+        assert positions(lengths, 3, found, batches) == min(positions(lengths, 3, each, batches) for each in others)
+
+
+def test_lengths_are_few_and_hold_the_longest():
+    lengths = np.random.default_rng(0).lognormal(5.5, 1, 5000).astype(int).tolist()
+    found = choose_lengths(lengths, 8, 10**6)
+    assert len(found) == MOST_LENGTHS
+    assert found[-1] - 8 < max(lengths) <= found[-1]
+    assert found == sorted(size for size in found if size % 8 == 0)
+    assert choose_lengths([5, 9], 1) == [16]  # too few to compile another
+    assert choose_lengths([], 8) == [8]
+    batch = pad([row.columns() for row in ROWS[:4]], [8, 16, 24])
+    assert batch["tokens"].shape == (4, 8)
+
+
+def test_a_ladder_holds_rows_of_any_length_to_its_longest():
+    assert ladder(2048) == [64, 128, 256, 512, 1024, 2048]
+    assert (ladder(100), ladder(64), ladder(3)) == ([56, 104], [64], [8])
+    assert lengthened([16, 40], 300) == [16, 40, 80, 160, 304]
+    assert lengthened([16, 40], 40) == [16, 40]
 
 
 def test_in_order_gives_every_row_once():
-    found = in_order(ROWS, batch_size=7, length=28)
+    found = in_order(ROWS, batch_size=7)
     assert {len(batch["tokens"]) for batch in found} == {7}
     assert [segment for batch in found for segment in segments(batch)] == [
         (tuple(row.tokens), tuple(row.loss_mask)) for row in ROWS]
@@ -43,14 +84,8 @@ def test_wider_batches_hold_the_same_rows():
     assert list(segments(wide)) == list(segments(batch))
 
 
-def test_a_length_that_few_batches_have_is_padded_to_the_next_that_is_used():
-    few = [Row(np.zeros(length, np.int32), np.zeros(length, np.float32)) for length in (5, 12, 30, 60, 100)]
-    assert used_often(few, 2) == [32, 104]  # 30 to 104 is more than twice as much, 5 to 32 is one batch
-    assert used_often(few[3:], 1) == [104]
-    assert in_order([], batch_size=2, length=0, sizes=used_often([], 2)) == []
-    many = few + [few[2]] * 80
-    assert used_often(many, 8) == [32, buckets(100)[-1]]
-    ordered = sorted(many, key=lambda row: -len(row.tokens))
-    found = in_order(ordered, batch_size=8, length=100, sizes=used_often(many, 8))
-    assert {batch["tokens"].shape[1] for batch in found} == {32, buckets(100)[-1]}
-    assert sum(int((batch["segment_ids"] > 0).any(1).sum()) for batch in found) == len(many)
+def test_rows_in_order_are_padded_to_what_suits_their_batches():
+    some = rows([5, 60, 60, 60] * 20 + [5, 5, 5, 5] * 20)
+    assert {batch["tokens"].shape[1] for batch in in_order(some, batch_size=4)} == {8, 64}
+    assert {batch["tokens"].shape[1] for batch in in_order(some, batch_size=8, sizes=[100])} == {100}
+    assert in_order([], batch_size=2) == []

@@ -71,7 +71,7 @@ def test_labelled_rows_have_theirs_and_the_mismatched_ones_none():
 def test_a_batch_has_numbers_of_rows_and_of_tokens():
     rows = Rows([{"tokens": [1] * length, "weight": length, "each": list(range(length))} for length in (3, 5)])
     found, _ = read_all([rows], encoder(columns=("weight", "each")))
-    [batch] = in_order(found, batch_size=2, length=5)
+    [batch] = in_order(found, batch_size=2)
     assert batch["weight"].tolist() == [3, 5]
     assert batch["each"].tolist() == [[0, 1, 2, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0, 0, 0]]
 
