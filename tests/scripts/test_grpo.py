@@ -11,6 +11,8 @@ import pytest
 from chat_model import write_model
 
 from objectives import grpo as objectives
+from objectives.advantages import ADVANTAGES
+from rollouts.baselines import BASELINES
 
 NAMES = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/min_length",
          "completions/max_length", "completions/clipped_ratio", "entropy", "clip_ratio/low_mean",
@@ -117,6 +119,47 @@ def test_variants_run(train):
     assert status == 0, err
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert lines[-1]["kl"] > 0
+
+
+def expected_advantages(kind, rewards, lengths):
+    """[P, G], the same at each token; None where it takes more than rewards and lengths."""
+    mean = rewards.mean(axis=1, keepdims=True)
+    centred = {"leave_one_out": (rewards - mean) * 4 / 3, "mean": rewards - mean,
+               "group": (rewards - mean) / (rewards.std(axis=1, ddof=1, keepdims=True) + 1e-4),
+               "batch": (rewards - mean) / (rewards.std(ddof=1) + 1e-4),
+               "opo": rewards - np.sum(lengths * rewards, 1, keepdims=True) / lengths.sum(1, keepdims=True)}
+    if kind in centred:
+        return centred[kind]
+    values = {"reinforce_plus_plus": rewards, "reinforce_plus_plus_baseline": rewards - mean}.get(kind)
+    if values is None:
+        return None
+    by_token = np.repeat(values.ravel(), lengths.ravel())
+    return (values - by_token.mean()) / np.sqrt(by_token.var(ddof=1) + 1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*ADVANTAGES, *BASELINES])
+def test_advantages_of_each_kind(train, tmp_path, kind):
+    """From rollouts to an update: advantages beside the answers are those of their rewards, and nothing fails."""
+    status, _, err, lines = train("--algorithm.advantages", kind, max_steps=2, batch_size=3, dtype="float32")
+    assert status == 0, err
+    assert not (tmp_path / "run" / "failures.jsonl").exists()
+    for line in lines:
+        assert not [name for name in line if name.endswith("/failures")]
+        assert all(math.isfinite(value) for value in line.values())
+        assert line["grad_norm"] > 0
+        assert line["sampling/logp_difference/max"] < 1e-4
+        rows = pq.read_table(tmp_path / "run" / "samples" / f"step-{line['step']:06d}.parquet").to_pylist()
+        given = [np.asarray(row["advantages"])[row["loss_mask"]] if "advantages" in row else
+                 np.full(row["length"], row["advantage"]) for row in rows]
+        rewards, lengths = (np.asarray([row[name] for row in rows]).reshape(3, 4) for name in ("reward", "length"))
+        expected = expected_advantages(kind, rewards, lengths)
+        if kind == "remax":  # the likeliest answer to a prompt is one
+            expected = rewards - (rewards - np.asarray([each[0] for each in given]).reshape(3, 4))[:, :1]
+        if kind == "vine":
+            assert np.abs(np.concatenate(given)).max() <= 1
+        else:
+            np.testing.assert_allclose(np.concatenate(given), np.repeat(expected.ravel(), lengths.ravel()), atol=1e-4)
 
 
 def test_groups_without_spread_are_replaced_and_advantages_stand_beside_what_they_are_of(train, tmp_path, monkeypatch):
