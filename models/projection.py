@@ -70,6 +70,34 @@ def statistics(hidden: Float[Array, "B T D"], head: Float[Array, "a b"], tokens:
     return _statistics(layout, tied, hidden, head, tokens, temperature)
 
 
+def likeliest(hidden: Float[Array, "B T D"], head: Float[Array, "a b"], count: int, tied: bool = False,
+              layout: Layout | None = None) -> tuple[Int[Array, "B T L"], Float[Array, "B T L"]]:
+    """The `count` L likeliest tokens after every hidden state, the likeliest first, and their logits; no gradient."""
+    split, (rows, kernel, flat) = _specs(layout, tied, hidden)
+    each = None if flat is None else PartitionSpec(*flat, None)
+    local = functools.partial(_likeliest, split, tied, logits_at_a_time(layout), count)
+    return _mapped(layout, local, (rows, kernel), (each, each))(*map(jax.lax.stop_gradient, (hidden, head)))
+
+
+def _likeliest(split: Split, tied: bool, at_a_time: int, count: int, hidden: Array, head: Array) -> tuple[Array, Array]:
+    """Each part of the vocabulary has its own, of which the likeliest are taken after the loop."""
+    kernel = _gathered(head.astype(hidden.dtype), split, tied)
+    own = kernel.shape[0 if tied else 1]
+    size = _chunk(math.prod(hidden.shape[:2]), own, at_a_time)
+
+    def body(carry: None, chunk: Array) -> tuple[None, tuple[Array, Array]]:
+        return carry, tuple(jax.lax.top_k(_logits(chunk, kernel, tied), min(count, own)))
+
+    _, (logits, tokens) = jax.lax.scan(body, None, _chunks(hidden, size, 1))
+    tokens = tokens + _first_of_part(kernel, split, tied)
+    if split.vocab:
+        logits, tokens = (jax.lax.all_gather(each, split.vocab, axis=2, tiled=True) for each in (logits, tokens))
+        logits, places = jax.lax.top_k(logits, min(count, logits.shape[-1]))
+        tokens = jnp.take_along_axis(tokens, places, axis=-1)
+    return tuple(each.reshape(-1, each.shape[-1])[: math.prod(hidden.shape[:2])].reshape(
+        *hidden.shape[:2], -1) for each in (tokens, logits))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _statistics(layout: Layout | None, tied: bool, hidden: Array, head: Array, tokens: Array,
                 temperature: Array) -> Statistics:
