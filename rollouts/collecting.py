@@ -10,12 +10,15 @@ neighbour, slot or time. A group is yielded once it is graded, in whatever order
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from data.chat import open_template
 from data.prompts import Prompt
+from data.tool_calls import ToolFormat, decoder_with, find_format, read_turn
 from errors import InputError
 from rewards.registry import Weighted
 from rewards.scoring import HEAD, Failure, Scored
@@ -220,11 +223,24 @@ class _Sampling:
             return None
         del self._requests[output.id]
         episode.finish_reason = output.finish_reason
-        episode.messages.append({"role": "assistant", "content": self._collector.tokenizer.decode(
-            episode.tokens[conversation.turn_start :])})
+        episode.messages.append(self._read_turn(conversation, episode.tokens[conversation.turn_start :]))
         if output.error:
             self._fail(conversation, ENGINE, output.error)
         return conversation
+
+    def _read_turn(self, conversation: _Conversation, tokens: Sequence[int]) -> dict[str, Any]:
+        """What the policy says; where the prompt has tools, with its calls of them apart from the content."""
+        tokenizer = self._collector.tokenizer
+        tool_format = self._tool_format if conversation.group.prompt.columns.get("tools") else None
+        if tool_format is None:
+            return {"role": "assistant", "content": tokenizer.decode(tokens)}
+        return read_turn(tool_format, decoder_with(tokenizer, tool_format.marks)(tokens)).message()
+
+    @functools.cached_property
+    def _tool_format(self) -> ToolFormat | None:
+        """In which the chat template writes calls."""
+        tokenizer = self._collector.tokenizer
+        return find_format(open_template(tokenizer)) if tokenizer.chat_template else None
 
     def _is_over(self, conversation: _Conversation) -> bool:
         """Whether a conversation has ended with the policy's turn; else its environment is asked."""

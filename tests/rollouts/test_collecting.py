@@ -15,7 +15,7 @@ from data.tokenizer import load_tokenizer
 from errors import InputError
 from models.pretrained import open_pretrained
 from rewards.registry import Weighted
-from rollouts.collecting import ENGINE, ENVIRONMENT, Collector
+from rollouts.collecting import ENGINE, ENVIRONMENT, Collector, _Sampling
 from rollouts.engine import Engine
 from rollouts.environments import Environments, encode_continuation, encode_opening, read_step
 from rollouts.episodes import to_batch
@@ -205,6 +205,29 @@ def test_turns_are_those_of_the_template_and_what_the_policy_drew_is_trained(cha
                 assert episode.values[ENVIRONMENT] == 1.5
                 assert episode.reward == 1.5 + episode.values["r0"]
                 assert turns[1::2] == ["1", "2"]
+
+
+TOOLS = ("{% for m in messages %}{{ '[' + m.role[0] + ']' + m.content }}{% for c in m.tool_calls or () %}"
+         '{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}{% endfor %}<end>'
+         "{% endfor %}{% if add_generation_prompt %}[a]{% endif %}{% if tools %}{% endif %}")
+
+
+def test_calls_of_tools_are_read_where_a_prompt_has_some(loaded, tmp_path):
+    """For environments and rewards, in the format that the template writes."""
+    engine, folder = loaded[0], write_model(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(TOOLS)
+    tokenizer = load_tokenizer(folder)
+    collector = Collector(engine, tokenizer, [], 9, make_ends(tokenizer, ()), 20.0)
+    tools = [{"type": "function", "function": {"name": "at"}}]
+    prompts = [Prompt([1], "x", {"tools": tools}), Prompt([1], "x", {"tools": None})]
+    sampling = _Sampling(collector, prompts, KEY, 1, CONTROLS)
+    text = '{"name": "at", "parameters": {"n": 1}}'
+    with_tools, without = (sampling._read_turn(each, tokenizer.encode(f"{text}<end>"))
+                           for each in sampling._conversations)
+    assert without == {"role": "assistant", "content": text}
+    [call] = with_tools.pop("tool_calls")
+    assert with_tools == {"role": "assistant", "content": ""}
+    assert call["function"] == {"name": "at", "arguments": {"n": 1}}
 
 
 def test_each_turn_draws_with_a_key_of_its_own(chatting, monkeypatch):
