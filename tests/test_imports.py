@@ -17,8 +17,9 @@ ALLOWED = {
     "errors": set(), "files": {"errors"}, "batch": {"errors"},
     "sharding": BASE, "objectives": {"batch"}, "models": BASE | {"sharding"}, "data": BASE, "training": MODELS,
     "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI,
-    "reports": BASE | {"evals"}, "curation": CLI | {"reports"}, "cli": CLI | {"evals"},
-    "scripts": CLI | {"cli", "evals", "curation", "reports"},
+    "reports": BASE | {"evals"}, "serving": MODELS | {"data", "training", "rollouts"},
+    "curation": CLI | {"reports"}, "cli": CLI | {"evals"},
+    "scripts": CLI | {"cli", "evals", "curation", "reports", "serving"},
     "benchmarks": CLI | {"cli", "evals", "curation", "scripts"}}
 """folder or file at the top -> what of ours it may import besides itself"""
 NEEDS_A_MODEL = {"learned"}

@@ -28,7 +28,7 @@ BASE = {
     "train_tokenizer": ["--data", "d", "--output", "o"],
     "evaluate": ["--model", "m", "--tasks", "t", "--output-dir", "o"], "quickstart": [], "identity": [],
     "arithmetic": [], "compare": [], "expert_iteration": [], "recount": RUN, "report": ["runs/a"],
-    "curate": [*RUN, "--stages", "s"]}
+    "curate": [*RUN, "--stages", "s"], "serve": ["--model", "m"]}
 EVAL = ["--eval-data", "e.jsonl"]
 OBJECTIVE = ["--objective", "m:f"]
 

@@ -1,0 +1,246 @@
+"""The server's routes: what is asked is read, checked, waited for, and given up where the client goes."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio.to_thread
+import pydantic
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from errors import InputError
+from serving import openapi, tokens
+from serving.answers import Answer
+from serving.chat import ChatAnswer
+from serving.completions import CompletionAnswer
+from serving.doors import Doors
+from serving.grammar import Grammars
+from serving.jobs import Job, Jobs
+from serving.logprobs import TokenTexts
+from serving.refusals import Refusal, failed, too_late
+from serving.schemas import Body, ChatBody, CompletionBody, DetokenizeBody, ScoreBody, TokenizeBody
+from serving.scores import ScoreAnswer
+from serving.served import Served
+
+Some = TypeVar("Some", bound=Body)
+Handler = Callable[[Request], Awaitable[Response]]
+GONE = 499
+"""status where the client has gone, which nobody reads"""
+BODY_SECONDS = 30
+"""in which a body must have come"""
+LARGEST_BODY = 2**24
+"""bytes"""
+
+
+class JsonResponse(Response):
+    """JSON; half a character, which models may write, is a question mark."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return _dump(content)
+
+
+def make_app(served: Served, jobs: Jobs, grammars: Grammars, api_key: str | None = None,
+             only_here: bool = True) -> Starlette:
+    """The server of a model. `only_here`: it is called by this machine's names alone."""
+    texts = TokenTexts(served.tokenizer)
+
+    async def list_models(request: Request) -> Response:
+        return JsonResponse({"object": "list", "data": [_model(served, name) for name in served.names]})
+
+    async def show_model(request: Request) -> Response:
+        served.check_name(request.path_params["name"])
+        return JsonResponse(_model(served, request.path_params["name"]))
+
+    async def complete(request: Request, body: CompletionBody) -> Response:
+        served.check_writes()
+        return await answer(request, body.stream, lambda: CompletionAnswer(served, texts, body))
+
+    async def chat(request: Request, body: ChatBody) -> Response:
+        served.check_writes()
+        return await answer(request, body.stream, lambda: ChatAnswer(served, texts, grammars, body))
+
+    async def score(request: Request, body: ScoreBody) -> Response:
+        return await answer(request, False, lambda: ScoreAnswer(served, body))
+
+    async def tokenize(request: Request, body: TokenizeBody) -> Response:
+        return JsonResponse(await anyio.to_thread.run_sync(tokens.tokenize, served, body))
+
+    async def detokenize(request: Request, body: DetokenizeBody) -> Response:
+        return JsonResponse(await anyio.to_thread.run_sync(tokens.detokenize, served, body))
+
+    async def tokenizer_info(request: Request) -> Response:
+        return JsonResponse(tokens.describe(served))
+
+    async def health(request: Request) -> Response:
+        return Response(status_code=503 if jobs.ticks.ended.is_set() else 200)
+
+    async def metrics(request: Request) -> Response:
+        return Response(jobs.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def describe(request: Request) -> Response:
+        return JsonResponse(openapi.document(bodies))
+
+    async def answer(request: Request, streams: bool | None, prepare: Callable[[], Answer]) -> Response:
+        """What a job of it gives, as a whole or in a stream."""
+        prepared = await anyio.to_thread.run_sync(prepare)
+        job = jobs.submit(prepared.draws, prepared.rows)
+        try:
+            await job.taken()
+            if streams:
+                return _Events(prepared, job, served.timeout)
+            return await _whole(request, prepared, job, served.timeout)
+        except BaseException:
+            job.close()
+            raise
+
+    bodies: dict[str, tuple[type[Body], Any]] = {
+        "/v1/completions": (CompletionBody, complete), "/v1/chat/completions": (ChatBody, chat),
+        "/v1/score": (ScoreBody, score), "/tokenize": (TokenizeBody, tokenize),
+        "/detokenize": (DetokenizeBody, detokenize)}
+
+    def reading(kind: type[Body], handler: Any) -> Handler:
+        async def read_and_handle(request: Request) -> Response:
+            body = await read(request, kind)
+            body.check()
+            served.check_name(body.model)
+            return await handler(request, body)
+
+        return read_and_handle
+
+    gets = {"/v1/models": list_models, "/v1/models/{name:path}": show_model, "/tokenizer_info": tokenizer_info,
+            "/health": health, "/metrics": metrics, "/openapi.json": describe}
+    routes = [*(Route(path, handler) for path, handler in gets.items()),
+              *(Route(path, reading(*each), methods=["POST"]) for path, each in bodies.items())]
+    app = Starlette(routes=routes, exception_handlers={
+        Refusal: _refuse, InputError: _refuse_input, HTTPException: _refuse_http, ClientDisconnect: _nobody,
+        Exception: _fail})
+    app.add_middleware(Doors, api_key=api_key, only_here=only_here, metrics=jobs.metrics, paths={*gets, *bodies})
+    return app
+
+
+def _model(served: Served, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": served.created, "owned_by": "temper",
+            "max_model_len": served.max_length}
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+async def read(request: Request, kind: type[Some]) -> Some:
+    """The body. Raises Refusal for what is none."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, "a body is JSON, with the header Content-Type: application/json")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            content = await _content(request)
+        return kind.model_validate_json(content)
+    except TimeoutError:
+        raise Refusal(408, f"the body has not come within {BODY_SECONDS} s") from None
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Refusal(400, f"{place}: {first['msg']}" if place else first["msg"], param=place or None) from None
+
+
+async def _content(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise Refusal(413, f"the body is larger than {LARGEST_BODY} bytes; send less at a time")
+    return b"".join(parts)
+
+
+# ----------------------------------------------------------------------------------------------------------- answering
+
+async def _whole(request: Request, prepared: Answer, job: Job, seconds: float) -> Response:
+    """The answer; it is given up where the client goes before it is there, or where it takes too long."""
+    answering, leaving = asyncio.ensure_future(prepared.whole(job)), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({answering, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return JsonResponse(answering.result())
+        if leaving.done():
+            return Response(status_code=GONE)
+        raise too_late(seconds)
+    finally:
+        answering.cancel()
+        leaving.cancel()
+        job.close()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Events(StreamingResponse):
+    """An answer as server-sent events; its job is closed however that ends."""
+
+    def __init__(self, prepared: Answer, job: Job, seconds: float):
+        super().__init__(_events(prepared, job, seconds), media_type="text/event-stream",
+                         headers={"Cache-Control": "no-cache"})
+        self._job = job
+
+    async def __call__(self, *args: Any) -> None:
+        try:
+            await super().__call__(*args)
+        finally:
+            self._job.close()
+
+
+async def _events(prepared: Answer, job: Job, seconds: float) -> AsyncIterator[bytes]:
+    """Its chunks, then [DONE]; or, after what has come, an error."""
+    chunks, end = prepared.chunks(job), time.monotonic() + seconds
+    try:
+        while True:
+            chunk = await asyncio.wait_for(anext(chunks, None), end - time.monotonic())
+            if chunk is None:
+                break
+            yield _event(chunk)
+        yield b"data: [DONE]\n\n"
+    except TimeoutError:
+        yield _event(too_late(seconds).body())
+    except Refusal as refusal:
+        yield _event(refusal.body())
+
+
+def _event(content: Any) -> bytes:
+    return b"data: " + _dump(content) + b"\n\n"
+
+
+def _dump(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
+
+
+# ------------------------------------------------------------------------------------------------------------ refusing
+
+async def _refuse(request: Request, refusal: Refusal) -> Response:
+    return JsonResponse(refusal.body(), refusal.status, refusal.headers)
+
+
+async def _refuse_input(request: Request, error: InputError) -> Response:
+    return await _refuse(request, Refusal(400, str(error)))
+
+
+async def _refuse_http(request: Request, error: HTTPException) -> Response:
+    """An unknown path, another method, a body that is too large."""
+    return await _refuse(request, Refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}",
+                                          headers=error.headers or {}))
+
+
+async def _nobody(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=GONE)
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    """A bug, or what made the engine give up; the traceback goes to the log."""
+    return await _refuse(request, failed(f"the server has failed ({type(error).__name__}); its log says why"))
