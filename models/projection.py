@@ -119,7 +119,8 @@ def _give_back(layout: Layout | None, tied: bool, saved: Any, cotangents: Statis
     hidden, head, tokens, temperature, found, wanted = saved
     split, (rows, kernel, flat) = _specs(layout, tied, hidden)
     given = Statistics(*(None if isinstance(each, SymbolicZero) else each for each in cotangents))
-    local = functools.partial(_backward, split, tied, logits_at_a_time(layout), wanted is not None)
+    dtype = None if wanted is None else "float32" if layout is None else layout.reduce_dtype
+    local = functools.partial(_backward, split, tied, logits_at_a_time(layout), dtype)
     of_head = None if wanted is None else kernel
     to_hidden, to_head = _mapped(
         layout, local, (rows, kernel, flat, PartitionSpec(), *_like((found, given), flat)), (rows, of_head))(
@@ -189,9 +190,9 @@ def _join(part: Part, vocab: tuple[str, ...]) -> Statistics:
                       jnp.log(add(part.squares * shrink**2)) - 2 * log_total, (below_peak >= 0).astype(jnp.float32))
 
 
-def _backward(split: Split, tied: bool, at_a_time: int, to_head: bool, hidden: Array, head: Array, tokens: Array,
+def _backward(split: Split, tied: bool, at_a_time: int, dtype: str | None, hidden: Array, head: Array, tokens: Array,
               temperature: Array, found: Statistics, given: Statistics) -> tuple[Array, Array | None]:
-    """The cotangents of hidden and, `to_head`, of head."""
+    """The cotangents of hidden and, summed over devices in `dtype`, of head; None where it is frozen."""
     kernel = _gathered(head.astype(hidden.dtype), split, tied)
     first = _first_of_part(kernel, split, tied)
     size = _chunk(tokens.size, kernel.shape[0 if tied else 1], at_a_time)
@@ -207,13 +208,14 @@ def _backward(split: Split, tied: bool, at_a_time: int, to_head: bool, hidden: A
         return summed + outer, back
 
     by_token = jax.tree.map(lambda each: _chunks(each, size), (tokens, found, given))
-    start = jnp.zeros(kernel.shape[::-1] if tied else kernel.shape, jnp.float32) if to_head else None
+    start = jnp.zeros(kernel.shape[::-1] if tied else kernel.shape, jnp.float32) if dtype else None
     summed, back = jax.lax.scan(body, start, (_chunks(hidden, size, 1), *by_token))
     back = _unchunked(back, hidden)
     back = jax.lax.psum(back, split.vocab) if split.vocab else back
     if summed is None:
         return back, None
-    summed = _reduced(summed, split).astype(head.dtype)  # [D, V], since TPUs scatter no minor axis
+    # [D, V], since TPUs scatter no minor axis
+    summed = _reduced(summed.astype(dtype), split).astype(head.dtype)
     return back, summed.T if tied else summed
 
 

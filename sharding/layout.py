@@ -57,7 +57,7 @@ class Layout:
     allow_replicated: bool = False
     """large weights may lie whole on every device"""
     reduce_dtype: str = "float32"
-    """in which the gradients of layers' kernels are summed over devices"""
+    """in which gradients of weights are summed over devices"""
 
     def __post_init__(self) -> None:
         for logical, entry in self.rules:

@@ -20,7 +20,7 @@ def make_layout(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     Raises InputError where the sizes do not fit the devices, and for rules that are none.
     """
     rules = RULES | read_rules(config.rules)
-    return Layout(make_mesh(config, devices), tuple(rules.items()), config.allow_replicated)
+    return Layout(make_mesh(config, devices), tuple(rules.items()), config.allow_replicated, config.reduce_dtype)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:

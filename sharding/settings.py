@@ -1,6 +1,7 @@
 """What a run says of its mesh. No jax is imported, so that --help is quick."""
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,8 @@ class MeshConfig:
     rules: tuple[str, ...] = ()
     """Lines AXIS=MESH_AXIS that change how arrays lie (docs/meshes.md): residual_length=tensor is sequence
     parallelism."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Gradients of weights are summed over devices in this; bfloat16 exchanges half, and rounds each sum."""
 
 
 @dataclasses.dataclass(frozen=True)

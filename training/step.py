@@ -73,7 +73,8 @@ def make_train_step(model: Transformer, objective: Objective, optimizer: optax.G
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = _finish(state, accumulate(model, objective, state, batch, scorer), optimizer, schedule)
+        sums = accumulate(model, objective, state, batch, scorer)
+        state, metrics = _finish(model, state, sums, optimizer, schedule)
         return after_update(state), metrics
 
     check_layout(model, state)
@@ -117,7 +118,7 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
         added, scores = _add(model, objective, scorer_of(row_layout), sums, state, columns)
         return added._replace(counted=jax.tree.map(jnp.add, sums.counted, counted)), scores[0]
 
-    finish = jax.jit(lambda state, sums: _finish(state, sums, optimizer, schedule), donate_argnums=0,
+    finish = jax.jit(lambda state, sums: _finish(model, state, sums, optimizer, schedule), donate_argnums=0,
                      in_shardings=(shardings, of_sums), out_shardings=(shardings, everywhere))
 
     def step(state: TrainState, micro_batches: Sequence[MicroBatch],
@@ -134,12 +135,13 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     return step
 
 
-def _finish(state: TrainState, sums: Sums, optimizer: optax.GradientTransformation,
+def _finish(model: Transformer, state: TrainState, sums: Sums, optimizer: optax.GradientTransformation,
             schedule: optax.Schedule) -> tuple[TrainState, dict[str, jax.Array]]:
     """The one division, and the update, if it is finite. Here gradients are summed over the copies of the weights."""
     (total, weight, by_name, extremes), counted = sums.loss, dict(sums.counted)
     denominator = jnp.where(weight > 0, weight, 1.0)
-    grads = jax.tree.map(lambda grad: jnp.sum(grad, axis=0) / denominator, sums.grads)
+    dtype = "float32" if model.layout is None else model.layout.reduce_dtype
+    grads = jax.tree.map(lambda grad: _sum_of_copies(grad, dtype) / denominator, sums.grads)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(total)
     updated = _update(state, grads, optimizer)
@@ -152,6 +154,13 @@ def _finish(state: TrainState, sums: Sums, optimizer: optax.GradientTransformati
                            "loss_weight": weight, "skipped_updates": 1 - finite.astype(jnp.int32)}
     metrics["padding"] = 1.0 - counted["num_tokens"] / counted.pop("positions")
     return state, metrics | counted
+
+
+def _sum_of_copies(grads: jax.Array, dtype: str) -> jax.Array:
+    """[C, ...] -> [...], exchanged in `dtype` (jnp.sum would in float32, whatever it is)."""
+    if len(grads) == 1:
+        return grads[0]
+    return jax.lax.reduce(grads.astype(dtype), jnp.zeros((), dtype), jax.lax.add, (0,)).astype(grads.dtype)
 
 
 def optimizer_steps(opt_state: Any) -> jax.Array:

@@ -1,5 +1,7 @@
 """The embedding's lookup and the vocabulary projection on meshes: values and gradients as on one device."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,3 +46,16 @@ def test_the_matmul_of_a_kernel_in_parts(config):
     ours, theirs = (jax.jit(jax.value_and_grad(lambda *arrays: total(*arrays, each), (0, 1)))(x, kernel)  # noqa: B023
                     for each in (layout, None))
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_are_summed_over_devices_in_the_dtype_that_is_asked_for(dtype):
+    layout = make_layout(MeshConfig(data=1, fsdp=8, reduce_dtype=dtype))
+    hidden, head = jax.ShapeDtypeStruct((8, 16, 16), "bfloat16"), jax.ShapeDtypeStruct((16, 64), "float32")
+
+    def total(hidden, head):
+        return jnp.sum(statistics(hidden, head, jnp.zeros((8, 16), jnp.int32), layout=layout).logp)
+
+    text = jax.jit(jax.grad(total, 1)).lower(hidden, head).as_text()
+    scattered = re.search(r'"stablehlo.reduce_scatter".*?\) : \(tensor<16x64x(\w+)>\)', text, re.DOTALL)
+    assert scattered[1] == {"float32": "f32", "bfloat16": "bf16"}[dtype]
