@@ -22,7 +22,7 @@ from models.linear import add_up, matmul
 from models.lora import LoRAConfig
 from models.paged_attention import PAGES, attend_to_pages, write_to_pages
 from models.places import Places, SharedPrompt
-from models.remat import LAYER_INPUT, POLICIES
+from models.remat import LAYER_INPUT, MATMUL, POLICIES
 from models.rope import cos_sin, rotate
 from sharding.layout import Layout, constrain
 
@@ -65,7 +65,7 @@ class Linear(nn.Module):
             y = y + bias.astype(dtype)
         if self.lora is not None and (self.is_initializing() or self.has_variable("lora", "a")):
             y = y + self._adapter(x, shape)
-        return y
+        return checkpoint_name(y, MATMUL)
 
     def _adapter(self, x: Float[Array, "B T in"], shape: tuple[int, int]) -> Float[Array, "B T out"]:
         """A is uniform with variance 1 / (3 in), as torch's Linear and PEFT have it; B is zero."""
@@ -81,7 +81,7 @@ class Linear(nn.Module):
         a = self.variable("lora", "a", random, (shape[0], self.lora.rank)).value
         b = self.variable("lora", "b", zeros, (self.lora.rank, shape[1])).value
         x = nn.Dropout(self.lora.dropout, deterministic=not self.training)(x)
-        low = matmul(x, a, (self.axes[0], "rank"), self.layout)
+        low = checkpoint_name(matmul(x, a, (self.axes[0], "rank"), self.layout), MATMUL)
         return matmul(low, b * self.lora.scale, ("rank", self.axes[1]), self.layout)
 
 
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         out = constrain(self.layout, out, "batch", "query_length", "heads", "head_dim")
         out = out.reshape(batch, length, config.num_heads * config.head_dim)
         out = _linear(self, "o", config.embed_dim, ("heads", "embed"), config.o_bias)(out)
-        return add_up(self.layout, out)
+        return checkpoint_name(add_up(self.layout, out), MATMUL)
 
     def _attend(self, q: Array, k: Array, v: Array, places: Places, slides: Array | None = None) -> Array:
         """`slides` tells whether this layer has the window, where layers of one scan differ."""

@@ -73,9 +73,22 @@ def test_a_tpus_program_calls_each_kernel_once_a_layer(remat, forward, monkeypat
     assert calls["dq"] == 0  # it is part of dkv's
 
 
+def kept(remat):
+    """Shapes of what the forward pass keeps of both layers, without [L 2, B 2], and in which memory."""
+    forward = next(eqn for eqn in gradient(remat, "flash").eqns if eqn.primitive.name == "scan")
+    arrays = [each.aval for each in forward.outvars if each.aval.shape[:2] == (2, 2) and each.aval.size > 1000]
+    return sorted(each.shape[2:] for each in arrays), {each.memory_space for each in arrays}
+
+
+OF_ATTENTION = [(2, 4, 128), (2, 4, 128, 8)]
+"""the logsumexp of scores [K, G, T], and the output [K, G, T, H] of a row"""
+
+
 def test_offload_keeps_layer_inputs_and_attention_on_the_host_alone(interpreted):
-    """L 2, B 2, T 128, D 32; attention's output is [K 2, G 4, T, H 8] of a row, its logsumexp [K, G, T]."""
-    forward = next(eqn for eqn in gradient("offload", "flash").eqns if eqn.primitive.name == "scan")
-    kept = [each.aval for each in forward.outvars if each.aval.shape[:2] == (2, 2) and each.aval.size > 1000]
-    assert sorted(each.shape[2:] for each in kept) == [(2, 4, 128), (2, 4, 128, 8), (128, 32)]
-    assert {each.memory_space for each in kept} == {jax.memory.Space.Host}
+    assert kept("offload") == ([*OF_ATTENTION, (128, 32)], {jax.memory.Space.Host})
+
+
+def test_dots_keep_what_linear_layers_give_and_attention(interpreted):
+    """Of q, k, v, o, gate and up; what down gives is the next layer's input."""
+    linear = [(128, features) for features in (16, 16, 32, 32, 64, 64, 64)]
+    assert kept("dots") == ([*OF_ATTENTION, *linear], {jax.memory.Space.Device})
