@@ -63,3 +63,9 @@ def add_up(layout: Layout | None, x: Float[Array, "B T D"]) -> Float[Array, "B T
     if layout is None or layout.mesh.size == 1:
         return x
     return jax.lax.optimization_barrier(constrain(layout, x, "batch", "residual_length", "features"))
+
+
+def aside(layout: Layout | None, x: Float[Array, "B T in"]) -> Float[Array, "B T in"]:
+    """x, for the adapters of linear layers that all read x: their gradients come together here, behind those of the
+    kernels, which devices then sum once for all layers. Mixed, each layer's would be a sum of its own."""
+    return x if layout is None or layout.mesh.size == 1 else jax.lax.optimization_barrier(x)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from models.attention import attend
 from models.config import SLIDING, ModelConfig
 from models.embedding import look_up
-from models.linear import add_up, matmul
+from models.linear import add_up, aside, matmul
 from models.lora import LoRAConfig
 from models.paged_attention import PAGES, attend_to_pages, write_to_pages
 from models.places import Places, SharedPrompt
@@ -54,7 +54,9 @@ class Linear(nn.Module):
     layout: Layout | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T in"]) -> Float[Array, "B T out"]:
+    def __call__(self, x: Float[Array, "B T in"], beside: Float[Array, "B T in"] | None = None,
+                 ) -> Float[Array, "B T out"]:
+        """The adapter reads `beside`, which is x (models.linear.aside), where it is given."""
         shape, dtype = (x.shape[-1], self.features), jnp.dtype(self.config.dtype)
         stored = jnp.dtype(self.config.param_dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
@@ -64,7 +66,7 @@ class Linear(nn.Module):
                               shape[1:], stored)
             y = y + bias.astype(dtype)
         if self.lora is not None and (self.is_initializing() or self.has_variable("lora", "a")):
-            y = y + self._adapter(x, shape)
+            y = y + self._adapter(x if beside is None else beside, shape)
         return checkpoint_name(y, MATMUL)
 
     def _adapter(self, x: Float[Array, "B T in"], shape: tuple[int, int]) -> Float[Array, "B T out"]:
@@ -97,10 +99,10 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "B T D"], slides: Bool[Array, ""] | None, rope: Any,
                  places: Places) -> Float[Array, "B T D"]:
         config, (batch, length, _) = self.config, x.shape
-        bias = config.qkv_bias
-        q = _linear(self, "q", config.num_heads * config.head_dim, ("embed", "heads"), bias)(x)
-        k = _linear(self, "k", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x)
-        v = _linear(self, "v", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x)
+        bias, beside = config.qkv_bias, aside(self.layout, x)
+        q = _linear(self, "q", config.num_heads * config.head_dim, ("embed", "heads"), bias)(x, beside)
+        k = _linear(self, "k", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x, beside)
+        v = _linear(self, "v", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x, beside)
         q = q.reshape(batch, length, config.num_heads, config.head_dim)
         k = k.reshape(batch, length, config.num_kv_heads, config.head_dim)
         v = v.reshape(batch, length, config.num_kv_heads, config.head_dim)
@@ -156,9 +158,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        config = self.config
-        gate = _linear(self, "gate", config.mlp_dim, ("embed", "mlp"))(x)
-        up = _linear(self, "up", config.mlp_dim, ("embed", "mlp"))(x)
+        config, beside = self.config, aside(self.layout, x)
+        gate = _linear(self, "gate", config.mlp_dim, ("embed", "mlp"))(x, beside)
+        up = _linear(self, "up", config.mlp_dim, ("embed", "mlp"))(x, beside)
         hidden = constrain(self.layout, nn.silu(gate) * up, "batch", "query_length", "mlp")
         out = _linear(self, "down", config.embed_dim, ("mlp", "embed"))(hidden)
         return add_up(self.layout, out)
