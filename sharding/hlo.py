@@ -51,7 +51,7 @@ class Instruction(NamedTuple):
     @property
     def operands(self) -> list[str]:
         """Names of instructions of the same computation."""
-        return re.findall(r"%([\w.\-]+)", self.arguments)
+        return re.findall(r"%([\w.\-#]+)", self.arguments)  # a.1#2 (xla_dump_compact_gte) is found nowhere
 
     @property
     def op_name(self) -> str:
@@ -216,12 +216,10 @@ NOTHING_MADE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "
 """instructions whose result is there already"""
 
 
-def largest_arrays(text: str, in_loops: bool) -> list[Array]:
-    """The arrays that a program's loops, or all of it, hold in memory, the largest first; what is fused is not held,
-    and what a loop writes into is not of its making."""
+def made_arrays(text: str) -> list[tuple[Array, tuple[Loop, ...]]]:
+    """The arrays that a program makes in memory, and the loops that each is made in. What is fused is not in memory,
+    and what a loop writes a part of is not of its making."""
     program = parse(text)
-    made = {array for place in program.places()
-            if not place.fused and (place.loops or not in_loops)
+    return [(array, place.loops) for place in program.places() if not place.fused
             and not {place.instruction.opcode, program.root_of(place.instruction).opcode} & {*NOTHING_MADE}
-            for array in arrays(place.instruction.type)}
-    return sorted(made, key=lambda array: (-array.bytes, array))
+            for array in arrays(place.instruction.type)]

@@ -214,14 +214,6 @@ def test_lora_optimiser_state_is_for_lora_alone():
     assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(state.lora))
 
 
-def test_optimiser_state_is_split_as_its_parameters_are():
-    layout = make_layout(MeshConfig(2, 2, 2))
-    model = Transformer(CONFIG, layout=layout)
-    state = init_state(model, variables_on(layout)["params"], optax.adam(1e-3), jax.random.key(0), layout)
-    moment = state.opt_state[0].mu["layers"]["mlp"]["gate"]["kernel"]
-    assert moment.sharding.shard_shape(moment.shape) == (2, 16, 32)
-
-
 def test_evaluation_equals_the_training_loss(lora, reference):
     batch = put(padded(ROWS), one_device(), 1)
     sums = make_eval_step(Transformer(CONFIG, lora), sft, one_device())(random_variables(lora), batch)

@@ -1,0 +1,36 @@
+"""A run's state and batches as shapes with shardings: what a step is compiled from where no array is to be made."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from batch import Row, pad
+from models.transformer import Transformer, init_variables
+from sharding.layout import Layout
+from sharding.placement import Placement
+from training.state import TrainState
+
+
+def train_state_shapes(model: Transformer, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+    """The state that training.state.init_state makes around params that lie as the layout says."""
+    boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+    opt_state = jax.eval_shape(optimizer.init, boxed.get("lora", boxed["params"]))
+    step, rng = jax.eval_shape(lambda: (jnp.zeros((), jnp.int32), jax.random.key(0)))
+    state = TrainState(step, boxed["params"], boxed.get("lora"), opt_state, rng)
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                        nn.meta.unbox(state), layout.tree_shardings(state))
+
+
+def batch_shapes(placement: Placement, length: int, packed: bool = False,
+                 further: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A batch of rows of `length` tokens as the loop puts it onto the mesh; `further` columns are float32."""
+    row = Row(np.zeros(length, np.int32), np.zeros(length, np.float32), {name: np.zeros(length) for name in further})
+    columns = pad([row.columns()], [length])
+    if packed:
+        del columns["row_length"]
+    return {name: jax.ShapeDtypeStruct((*placement.shape, *column.shape[1:]), column.dtype, sharding=placement.sharding)
+            for name, column in columns.items()}
