@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from models.places import Places, visible
 from models.remat import ATTENTION, attention_saveable
-from sharding.layout import Layout, on_each
+from sharding.layout import COPIES, Layout, on_each
 
 QUERY_BLOCK = 512
 """queries whose scores the xla kernel holds at a time"""
@@ -83,7 +83,9 @@ def cudnn_attention(q, k, v, queries: Places, keys: Places, window, layout: Layo
     """cuDNN's flash attention (NVIDIA), through jax.nn. No array is [T, T]: of rows of one segment it is told how long
     they are, and of others it has masks of MASKED_QUERIES queries. (Its packed layout would need neither, but holds
     statistics [B, M, N, T] of M segments, and JAX 0.12 drops its offsets under vmap.)"""
-    kernel = _cudnn_masked if queries.lengths is None else _cudnn_by_length
+    kernel = _cudnn_by_length
+    if queries.lengths is None:
+        kernel = functools.partial(_cudnn_masked, for_each_head=layout is not None and layout.mapped(*COPIES))
     return _on_shards(layout, functools.partial(kernel, window=window), q, k, v, queries)
 
 
@@ -106,8 +108,9 @@ def _moved(x, columns):
     return jax.vmap(lambda row, columns: jnp.roll(row, columns, axis=0))(x, columns)
 
 
-def _cudnn_masked(q, k, v, places: Places, *, window):
-    """Masks are made again in the backward pass, not kept."""
+def _cudnn_masked(q, k, v, places: Places, *, window, for_each_head: bool):
+    """Masks are made again in the backward pass, not kept. All heads share them, but not under jax.vmap, where JAX 0.12
+    takes only masks that each head has for itself."""
     @functools.partial(jax.checkpoint, policy=attention_saveable, static_argnums=0)
     def block(start: int, q, k, v, places: Places):
         stop = min(start + MASKED_QUERIES, q.shape[1])
@@ -115,9 +118,10 @@ def _cudnn_masked(q, k, v, places: Places, *, window):
         queries, keys = _columns(places, start, stop), _columns(places, first, stop)
         # padding attends to padding: it has no empty softmax, and no say in the gradients of real tokens
         padding = (queries.segment_ids == 0)[:, :, None] & (keys.segment_ids == 0)[:, None, :]
-        mask = visible(queries, keys, window) | padding
+        mask = (visible(queries, keys, window) | padding)[:, None]
+        mask = jnp.repeat(mask, q.shape[2], axis=1) if for_each_head else mask
         # is_causal takes nothing from a real query, but lets cuDNN skip the blocks above the diagonal
-        return jax.nn.dot_product_attention(q[:, start:stop], k[:, first:stop], v[:, first:stop], mask=mask[:, None],
+        return jax.nn.dot_product_attention(q[:, start:stop], k[:, first:stop], v[:, first:stop], mask=mask,
                                             is_causal=start == 0, implementation="cudnn")
 
     return jnp.concatenate([block(start, q, k, v, places) for start in range(0, q.shape[1], MASKED_QUERIES)], axis=1)

@@ -108,6 +108,10 @@ class Layout:
 
         return dataclasses.replace(self, rules=tuple((axis, rest(entry)) for axis, entry in self.rules))
 
+    def mapped(self, *names: str) -> bool:
+        """Whether this is a layout `without` these mesh axes, of which there are several devices."""
+        return self.size(names) > 1 and not any({*names} & {*names_of(entry)} for _, entry in self.rules)
+
     def param_spec(self, name: str, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
         """Partition spec of a parameter; strict.
 

@@ -18,6 +18,7 @@ from models import attention, attention_kernels
 from models.attention import attend
 from models.attention_kernels import cudnn_attention, flash_attention, xla_attention
 from models.places import Places
+from sharding.layout import COPIES
 from sharding.mesh import MeshConfig, make_layout
 
 
@@ -271,16 +272,21 @@ def cudnn_calls(monkeypatch):
     module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(module, "check_cudnn_version", lambda: 91000)
 
-    def find(places, heads, kv_heads, layout=None, window=20):
+    def find(places, heads, kv_heads, layout=None, window=20, mapped=False):
         qkv = [x.astype(jnp.bfloat16) for x in random_qkv(places, heads, kv_heads, head_dim=64)]
 
+        def attended(places, *qkv):
+            return attend(*qkv, places, places, window, "cudnn", layout.without(*COPIES) if mapped else layout)
+
         def total(*qkv):
-            return attend(*qkv, places, places, window, "cudnn", layout).astype(jnp.float32).sum()
+            function = jax.vmap(attended, spmd_axis_name=COPIES) if mapped else attended
+            return function(places, *qkv).astype(jnp.float32).sum()
 
         text = jax.jit(jax.grad(total, (0, 1, 2))).trace(*qkv).lower(lowering_platforms=("cuda",)).as_text()
         calls = re.findall(r"@__cudnn\$(\w+)\(.*: \(tensor<([\dx]+)xbf16>", text)
         settings = re.findall(r"mask_type': '(\w+)|sliding_window_length': (\d+)", text.replace("\\22", "'"))
-        return calls, {"".join(each) for each in settings}, {*re.findall(r"tensor<(\d+x1x\d+x\d+)xbf16>", text)}
+        masks = re.findall(r"fmhaScaleBiasSoftmax\(.*?: \((?:tensor<\S+>, ){3}tensor<([\dx]+)xbf16>", text)
+        return calls, {"".join(each) for each in settings}, {*masks}
 
     return find
 
@@ -304,6 +310,15 @@ def test_cudnn_has_masks_of_blocks(cudnn_calls, monkeypatch):
 def test_cudnn_runs_on_shards(cudnn_calls):
     calls, _, _ = cudnn_calls(packed(64, (40, 20), (64,)), 8, 2, make_layout(MeshConfig(data=1, fsdp=2, tensor=4)))
     assert {shape for _, shape in calls} == {"1x64x2x64"}
+
+
+def test_cudnn_runs_for_each_copy_of_the_weights(cudnn_calls):
+    """As a train step has it, mapped over mesh axes."""
+    layout = make_layout(MeshConfig(data=2, fsdp=2, tensor=2))
+    places = jax.tree.map(lambda x: jnp.stack([x, x]), packed(32, (20, 10), (32,)))
+    calls, _, masks = cudnn_calls(places, 8, 2, layout, mapped=True)
+    assert {shape for _, shape in calls} == {"1x32x4x64"}
+    assert masks == {"1x4x32x32"}  # of each head
 
 
 @pytest.mark.parametrize(("backend", "capability", "dtype", "length", "head_dim", "expected"), [
