@@ -159,7 +159,7 @@ def _splash(q, k, v, places: Places, *, window):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
     (batch, length, heads, head_dim), kv_heads = q.shape, k.shape[2]
-    blocks = -(-length // min(FLASH_BLOCK, FLASH_BYTES // (head_dim * q.dtype.itemsize)))
+    blocks = -(-length // min(FLASH_BLOCK, FLASH_BYTES // (head_dim * q.dtype.itemsize) // LANES * LANES))
     block = -(-length // (blocks * LANES)) * LANES  # blocks of even size, so that little is filled up
     q, k, v, segment_ids = (_fill(x, blocks * block) for x in (q, k, v, places.segment_ids))
     q = q.reshape(batch, -1, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4) / math.sqrt(head_dim)
