@@ -63,8 +63,8 @@ class Layout:
         for logical, entry in self.rules:
             names = names_of(entry) if isinstance(entry, str | tuple | None) else (entry,)
             if not all(name in self.mesh.axis_names and names.count(name) == 1 for name in names):
-                raise InputError(f"the rule {logical}={shown_rule(entry)} is impossible: give none, one of the mesh's "
-                                 f"axes ({', '.join(self.mesh.axis_names)}), or several joined by +, each once")
+                raise InputError(f"--mesh.rules {logical}={shown_rule(entry)}: give none, one of the mesh's axes "
+                                 f"({', '.join(self.mesh.axis_names)}), or several joined by +, each once")
 
     @functools.cached_property
     def table(self) -> dict[str, MeshAxes]:

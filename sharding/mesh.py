@@ -98,10 +98,11 @@ def read_rules(lines: Sequence[str]) -> dict[str, MeshAxes]:
     rules: dict[str, MeshAxes] = {}
     for line in lines:
         axis, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or not value or axis not in RULES or axis in rules:
-            problem = "it is given twice" if axis in rules else f"give AXIS=MESH_AXIS, with AXIS of {', '.join(RULES)}"
-            raise InputError(f"--mesh.rules {line!r}: {problem}, and MESH_AXIS of {', '.join(AXES)}, "
-                             f"several joined by +, or none")
+        if axis in rules:
+            raise InputError(f"--mesh.rules {line!r}: {axis} has a rule already; give it one")
+        if not equals or not value or axis not in RULES:
+            raise InputError(f"--mesh.rules {line!r}: give AXIS=MESH_AXIS, with AXIS of {', '.join(RULES)}, and "
+                             f"MESH_AXIS of {', '.join(AXES)}, several joined by +, or none")
         names = tuple(name.strip() for name in value.split("+"))
         rules[axis] = None if names == ("none",) else names[0] if len(names) == 1 else names
     return rules
