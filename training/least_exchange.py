@@ -20,7 +20,7 @@ class LeastExchange(NamedTuple):
     """Bytes that a device sends in a step."""
 
     weights: float
-    """gathered over fsdp, in the compute dtype, once forward and once backward for each micro-batch"""
+    """gathered over fsdp, in the compute dtype, for the forward and the backward pass of each micro-batch"""
     embedding: float
     """rows of it that were looked up, and their gradients, exchanged over fsdp"""
     gradients: float
@@ -63,7 +63,8 @@ def least_exchange(model: Transformer, optimizer: str, layout: Layout, rows: int
     that a device holds of a weight, split s ways, so that r = devices / s hold the same; w the bytes of a number in the
     compute dtype, g of a gradient while it is reduced; N tokens of a device in a micro-batch, D embed, L layers:
 
-        weights       2 K sum of p w (f - 1) over weights split over fsdp, but for an embedding that is no head
+        weights       2 K sum of p w (f - 1) over the layers' weights split over fsdp, and K p w (f - 1) of the head,
+                      whose backward pass follows the forward pass at once
         embedding     K N D (w + 4) (f - 1) / f
         gradients     K sum of p g (f - 1) over trained weights split over fsdp, but for an embedding that is no head
         copies        sum of 2 p 4 (r - 1) / r over trained weights
@@ -78,16 +79,17 @@ def least_exchange(model: Transformer, optimizer: str, layout: Layout, rows: int
     boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     config, (fsdp, tensor) = model.config, (layout.mesh.shape[name] for name in ("fsdp", "tensor"))
     params, trained = (_weights(boxed[name], layout) for name in ("params", "lora" if model.lora else "params"))
-    looked_up = () if config.tie_embeddings else ("embedding",)
-    used = [each for each in (params + trained if model.lora else params) if each.name not in looked_up]
+    looked_up = "" if config.tie_embeddings else "embedding"
+    used = [each for each in (params + trained if model.lora else params) if each.name != looked_up]
     width, gradient = (jnp.dtype(dtype).itemsize for dtype in (config.dtype, layout.reduce_dtype))
     tokens = num_microbatches * -(-rows // (num_microbatches * layout.ways("batch"))) * length
     sums = 2 * (tensor - 1) / tensor
     return LeastExchange(
-        weights=2 * num_microbatches * sum(each.piece * width * (each.fsdp - 1) for each in used),
+        weights=num_microbatches * sum((2 if each.name.startswith("layers/") else 1) * each.piece * width
+                                       * (each.fsdp - 1) for each in used),
         embedding=tokens * config.embed_dim * (width + (0 if model.lora else 4)) * (fsdp - 1) / fsdp,
         gradients=num_microbatches * sum(each.piece * gradient * (each.fsdp - 1) for each in trained
-                                         if each.name not in looked_up),
+                                         if each.name != looked_up),
         copies=sum(2 * each.piece * 4 * (1 - each.ways / layout.mesh.size) for each in trained),
         activations=tokens * config.embed_dim * (config.num_layers * (4 + RECOMPUTED[config.remat]) + 2) * width * sums,
         scores=tokens * SCORES * 4 * sums,

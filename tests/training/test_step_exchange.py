@@ -1,7 +1,7 @@
 """What the train step exchanges, and the largest arrays that a device holds, by the text that it is compiled to.
 
-On CPUs, where kinds and dtypes are this backend's own, but places and shapes are not. Sizes are such that what must not
-be there is larger than all else: D < F < V, and B T D elements are more than any device holds of anything.
+On CPUs, where kinds and dtypes are this backend's own, but places and shapes are not. Sizes are such that all rows of a
+copy of the weights, [B / 2, T, D], are larger than what a device holds of anything but stacks of layers.
 """
 
 import dataclasses
@@ -22,8 +22,9 @@ from training.abstract import batch_shapes, train_state_shapes
 from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from training.step import make_train_step
 
-UNTIED = dataclasses.replace(CONFIG, vocab_size=176, tie_embeddings=False, qk_norm=False, qkv_bias=False, remat="dots")
-B, T, K, CHUNKS, TENSOR = 32, 24, 2, 3, 2
+UNTIED = dataclasses.replace(CONFIG, vocab_size=176, num_layers=3, tie_embeddings=False, qk_norm=False, qkv_bias=False,
+                             remat="dots")
+B, T, K, CHUNKS, TENSOR = 32, 12, 2, 4, 2
 """rows of a micro-batch and their length, micro-batches, the scorer's chunks, devices along `tensor`"""
 D, F, L, V = UNTIED.embed_dim, UNTIED.mlp_dim, UNTIED.num_layers, UNTIED.vocab_size
 
@@ -64,8 +65,9 @@ def test_the_head_is_gathered_and_its_gradient_reduced_once(compiled):
     assert sum(each.times for each in head) - gathered == (0 if lora else K)
 
 
-def test_no_device_holds_the_global_batch(compiled):
-    assert max(math.prod(array.shape) for array, _ in made_arrays(compiled[0])) < B * T * D
+def test_no_device_holds_all_rows(compiled):
+    arrays = [array for array, _ in made_arrays(compiled[0]) if array.shape[:1] != (L,)]
+    assert max(math.prod(array.shape) for array in arrays) < B // 2 * T * D
 
 
 def test_no_device_holds_a_whole_stack_of_matrices(compiled):
