@@ -14,23 +14,27 @@ CHARACTERS = "".join(map(chr, (*range(0x20, 0x800), *range(0x800, 0xD800, 0x200)
 
 
 def difference(policy: Tokenizer, reader: Tokenizer) -> str | None:
-    """What the reader takes otherwise, in words; None where every token is the same text to both, and every text of the
-    policy's tokens the same ids. Further tokens of the reader, which the policy never writes, are no difference."""
-    ours, theirs = (_texts(tokenizer, policy.vocab_size) for tokenizer in (policy, reader))
-    for token, (text, other) in enumerate(zip(ours, theirs, strict=True)):
-        if text and text != other:
-            return f"token {token} is {text!r} to the policy, and {f'{other!r}' if other else 'nothing'} to it"
-    special = {text for token, text in enumerate(ours) if text and policy.decode([token]) != policy.decode(
-        [token], skip_special_tokens=False)}
-    plain = "".join(text for text in ours if text not in special) + CHARACTERS
-    return next(filter(None, (_encoded_otherwise(text, policy, reader) for text in (*sorted(special), plain))), None)
+    """What the reader takes otherwise, in words; None where every token is the same bytes to both, and every text of
+    the policy's tokens the same ids. Further tokens of the reader, which the policy never writes, are no difference."""
+    ours, theirs = _tokens(policy), _tokens(reader)
+    for token, (one, other) in enumerate(itertools.zip_longest(ours, theirs[: len(ours)], fillvalue=b"")):
+        if one and one != other:
+            return f"token {token} is {_shown(one)} to the policy, and {_shown(other) if other else 'nothing'} to it"
+    special = [own is None for own in policy.token_bytes()]
+    plain = "".join(token.decode(errors="ignore") for token, alone in zip(ours, special) if not alone)
+    texts = [*(token.decode() for token, alone in zip(ours, special) if alone), plain + CHARACTERS]
+    return next(filter(None, (_encoded_otherwise(text, policy, reader) for text in texts)), None)
 
 
-def _texts(tokenizer: Tokenizer, count: int) -> list[str]:
-    """Of the ids below `count`, each after a letter: SentencePiece has no space where a text begins."""
-    before = tokenizer.encode("a")
-    start = len(tokenizer.decode(before, skip_special_tokens=False))
-    return [tokenizer.decode([*before, token], skip_special_tokens=False)[start:] for token in range(count)]
+def _tokens(tokenizer: Tokenizer) -> list[bytes]:
+    """Of special tokens, which are part of no text, their names."""
+    return [tokenizer.decode([token], skip_special_tokens=False).encode() if own is None else own
+            for token, own in enumerate(tokenizer.token_bytes())]
+
+
+def _shown(token: bytes) -> str:
+    text = token.decode(errors="replace")
+    return repr(token if "\ufffd" in text else text)
 
 
 def _encoded_otherwise(text: str, policy: Tokenizer, reader: Tokenizer) -> str | None:
