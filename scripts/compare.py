@@ -38,7 +38,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "REINFORCE++": ("grpo", ("--algorithm.advantages", "reinforce_plus_plus")),
     "PPO, verifier": ("ppo", PPO),
     "PPO, reward model": ("ppo", PPO)}
-"""name -> script and flags; the first is what the others are compared with"""
+"""name -> script and flags"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def main(config: Config) -> None:
     budget = min(max(curve) for curve in curves.values())
     before = by_method({("before training", seed): curves[next(iter(METHODS)), seed] for seed in config.seeds},
                        config.seeds, 0)
-    write_text(folder / "table.md", table(by_method(curves, config.seeds, budget) | before, budget))
+    write_text(folder / "table.md", table(before | by_method(curves, config.seeds, budget), budget))
     plot(folder / "plot.png", curves, config.seeds, budget)
     print((folder / "table.md").read_text(), f"the curves: {folder}/plot.png", sep="\n")
 
@@ -177,30 +177,38 @@ def interval(differences: np.ndarray, random: np.random.Generator, draws: int = 
 
 
 def table(figures: Mapping[str, np.ndarray], budget: int) -> str:
-    """Accuracy [S, Q] of each method, and its difference to the first one's, problem by problem, in Markdown. Problems
-    that some answer to has no verdict on are left out of all. Raises InputError where none is left."""
+    """Accuracy [S, Q] of each method, and their differences, problem by problem, in Markdown. Problems that some answer
+    to has no verdict on are left out of all. Raises InputError where none is left."""
     judged = ~np.any([np.isnan(right).any(axis=0) for right in figures.values()], axis=0)
     if not judged.any():
         raise InputError("no held-out problem has a verdict on its answers by all runs; the runs' eval_failures.jsonl "
                          "say why")
-    base, left_out = next(iter(figures)), np.sum(~judged)
+    missing = {name: np.isnan(right).sum() for name, right in figures.items()}
+    figures = {name: right[:, judged] for name, right in figures.items()}
     lines = [f"Held-out problems answered right (greedy), after {budget:,} sampled tokens; "
-             f"{len(figures[base])} seeds, {judged.sum()} different problems ({left_out} left out: some answer has no "
-             f"verdict), 95 % intervals", "",
-             f"| method | right | by seed | difference to {base} | no verdict |", "|---|---|---|---|---|"]
-    return "\n".join(lines + [table_row(name, right[:, judged], None if name == base else figures[base][:, judged],
-                                        np.isnan(right).sum()) for name, right in figures.items()]) + "\n"
+             f"{len(next(iter(figures.values())))} seeds, {judged.sum()} different problems ({np.sum(~judged)} left "
+             f"out: some answer has no verdict), 95 % intervals", "",
+             "| method | right | by seed | no verdict |", "|---|---|---|---|"]
+    lines += [f"| {name} | {with_interval(right, '')} | {', '.join(f'{each:.1%}' for each in right.mean(axis=1))} | "
+              f"{missing[name]} |" for name, right in figures.items()]
+    return "\n".join([*lines, "", *differences(figures)]) + "\n"
 
 
-def table_row(name: str, right: np.ndarray, base: np.ndarray | None, missing: int) -> str:
-    """Of a method's accuracy [S, Q]; `missing` answers have no verdict."""
-    low, high = interval(right, np.random.default_rng(0))
-    by_seed = ", ".join(f"{each:.1%}" for each in right.mean(axis=1))
-    paired = ""
-    if base is not None:
-        below, above = interval(right - base, np.random.default_rng(0))
-        paired = f"{(right - base).mean():+.1%} ({below:+.1%} to {above:+.1%})"
-    return f"| {name} | {right.mean():.1%} ({low:.1%} to {high:.1%}) | {by_seed} | {paired} | {missing} |"
+def differences(figures: Mapping[str, np.ndarray]) -> list[str]:
+    """Of each two methods, in Markdown."""
+    names = [*figures]
+    lines = ["Row less column, seed by seed and problem by problem", "", f"| | {' | '.join(names[:-1])} |",
+             "|---" * len(names) + "|"]
+    for number, name in enumerate(names[1:], 1):
+        cells = [with_interval(figures[name] - figures[other], "+") for other in names[:number]]
+        lines.append(f"| {name} | {' | '.join(cells + [''] * (len(names) - 1 - number))} |")
+    return lines
+
+
+def with_interval(values: np.ndarray, sign: str) -> str:
+    """The mean of [S, Q]; `sign` is + where it is a difference."""
+    low, high = interval(values, np.random.default_rng(0))
+    return f"{values.mean():{sign}.1%} ({low:{sign}.1%} to {high:{sign}.1%})"
 
 
 def plot(path: Path, curves: Mapping[tuple[str, int], Curve], seeds: Sequence[int], budget: int) -> None:
