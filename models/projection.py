@@ -20,6 +20,10 @@ from jaxtyping import Array, Float, Int
 from sharding.layout import Layout, names_of, on_each
 from sharding.memory import logits_at_a_time
 
+TOKENS_AT_A_TIME = 2048
+"""from so many on, a chunk's matmuls take longer than to read and write the head and its gradient: 2 n operations for 8
+bytes of each weight are more than any TPU computes in the time of a byte of its memory"""
+
 
 class Statistics(NamedTuple):
     """Of every token n, in float32."""
@@ -271,8 +275,9 @@ def _first_of_part(kernel: Array, split: Split, tied: bool) -> Array | int:
 
 
 def _chunk(count: int, vocab_size: int, at_a_time: int) -> int:
-    """Tokens of a chunk: as many as may be, of even size."""
-    return -(-count // max(1, -(-count * vocab_size // at_a_time)))
+    """Tokens of a chunk: as many as their logits may be, and serve; of even size."""
+    largest = min(max(1, at_a_time // vocab_size), TOKENS_AT_A_TIME)
+    return -(-count // -(-count // largest))
 
 
 def _chunks(x: Array, size: int, features: int = 0) -> Array:
