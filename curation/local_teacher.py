@@ -102,7 +102,7 @@ class LocalTeacher:
         from data.encode import check_ends
         from models.config import default_dtype
         from sharding.mesh import MeshConfig, make_layout
-        from training.checkpoints import checksums
+        from training.checksums import checksums
 
         check_ends(self.tokenizer, self._opened.config.vocab_size)
         self._layout = make_layout(MeshConfig())

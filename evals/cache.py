@@ -14,7 +14,7 @@ from errors import InputError
 from files import writing
 from sharding.exchange import decided
 from sharding.hosts import is_main
-from training.checkpoints import checksums
+from training.checksums import checksums
 
 
 class Cache:

@@ -107,7 +107,7 @@ def main(config: Config) -> None:
     from sharding.exchange import broadcast
     from sharding.hosts import barrier, connect, is_main, warn
     from sharding.mesh import make_layout
-    from training.checkpoints import checksums
+    from training.checksums import checksums
     from training.progress import counted
     from training.runs import open_policy
 

@@ -13,8 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import simulated
 
-from training.checkpoints import ITEMS
 from training.metrics import read_metrics
+from training.reading import ARRAYS
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "fixtures" / "families" / "smollm2"
@@ -122,7 +122,7 @@ def final(run, steps):
     """Every number of the last checkpoint: weights, optimiser state, key, position in the data."""
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
         assert manager.latest_step() == steps
-        items = [name for name in ITEMS if (manager.directory / str(steps) / name).exists()]
+        items = [name for name in ARRAYS if (manager.directory / str(steps) / name).exists()]
         found = manager.restore(steps, args=ocp.args.Composite(
             **dict.fromkeys(items, ocp.args.StandardRestore()), data=ocp.args.JsonRestore()))
     leaves = jax.tree_util.tree_leaves_with_path({name: found[name] for name in (*items, "data")})

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from batch import Batch, widen
 from sharding.exchange import gather
@@ -64,11 +62,11 @@ def train(state: TrainState, train_step: Callable[..., Any], open_batches: Calla
 
 
 def agree_on_length(batch: Batch) -> Batch:
-    """The batch padded to the longest that any process has; they are of one global array."""
-    if jax.process_count() == 1:
+    """The batch padded to the longest that any process has, since they are of one global array: by words between
+    hosts, for which no device waits. Packed rows are all as long as each other."""
+    if jax.process_count() == 1 or "row_length" not in batch:
         return batch
-    lengths = multihost_utils.process_allgather(np.int32(batch["tokens"].shape[1]))
-    return widen(batch, int(np.max(lengths)))
+    return widen(batch, max(gather(batch["tokens"].shape[1])))
 
 
 def gather_position(local: dict[int, Any], batch_size: int) -> list[Any]:

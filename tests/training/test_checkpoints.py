@@ -1,18 +1,21 @@
 """Checkpoints that are damaged, of another model, on another mesh, kept as the best, or cannot be written."""
 
+import errno
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 
 from errors import InputError
 from models.transformer import Transformer
 from sharding.mesh import MeshConfig, make_layout
-from training import checkpoints
+from training import checkpoints, reading
+from training.checksums import checksums
 from training.runs import every_checkpoint
 from training.state import init_state
 
@@ -112,10 +115,17 @@ DAMAGES = {
     "position gone": lambda folder: (folder / "data" / "metadata").unlink(),
     "manifest gone": lambda folder: (folder / "trainable" / "manifest.ocdbt").unlink(),
     "list of arrays is garbage": lambda folder: (folder / "progress" / "_METADATA").write_bytes(b"garbage"),
+    "list of arrays is empty": lambda folder: (folder / "progress" / "_METADATA").write_bytes(b"{}"),
+    "position is no mapping": lambda folder: (folder / "data" / "metadata").write_bytes(b"[1]"),
     "no optimiser state": lambda folder: shutil.rmtree(folder / "progress"),
     "no weights": lambda folder: shutil.rmtree(folder / "trainable"),
     "empty": lambda folder: [shutil.rmtree(item) for item in folder.iterdir() if item.is_dir()],
 }
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(reading, "DELAYS", (0.0,) * len(reading.DELAYS))
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -150,7 +160,7 @@ def test_every_bit_counts_in_a_checksum(dtype):
         content = np.zeros(2 * 3 * size, np.uint8)
         content[bit // 8] = 1 << bit % 8
         arrays[str(bit)] = jax.device_put(content.view(dtype).reshape(2, 3), everywhere)
-    sums = checkpoints.checksums(arrays).values()
+    sums = checksums(arrays).values()
     assert 0 not in sums
     assert len(set(sums)) > len(sums) // 2
 
@@ -166,8 +176,7 @@ def test_all_damaged_is_an_error_and_stays_one(run, capfd):
 
 def test_what_is_damaged_is_not_opened_as_a_model(run):
     state = make_state(tiny.one_device(), seed=5)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-                          state.trainable)
+    shapes = shapes_of(state)
     np.testing.assert_array_equal(checkpoints.restore_trainable(run, shapes)["embedding"], state.params["embedding"])
     for damage in (DAMAGES["bit flipped in weights"], truncate):
         damage(run / "checkpoints" / "2")
@@ -179,8 +188,7 @@ def test_what_is_damaged_is_not_opened_as_a_model(run):
 
 def test_a_checkpoint_is_opened_by_its_step(run):
     state = make_state(tiny.one_device())
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-                          state.trainable)
+    shapes = shapes_of(state)
     np.testing.assert_array_equal(checkpoints.restore_trainable(run, shapes, "1")["embedding"],
                                   state.params["embedding"])
     halves = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding), shapes)
@@ -192,23 +200,92 @@ def test_a_checkpoint_is_opened_by_its_step(run):
         checkpoints.restore_trainable(run, shapes, "best")
 
 
-@pytest.mark.parametrize("error", [ValueError("PERMISSION_DENIED: open"), PermissionError(13, "denied"),
-                                   OSError(24, "Too many open files")])
-def test_a_checkpoint_that_this_process_may_not_read_stays_where_it_is(run, monkeypatch, error):
-    def fail(*_):
-        raise error
+PASSING = [OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "Input/output error"), TimeoutError(),
+           PermissionError(13, "denied"), OSError(24, "Too many open files"), KeyError("a bug"),
+           *map(ValueError, ("UNAVAILABLE: later", "DEADLINE_EXCEEDED: ", "ABORTED: read [os_error_code='116']",
+                             "FAILED_PRECONDITION: read [os_error_code='16']", "UNKNOWN: [os_error_code='5']")),
+           jax.errors.JaxRuntimeError("UNAVAILABLE: later")]
+LASTING = [ValueError("OUT_OF_RANGE: Requested byte range"), ValueError("NOT_FOUND: [os_error_code='2']"),
+           FileNotFoundError(2, "gone"), UnicodeDecodeError("utf-8", b"?", 0, 1, "no"), ValueError("DATA_LOSS: ")]
 
-    monkeypatch.setattr(checkpoints, "_restore", fail)
-    with pytest.raises(InputError, match="checkpoints/2: the checkpoint cannot be read"):
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Has the reads of a checkpoint's arrays fail with these errors, one after the other, and at last succeed; those
+    that are left are given."""
+    restore = ocp.CheckpointManager.restore
+
+    def fail_with(errors):
+        waiting = list(errors)
+
+        def read(manager, *given, **named):
+            if waiting:
+                raise waiting.pop(0)
+            return restore(manager, *given, **named)
+
+        monkeypatch.setattr(ocp.CheckpointManager, "restore", read)
+        return waiting
+
+    return fail_with
+
+
+def shapes_of(state):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                        state.trainable)
+
+
+def wrapped(error):
+    """As Orbax raises what TensorStore says."""
+    plain = Exception("Encountered error while reading array")
+    plain.__cause__ = error
+    return plain
+
+
+def test_damage_is_on_a_list():
+    assert [error for error in PASSING if reading.is_damage(error) or reading.is_damage(wrapped(error))] == []
+    assert [error for error in LASTING if not reading.is_damage(error) or not reading.is_damage(wrapped(error))] == []
+    assert reading.reason(wrapped(PASSING[-2])) == "Input/output error"
+
+
+@pytest.mark.parametrize("error", [PASSING[0], wrapped(ValueError("UNAVAILABLE: later")), PASSING[-1]], ids=str)
+def test_what_may_pass_is_read_again_and_nothing_is_renamed(run, reads, error, capfd):
+    reads([error] * len(reading.DELAYS))
+    assert int(restore(run, make_state(tiny.one_device()))[0].step) == 2
+    assert capfd.readouterr().err.count("the checkpoint cannot be read") == len(reading.DELAYS)
+    reads([error] * (len(reading.DELAYS) + 1))
+    with pytest.raises(InputError, match=r"checkpoints/2: the checkpoint cannot be read \(.*\), after 5") as caught:
         restore(run, make_state(tiny.one_device()))
+    assert "\n" not in str(caught.value)
     assert steps(run) == [1, 2]
 
 
-def test_no_memory_is_no_damage(run, monkeypatch):
-    def fail(*_):
-        raise jax.errors.JaxRuntimeError("INTERNAL: out of device memory")
+def test_damage_is_what_two_reads_say(run, reads, capfd):
+    error = wrapped(LASTING[0])
+    reads([error])
+    assert int(restore(run, make_state(tiny.one_device()))[0].step) == 2
+    assert capfd.readouterr().err == ""
+    reads([error, PASSING[0], error])
+    assert int(restore(run, make_state(tiny.one_device()))[0].step) == 1
+    assert steps(run) == [1]
 
-    monkeypatch.setattr(checkpoints, "_restore", fail)
+
+def test_a_model_is_opened_by_the_same_rule(run, reads):
+    shapes = shapes_of(make_state(tiny.one_device()))
+    waiting = reads([PASSING[0], LASTING[0], PASSING[1]])
+    np.testing.assert_array_equal(checkpoints.restore_trainable(run, shapes)["embedding"],
+                                  make_state(tiny.one_device()).params["embedding"])
+    assert not waiting
+    reads([PASSING[0]] * 5)
+    with pytest.raises(InputError, match="checkpoints/2: the checkpoint cannot be read"):
+        checkpoints.restore_trainable(run, shapes)
+    reads([LASTING[0]] * 2)
+    with pytest.raises(InputError, match="checkpoints/2: the checkpoint is incomplete or damaged"):
+        checkpoints.restore_trainable(run, shapes)
+    assert steps(run) == [1, 2]
+
+
+def test_no_memory_is_no_damage(run, reads):
+    reads([jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of device memory")] * 9)
     with pytest.raises(jax.errors.JaxRuntimeError):
         restore(run, make_state(tiny.one_device()))
     assert steps(run) == [1, 2]
