@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from chat_model import write_model
+from chat_model import digits, write_model
 
 from objectives import grpo as objectives
 from objectives.advantages import ADVANTAGES
@@ -160,6 +160,23 @@ def test_advantages_of_each_kind(train, tmp_path, kind):
             assert np.abs(np.concatenate(given)).max() <= 1
         else:
             np.testing.assert_allclose(np.concatenate(given), np.repeat(expected.ravel(), lengths.ravel()), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_remax_takes_off_what_the_likeliest_answer_gets(train, run_script, model, prompts, tmp_path):
+    """As scripts.generate gives it, of the model that the first step drew from."""
+    assert train("--algorithm.advantages", "remax", max_steps=1, batch_size=6, dtype="float32")[0] == 0
+    written = tmp_path / "likeliest.jsonl"
+    status, _, err = run_script("generate", "--model", model, "--data", prompts, "--output", written,
+                                "--max-new-tokens", 8, "--temperature", 0, "--dtype", "float32")
+    assert status == 0, err
+    answers = [json.loads(line) for line in written.read_text().splitlines()]
+    values = digits(None, [answer["completion"] for answer in answers])
+    greedy = dict(zip((answer["prompt"] for answer in answers), values))
+    assert max(values) > 0
+    for row in pq.read_table(tmp_path / "run" / "samples" / "step-000001.parquet").to_pylist():
+        drawn = np.asarray(row["advantages"])[row["loss_mask"]]
+        np.testing.assert_allclose(drawn, row["reward"] - greedy[row["prompt"]], atol=1e-6)
 
 
 def test_groups_without_spread_are_replaced_and_advantages_stand_beside_what_they_are_of(train, tmp_path, monkeypatch):
