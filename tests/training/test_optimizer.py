@@ -172,9 +172,9 @@ def two_updates(layout, lora=None):
 SIZES = [(data, fsdp, 8 // data // fsdp) for data in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if data * fsdp <= 8]
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-@pytest.mark.parametrize("sizes", [size if size == (2, 2, 2) else pytest.param(size, marks=pytest.mark.slow)
-                                   for size in SIZES], ids=str)
+@pytest.mark.parametrize(("sizes", "lora"), [
+    ((2, 2, 2), None),
+    *(pytest.param(sizes, lora, marks=pytest.mark.slow) for sizes in SIZES for lora in (None, LORA))])
 def test_muon_over_a_mesh_is_muon_on_one_device(sizes, lora):
     layout = make_layout(MeshConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
     split, whole = two_updates(layout, lora), two_updates(one_device(), lora)
