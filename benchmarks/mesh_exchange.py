@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -158,7 +159,7 @@ def compiled_text(config: Config, case: Case) -> tuple[str, int, float]:
         process.kill()
         process.join()
         if not text:
-            raise InputError(f"{case.name}: nothing was compiled; what the compiler said is above")
+            raise InputError(f"{case.name}: nothing was compiled; why is above")
         buffers = next(folder.glob("*after_optimizations-buffer-assignment.txt")).read_text()
         temporary = re.findall(r"size (\d+)(?:, color 0)?, page \d+, preallocated-temp", buffers)
     if config.output_dir is not None:
@@ -174,7 +175,8 @@ def written(folder: Path) -> str:
 
 
 def compile_step(config: Config, case: Case, folder: Path) -> None:
-    """Compiles a case's train step, made as scripts.sft makes it; what it is compiled to is written to `folder`."""
+    """In a process of its own: compiles a case's train step, made as scripts.sft makes it; what it is compiled to is
+    written to `folder`."""
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
                    "TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # of this machine: it has none
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -185,7 +187,10 @@ def compile_step(config: Config, case: Case, folder: Path) -> None:
     from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
     from training.step import make_train_step
 
-    layout = make_layout(mesh_config(case.mesh), devices(config))
+    try:
+        layout = make_layout(mesh_config(case.mesh), devices(config))
+    except InputError as error:
+        sys.exit(f"error: {error}")
     model = make_model(config, case).clone(training=True, layout=layout)
     flags = OptimizerConfig(name=case.optimizer)
     schedule = make_schedule(flags, 1e-4, 1000)
