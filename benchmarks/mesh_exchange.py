@@ -41,7 +41,9 @@ SMALL = Architecture(preset="qwen3-0.6b", embed_dim=512, mlp_dim=1536, num_layer
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     topology: str = "v5p:2x2x2"
-    """The step is compiled for this TPU."""
+    """The step is compiled for this TPU,"""
+    slices: int = 1
+    """or for so many of it, which are the mesh's axis `slice`."""
     simulated: bool = False
     """The step is compiled for 8 simulated CPU devices instead."""
     architecture: Architecture = SMALL
@@ -107,10 +109,10 @@ class Measured(NamedTuple):
 
 
 def main(config: Config) -> None:
-    check_positive(config, "vocab_size", "rows", "length")
-    console, measured = Console(), {}
-    title = (f"{'8 simulated CPUs' if config.simulated else config.topology}, a step of K x {config.rows} x "
-             f"{config.length} tokens, remat {config.remat}")
+    check_positive(config, "slices", "vocab_size", "rows", "length")
+    console, measured = Console(width=None if sys.stdout.isatty() else 200), {}
+    where = "8 simulated CPUs" if config.simulated else f"{config.slices} x {config.topology}"
+    title = f"{where}, a step of K x {config.rows} x {config.length} tokens, remat {config.remat}"
     for case in cases(config):
         measured[case] = measure(config, case)
         console.print(details(case, measured[case]) if config.details else summary({case: measured[case]}))
@@ -209,7 +211,8 @@ def devices(config: Config) -> list[Any]:
     if config.simulated:
         return jax.devices()
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=config.topology).devices
+        slices = {"num_slices": config.slices} if config.slices > 1 else {}
+        return topologies.get_topology_desc(platform="tpu", topology_name=config.topology, **slices).devices
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"topology {config.topology}: {first}; is libtpu in PYTHONPATH?") from None

@@ -5,6 +5,8 @@ group form a ring (Thakur et al. 2005, doi:10.1177/1094342005051521), the least 
 
     all-gather        result (n - 1) / n          reduce-scatter, all-to-all            operand (n - 1) / n
     all-reduce        2 operand (n - 1) / n       collective-permute, -broadcast        operand
+
+Between slices of TPUs, what a program does is a `send` to the host of what is exchanged there, and a `recv`.
 """
 
 import collections
@@ -19,8 +21,9 @@ from sharding.hlo import Array, Instruction, Loop, Place, arrays, elements, pars
 SHARES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1, "ragged-all-to-all": 1}
 """kinds of which a device sends so many times (n - 1) / n of the whole array"""
 KINDS = (*SHARES, "collective-permute", "collective-broadcast")
-GROUPED = re.compile(r"\b(?:replica_groups|source_target_pairs)=")
+GROUPED = re.compile(r"\b(?:replica_groups|source_target_pairs)=|_xla_megascale_t")
 """what a collective has, whatever its name"""
+BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 class Collective(NamedTuple):
@@ -93,18 +96,23 @@ def _kind(place: Place) -> str | None:
     """One of KINDS; None of what is no collective, or only awaits one (-done)."""
     instruction = place.instruction
     kind = instruction.opcode.removesuffix("-start")
+    if kind == "send" and (found := BETWEEN_SLICES.search(instruction.attributes)):
+        kind = {"ONE_TO_ONE": "collective-permute"}.get(found[1], found[1].lower().replace("_", "-"))
     if kind in KINDS:
-        return "reduce-scatter" if kind == "all-reduce" and _slices(place) else kind
-    if instruction.opcode.endswith(("-done", "-update")):
+        return "reduce-scatter" if kind == "all-reduce" and _kept_slices(place) else kind
+    if instruction.opcode.endswith(("-done", "-update")) or kind == "recv" and _is_to_host(instruction):
         return None
-    between_devices = kind in ("send", "recv") and "is_host_transfer=true" not in instruction.attributes
-    if between_devices or GROUPED.search(instruction.attributes):
+    if GROUPED.search(instruction.attributes) or kind in ("send", "recv") and not _is_to_host(instruction):
         raise ValueError(f"{instruction.name}: {instruction.opcode} exchanges arrays in a way that "
                          f"sharding/collectives.py does not know ({', '.join(KINDS)}); add it there")
     return None
 
 
-def _slices(place: Place) -> list[Instruction]:
+def _is_to_host(instruction: Instruction) -> bool:
+    return "is_host_transfer=true" in instruction.attributes
+
+
+def _kept_slices(place: Place) -> list[Instruction]:
     """A TPU's reduce-scatter may be a fusion of an all-reduce and the slice that each device keeps: those slices."""
     users = [each for each in place.computation.values() if place.instruction.name in each.operands]
     return users if place.fused and all(each.opcode == "dynamic-slice" for each in users) else []
@@ -112,7 +120,8 @@ def _slices(place: Place) -> list[Instruction]:
 
 def _collective(place: Place, kind: str, num_partitions: int, mesh: Any) -> Collective:
     instruction = place.instruction
-    names = instruction.operands[:1] if kind == "ragged-all-to-all" else instruction.operands
+    alone = kind == "ragged-all-to-all" or instruction.opcode == "send"  # the rest are sizes and tokens
+    names = instruction.operands[:1] if alone else instruction.operands
     operands = tuple(each for name in names for each in arrays(place.computation[name].type))
     groups = groups_of(instruction, num_partitions)
     return Collective(kind, operands, _results(place), groups.shape[1], axes_of(groups, mesh), place.loops,
@@ -120,10 +129,18 @@ def _collective(place: Place, kind: str, num_partitions: int, mesh: Any) -> Coll
 
 
 def _results(place: Place) -> tuple[Array, ...]:
-    kind, slices = place.instruction.type, _slices(place)
+    kind, slices = place.instruction.type, _kept_slices(place)
     if place.instruction.opcode in ("all-gather-start", "collective-permute-start"):
         kind = elements(kind)[1]  # of (operands, results, ...)
+    if place.instruction.opcode == "send":
+        kind = elements(_received(place).type)[0]
     return tuple(array for each in [slice.type for slice in slices] or [kind] for array in arrays(each))
+
+
+def _received(sent: Place) -> Instruction:
+    """The `recv` of what comes back from other slices."""
+    name = re.search(r'_xla_host_transfer_rendezvous="[^"]*"', sent.instruction.attributes)[0]
+    return next(each for each in sent.computation.values() if each.opcode == "recv" and name in each.attributes)
 
 
 def _bytes(kind: str, operands: tuple[Array, ...], groups: np.ndarray) -> int:
@@ -137,9 +154,13 @@ def groups_of(instruction: Instruction, num_partitions: int) -> np.ndarray:
     """Devices of each group, [groups, n], by their number in the mesh; of a permute, [pairs, (source, target)].
 
     They are listed, counted off from a reshaped and transposed range ([2,4]<=[4,2]T(1,0)), or named by axes of a mesh
-    of the compiler's own. Raises ValueError for any other notation.
+    of the compiler's own. Between slices, of which a text has the program of one, they are devices of the same number
+    in each, the mesh's slowest axis. Raises ValueError for any other notation.
     """
     text = instruction.attributes
+    if found := re.search(r"_xla_megascale_target=\"?\{\{?([\d,:>-]+)\}", text):
+        count = sum(_length(each) for each in re.split(",|->", found[1]))
+        return np.arange(count * num_partitions).reshape(count, -1).T
     if found := re.search(r"\b(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}", text):
         listed = [_numbers(each) for each in re.findall(r"\{([\d,]+)\}", found[1])]
         return np.asarray(listed or [range(num_partitions)])
@@ -149,6 +170,12 @@ def groups_of(instruction: Instruction, num_partitions: int) -> np.ndarray:
         return _along_axes(*found.groups())
     raise ValueError(f"{instruction.name}: {instruction.opcode} names its groups in a way that sharding/collectives.py "
                      f"does not know: {text[:200]}")
+
+
+def _length(text: str) -> int:
+    """Of "3", one, or "1:4", four."""
+    first, _, last = text.partition(":")
+    return int(last or first) - int(first) + 1
 
 
 def _counted_off(text: str) -> np.ndarray:

@@ -95,6 +95,36 @@ def test_what_overlaps_computation_on_a_tpu_counts_once():
     assert [each.kind for each in more[len(collectives(TEXT, MESH)):]] == ["all-gather", "all-gather"]
 
 
+@pytest.mark.parametrize(("kind", "target", "sent", "gets", "found"), [
+    ("ALL_REDUCE", '"{1,2}x{0:3}"', "%p", "f32[4,16]", ("all-reduce", 2, 256)),
+    ("ALL_GATHER", '"{1:4}x{0:3}"', "%p", "f32[16,16]", ("all-gather", 4, 768)),
+    ("REDUCE_SCATTER", '"{1,2}x{0:3}"', "%p", "f32[2,16]", ("reduce-scatter", 2, 128)),
+    ("ALL_TO_ALL", "{{100000,200000,300000,400000},{100001,200001,300001,400001}}", "%q", "bf16[4,2]",
+     ("all-to-all", 4, 12)),
+    ("ONE_TO_ONE", "{{100000->200000},{200000->100000}}", "%p", "f32[4,16]", ("collective-permute", 2, 256))])
+def test_what_goes_between_slices_is_sent_by_the_host(kind, target, sent, gets, found):
+    """`num_partitions` counts the devices of one slice."""
+    name = (f'is_host_transfer=true, frontend_attributes={{_xla_host_transfer_rendezvous="x",_xla_megascale_target='
+            f'{target},_xla_megascale_transfer_type="{kind}"}}')
+    lines = (f"  %after = token[] after-all()\n"
+             f"  %out = (f32[4,16]{{1,0}}, u32[], token[]) send({sent}, %after), channel_id=6, {name}\n"
+             f"  %in = ({gets}{{1,0}}, u32[], token[]) recv(%after), channel_id=5, {name}\n"
+             f"  %out-done = token[] send-done(%out), channel_id=6, is_host_transfer=true\n")
+    text = TEXT.replace("num_partitions=8", "num_partitions=4").replace("  ROOT %result", lines + "  ROOT %result")
+    mesh = types.SimpleNamespace(shape={"slice": found[1], "data": 1, "fsdp": 4})
+    between = collectives(text, mesh)[-1]
+    assert between.axes == ("slice",)
+    assert (between.kind, between.group_size, between.bytes) == found
+    assert str(between.results[0]) == gets
+    assert len(collectives(text.replace("_xla_megascale", "_callback"))) == len(collectives(TEXT))
+
+
+def test_a_transfer_between_slices_of_an_unknown_kind_is_an_error():
+    line = '  %out = f32[4]{0} send(%p), is_host_transfer=true, x={_xla_megascale_transfer_type="SWAP"}\n'
+    with pytest.raises(ValueError, match="out: send exchanges arrays in a way"):
+        collectives(TEXT.replace("  ROOT %result", line + "  ROOT %result"))
+
+
 def test_arrays_are_what_is_made_and_held():
     made = made_arrays(TEXT)
     assert {array for array, loops in made if len(loops) == 2} >= {Array("f32", (8, 16)), Array("f32", (6, 16))}
