@@ -76,3 +76,13 @@ def resolve_dtype(dtype: str) -> str:
     from models.config import default_dtype
 
     return default_dtype() if dtype == "auto" else dtype
+
+
+def compute_in(dtype: str) -> str:
+    """`dtype`, having JAX compute in it: in float32 alone, accelerators would round what they multiply to bfloat16
+    (TPUs) or to TF32 (NVIDIA's, from Ampere on). What JAX_DEFAULT_MATMUL_PRECISION says comes before."""
+    import jax
+
+    if dtype == "float32" and jax.default_backend() != "cpu" and jax.config.jax_default_matmul_precision is None:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    return dtype

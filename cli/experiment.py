@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from cli import banner
-from cli.checks import max_row_length, resolve_dtype
+from cli.checks import compute_in, max_row_length, resolve_dtype
 from cli.columns import NOTHING, Needed, tell_unread
 from cli.command import print_once
 from cli.flags import RunFlags, TrainingFlags, check_flags
@@ -44,7 +44,8 @@ def resolve(flags: Flags) -> Flags:
 
     models = {name: absolute_reference(getattr(flags, name)) for name in ("model", "reference")
               if getattr(flags, name, None)}
-    return dataclasses.replace(flags, dtype=stored_dtype(flags, resolve_dtype(flags.dtype)), **models)
+    dtype = compute_in(stored_dtype(flags, resolve_dtype(flags.dtype)))
+    return dataclasses.replace(flags, dtype=dtype, **models)
 
 
 def open_sources(flags: RunFlags, tokenizer: Any) -> tuple[list[Any], list[Any]]:

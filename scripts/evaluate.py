@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cli import command
-from cli.checks import check_positive, check_seed, resolve_dtype
+from cli.checks import check_positive, check_seed, compute_in, resolve_dtype
 from cli.flags import SamplingMeshFlags, seed_field
 from errors import InputError, shown
 from files import only_one
@@ -104,7 +104,7 @@ def main(config: Config) -> None:
         return
     check(config)
     connect(config.hosts)
-    config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
+    config = dataclasses.replace(config, dtype=compute_in(resolve_dtype(config.dtype)))
     layout, folder, models = make_layout(config.mesh), Path(config.output_dir), every_checkpoint(config.model)
     baseline = read_evaluation(Path(config.baseline)) if config.baseline else {}
     if is_url(config.model):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from cli import command
-from cli.checks import check_file, check_positive, check_seed, resolve_dtype
+from cli.checks import check_file, check_positive, check_seed, compute_in, resolve_dtype
 from cli.flags import SamplingFlags, SamplingMeshFlags, seed_field, temperature_field
 from cli.renamed import GENERATE
 from data.sources import DataSource
@@ -114,7 +114,7 @@ def main(config: Config) -> None:
     check(config)
     connect(config.hosts)
     layout = make_layout(config.mesh)
-    config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
+    config = dataclasses.replace(config, dtype=compute_in(resolve_dtype(config.dtype)))
     opened = open_policy(config.model)
     work = open_work(config, opened)
     command_so_far = describe(config, work)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cli import command
-from cli.checks import check_file, check_positive, check_temperature, max_row_length, resolve_dtype
+from cli.checks import check_file, check_positive, check_temperature, compute_in, max_row_length, resolve_dtype
 from cli.flags import temperature_field
 from data.sources import DataSource
 from errors import InputError
@@ -87,7 +87,7 @@ def main(config: Config) -> None:
     records = read_records(sources, encoder, functools.partial(track, what="reading"))
     for line in explain(records.counts):
         command.print_once(f"note: {line}")
-    dtype = resolve_dtype(config.dtype)
+    dtype = compute_in(resolve_dtype(config.dtype))
     model, variables = opened.load(layout, dtype=dtype, param_dtype=dtype)
     scores = score_rows(model, variables, [row for rows in records.rows for row in rows], config.batch_size, layout,
                         make_scorer(opened, config.temperature), functools.partial(track, what="scoring"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cli import command
-from cli.checks import check_positive, resolve_dtype
+from cli.checks import check_positive, compute_in, resolve_dtype
 from cli.flags import SamplingMeshFlags
 from errors import InputError
 from sharding.hosts import HostsConfig
@@ -90,7 +90,7 @@ def main(config: Config) -> None:
     opened = open_model(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
     served = open_served(config, opened.config, tokenizer)
-    dtype = resolve_dtype(config.dtype)
+    dtype = compute_in(resolve_dtype(config.dtype))
     model, variables = opened.load(layout, dtype=dtype, param_dtype=dtype)
     engine = None if model.config.reward_head else open_engine(config, served, model, variables, layout)
     grammars = Grammars(tokenizer, model.config.vocab_size)
