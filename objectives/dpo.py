@@ -110,13 +110,9 @@ def loss_nca_pair(p: Pairs) -> Float[Array, "P"]:
 
 
 def loss_bco_pair(p: Pairs) -> Float[Array, "P"]:
-    """-log S(beta D_w - delta) - log S(delta - beta D_l). BCO (Jung et al. 2024, arXiv:2404.04656).
-
-    The paper's delta is a running mean of (beta D_w + beta D_l)/2 (the metrics rewards/chosen and rewards/rejected),
-    which comes in the column bco_delta [B]. Without one it is 0, as always in TRL's DPO trainer.
-    """
-    delta = split_pairs(p.columns["bco_delta"])[0] if "bco_delta" in p.columns else 0.0
-    return -log_sigmoid(p.beta * p.D_w - delta) - log_sigmoid(delta - p.beta * p.D_l)
+    """-log S(beta D_w) - log S(-beta D_l). BCO (Jung et al. 2024, arXiv:2404.04656), whose delta, a running mean of
+    rewards over steps that is taken from both, is 0 here, as in TRL's DPO trainer."""
+    return -log_sigmoid(p.beta * p.D_w) - log_sigmoid(-p.beta * p.D_l)
 
 
 def loss_sppo_hard(p: Pairs) -> Float[Array, "P"]:
@@ -350,5 +346,4 @@ def configure(**settings: Any) -> Callable[[Any, dict[str, ArrayLike]], Loss]:
     names = [name for name, _ in used["losses"]]
     objective.couples_rows = any(name in COUPLED for name in names)
     objective.needs = ("ref_logps", *(["chosen_length"] if "sft_token" in names else []))
-    objective.optional = ("bco_delta",) if "bco_pair" in names else ()
     return objective

@@ -33,7 +33,6 @@ def test_what_objectives_declare():
         (), (), (), ("ref_logps", "label", "kto_z"), ("ref_logps",)]
     assert declared(reward_model, "optional") == ("margin",)
     assert declared(configure(losses=(("sft_token", 1.0), ("bco_pair", 1.0)))) == ("ref_logps", "chosen_length")
-    assert declared(configure(losses=(("bco_pair", 1.0),)), "optional") == ("bco_delta",)
     assert declared(configure_grpo()) == ("advantages",)
     assert declared(configure_grpo(beta=0.1, mask_truncated=True, importance_sampling_correction="token_mask")) == (
         "advantages", "ref_logps", "truncated", "sampler_logps")
@@ -81,8 +80,8 @@ def test_one_name_may_stand_alone():
 
 
 def test_optional_columns_are_those_of_the_first_row():
-    needed = Needed((), ("margin", "bco_delta"))
-    assert needed.found([Rows([{"margin": 1}]), Rows([{}])]) == {"columns": ("margin",), "absent": ("bco_delta",)}
+    needed = Needed((), ("margin", "bonus"))
+    assert needed.found([Rows([{"margin": 1}]), Rows([{}])]) == {"columns": ("margin",), "absent": ("bonus",)}
 
 
 def test_rows_that_cannot_be_read_are_left_to_those_who_read_them():

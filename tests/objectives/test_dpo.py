@@ -35,7 +35,7 @@ def batch():
 
 OPTIONS = {"ld": {"ld_alpha": 0.4}, "wpo": {"wpo": True}, "alpha_divergence_0.3": {"divergence": "alpha_divergence",
                                                                                   "alpha": 0.3}}
-SPECIAL = {"dpo/sigmoid_smoothed": named("sigmoid", label_smoothing=0.1), "dpo/bco_pair_delta": named("bco_pair"),
+SPECIAL = {"dpo/sigmoid_smoothed": named("sigmoid", label_smoothing=0.1),
            "dpo/mixed": configure(losses=(("sigmoid", 0.8), ("bco_pair", 0.2), ("sft_token", 1.0)), beta=0.3)}
 
 
@@ -51,8 +51,6 @@ def objective_of(case):
 @pytest.mark.parametrize("case", cases("dpo/"))
 def test_equals_trl(case):
     columns = {"chosen_length": chosen_length(jnp.asarray(load()["loss_mask"]))}
-    if case == "dpo/bco_pair_delta":
-        columns["bco_delta"] = load()["bco_delta"]
     assert_equals_trl(objective_of(case), case, **columns)
 
 
