@@ -27,7 +27,8 @@ from objectives.sft import sft
 def counted(scores, batch):
     real = (batch["segment_ids"] != 0).astype(jnp.float32)
     counts = jnp.zeros(128).at[batch["tokens"]].add(real)
-    return sft(scores, batch)._replace(metrics={f"row{i}": (counts[i], jnp.float32(1)) for i in range(128)})
+    share = jnp.sum(jnp.any(real, axis=1)) / BATCH  # of the global batch's rows, which may lie on several devices
+    return sft(scores, batch)._replace(metrics={f"row{i}": (counts[i], share) for i in range(128)})
 """
 """an objective that says how many tokens of each row are in the global batch, where the loss is computed"""
 
@@ -125,7 +126,7 @@ def test_the_last_step_reaches_into_the_next_epoch():
 def write_data(folder, case):
     """The flags of a run of the case, its data and its objective written."""
     packing, sources, weights, steps, _ = CASES[case]
-    (folder / "ledger.py").write_text(COUNTING)
+    (folder / "ledger.py").write_text(COUNTING.replace("BATCH", str(B)))
     for number, source in enumerate(sources):
         lines = (json.dumps({"tokens": [row] * length}) + "\n" for row, length in source.items())
         (folder / f"{number}.jsonl").write_text("".join(lines))
