@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import operator
 import os
 import shutil
@@ -118,6 +119,50 @@ def test_a_token_costs_what_the_length_of_its_own_batch_makes_it_cost(tmp_path):
           lambda position: Longer(position, nothing), tmp_path, Placement(1, 1, one_device()), config)
     costs = [line["tflops_per_second"] / line["tokens_per_second"] for line in read_metrics(tmp_path)]
     assert costs == pytest.approx([2, 3, 1, 2, 3, 1, 2])
+
+
+class Number:
+    """A metric that is told when it is read."""
+
+    def __init__(self, value, tell):
+        self._value, self._tell = value, tell
+
+    def __array__(self, dtype=None, copy=None):
+        self._tell()
+        return np.asarray(self._value)
+
+
+def test_the_devices_never_wait_for_the_host(tmp_path):
+    """The metrics of a step are read once the next one is under way."""
+    order, numbers = [], itertools.count(1)
+
+    def step(state, batch):
+        state, metrics = update(state, batch["tokens"])
+        number = next(numbers)
+        order.append(f"step {number}")
+        told = Number(0, lambda: order.append(f"read {number}"))
+        return state, metrics | {"loss": told}
+
+    train(beginning(one_device()), step, lambda position: OneStream(position, nothing), tmp_path,
+          Placement(1, 1, one_device()), LoopConfig(4, 0, 0))
+    assert order == ["step 1", "step 2", "read 1", "step 3", "read 2", "step 4", "read 3", "read 4"]
+
+
+def programs(folder):
+    """How often a program was executed while a profile was taken."""
+    [file] = folder.rglob("*.xplane.pb")
+    return sum("ExecuteHelper" in event.name for plane in jax.profiler.ProfileData.from_file(str(file)).planes
+               for line in plane.lines for event in line.events)
+
+
+def test_a_step_is_the_only_program_of_a_step(tmp_path):
+    state, tokens = beginning(one_device()), jnp.ones((1, 2), jnp.int32)
+    jax.block_until_ready(update(state, tokens))
+    with jax.profiler.trace(str(tmp_path / "once")):
+        jax.block_until_ready(update(state, tokens))
+    train(state, lambda state, batch: update(state, batch["tokens"]), lambda position: OneStream(position, nothing),
+          tmp_path, Placement(1, 1, one_device()), LoopConfig(STEPS, 0, 0, profile=(2, STEPS - 1)))
+    assert programs(tmp_path / "profile") == (STEPS - 2) * programs(tmp_path / "once") > 0
 
 
 def raising(bad):
