@@ -79,6 +79,7 @@ def main(config: Config) -> None:
     from serving.metrics import Metrics
     from serving.scoring import Scorer
     from serving.ticks import Ticks
+    from sharding.exchange import broadcast
     from sharding.hosts import connect, is_main
     from sharding.mesh import make_layout
     from training.runs import open_model
@@ -86,6 +87,7 @@ def main(config: Config) -> None:
     api_key = check(config)
     connect(config.hosts)
     listener = take_port(config.host, config.port) if is_main() else None
+    broadcast(None)  # no process goes on where the port is refused
     layout = make_layout(config.mesh)
     opened = open_model(config.model)
     tokenizer = open_tokenizer(opened.tokenizer)
@@ -101,8 +103,8 @@ def main(config: Config) -> None:
     jobs = Jobs(ticks, engine.num_slots if engine else config.num_slots, config.max_queue, Metrics())
     app = make_app(served, jobs, grammars, api_key, only_here=api_key is None and is_loopback(config.host))
     address = f"[{config.host}]" if ":" in config.host else config.host
-    print(f"serving {' '.join(served.names)} at http://{address}:{listener.getsockname()[1]}/v1", flush=True)
-    serve(app, listener, ticks)
+    line = f"serving {' '.join(served.names)} at http://{address}:{listener.getsockname()[1]}/v1"
+    serve(app, listener, ticks, lambda: print(line, flush=True))
 
 
 def run_beside(ticks: Any) -> None:

@@ -34,8 +34,10 @@ GONE = 499
 """status where the client has gone, which nobody reads"""
 BODY_SECONDS = 30
 """in which a body must have come"""
-LARGEST_BODY = 2**24
-"""bytes"""
+LARGEST_BODY = 2**22
+"""bytes; as objects they take up to sixty times as much"""
+LARGE_BODY = 2**16
+"""bytes from which a body is parsed in a thread, and holds nobody up"""
 
 
 class JsonResponse(Response):
@@ -50,80 +52,80 @@ class JsonResponse(Response):
 def make_app(served: Served, jobs: Jobs, grammars: Grammars, api_key: str | None = None,
              only_here: bool = True) -> Starlette:
     """The server of a model. `only_here`: it is called by this machine's names alone."""
-    texts = TokenTexts(served.tokenizer)
-
-    async def list_models(request: Request) -> Response:
-        return JsonResponse({"object": "list", "data": [_model(served, name) for name in served.names]})
-
-    async def show_model(request: Request) -> Response:
-        served.check_name(request.path_params["name"])
-        return JsonResponse(_model(served, request.path_params["name"]))
-
-    async def complete(request: Request, body: CompletionBody) -> Response:
-        served.check_writes()
-        return await answer(request, body.stream, lambda: CompletionAnswer(served, texts, body))
-
-    async def chat(request: Request, body: ChatBody) -> Response:
-        served.check_writes()
-        return await answer(request, body.stream, lambda: ChatAnswer(served, texts, grammars, body))
-
-    async def score(request: Request, body: ScoreBody) -> Response:
-        return await answer(request, False, lambda: ScoreAnswer(served, body))
-
-    async def tokenize(request: Request, body: TokenizeBody) -> Response:
-        return JsonResponse(await anyio.to_thread.run_sync(tokens.tokenize, served, body))
-
-    async def detokenize(request: Request, body: DetokenizeBody) -> Response:
-        return JsonResponse(await anyio.to_thread.run_sync(tokens.detokenize, served, body))
-
-    async def tokenizer_info(request: Request) -> Response:
-        return JsonResponse(tokens.describe(served))
-
-    async def health(request: Request) -> Response:
-        return Response(status_code=503 if jobs.ticks.ended.is_set() else 200)
-
-    async def metrics(request: Request) -> Response:
-        return Response(jobs.metrics.text(), media_type="text/plain; version=0.0.4")
+    handlers = _Handlers(served, jobs, grammars)
+    bodies: dict[str, tuple[type[Body], Any]] = {
+        "/v1/completions": (CompletionBody, handlers.complete), "/v1/chat/completions": (ChatBody, handlers.chat),
+        "/v1/score": (ScoreBody, handlers.score), "/tokenize": (TokenizeBody, handlers.tokenize),
+        "/detokenize": (DetokenizeBody, handlers.detokenize)}
 
     async def describe(request: Request) -> Response:
         return JsonResponse(openapi.document(bodies))
 
-    async def answer(request: Request, streams: bool | None, prepare: Callable[[], Answer]) -> Response:
-        """What a job of it gives, as a whole or in a stream."""
-        prepared = await anyio.to_thread.run_sync(prepare)
-        job = jobs.submit(prepared.draws, prepared.rows)
-        try:
-            await job.taken()
-            if streams:
-                return _Events(prepared, job, served.timeout)
-            return await _whole(request, prepared, job, served.timeout)
-        except BaseException:
-            job.close()
-            raise
-
-    bodies: dict[str, tuple[type[Body], Any]] = {
-        "/v1/completions": (CompletionBody, complete), "/v1/chat/completions": (ChatBody, chat),
-        "/v1/score": (ScoreBody, score), "/tokenize": (TokenizeBody, tokenize),
-        "/detokenize": (DetokenizeBody, detokenize)}
-
-    def reading(kind: type[Body], handler: Any) -> Handler:
-        async def read_and_handle(request: Request) -> Response:
-            body = await read(request, kind)
-            body.check()
-            served.check_name(body.model)
-            return await handler(request, body)
-
-        return read_and_handle
-
-    gets = {"/v1/models": list_models, "/v1/models/{name:path}": show_model, "/tokenizer_info": tokenizer_info,
-            "/health": health, "/metrics": metrics, "/openapi.json": describe}
+    gets = {"/v1/models": handlers.list_models, "/v1/models/{name:path}": handlers.show_model,
+            "/tokenizer_info": handlers.tokenizer_info, "/health": handlers.health, "/metrics": handlers.metrics,
+            "/openapi.json": describe}
     routes = [*(Route(path, handler) for path, handler in gets.items()),
-              *(Route(path, reading(*each), methods=["POST"]) for path, each in bodies.items())]
+              *(Route(path, _reading(served, *each), methods=["POST"]) for path, each in bodies.items())]
     app = Starlette(routes=routes, exception_handlers={
         Refusal: _refuse, InputError: _refuse_input, HTTPException: _refuse_http, ClientDisconnect: _nobody,
         Exception: _fail})
     app.add_middleware(Doors, api_key=api_key, only_here=only_here, metrics=jobs.metrics, paths={*gets, *bodies})
     return app
+
+
+class _Handlers:
+    """What each path answers. What takes a while is prepared in a thread."""
+
+    def __init__(self, served: Served, jobs: Jobs, grammars: Grammars):
+        self._served, self._jobs, self._grammars = served, jobs, grammars
+        self._texts = TokenTexts(served.tokenizer)
+
+    async def list_models(self, request: Request) -> Response:
+        return JsonResponse({"object": "list", "data": [_model(self._served, name) for name in self._served.names]})
+
+    async def show_model(self, request: Request) -> Response:
+        self._served.check_name(request.path_params["name"])
+        return JsonResponse(_model(self._served, request.path_params["name"]))
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        return JsonResponse(tokens.describe(self._served))
+
+    async def health(self, request: Request) -> Response:
+        return Response(status_code=503 if self._jobs.ticks.ended.is_set() else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._jobs.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def tokenize(self, request: Request, body: TokenizeBody) -> Response:
+        return JsonResponse(await anyio.to_thread.run_sync(tokens.tokenize, self._served, body))
+
+    async def detokenize(self, request: Request, body: DetokenizeBody) -> Response:
+        return JsonResponse(await anyio.to_thread.run_sync(tokens.detokenize, self._served, body))
+
+    async def score(self, request: Request, body: ScoreBody) -> Response:
+        return await self._answer(request, False, lambda: ScoreAnswer(self._served, body))
+
+    async def complete(self, request: Request, body: CompletionBody) -> Response:
+        self._served.check_writes()
+        return await self._answer(request, body.stream, lambda: CompletionAnswer(self._served, self._texts, body))
+
+    async def chat(self, request: Request, body: ChatBody) -> Response:
+        self._served.check_writes()
+        return await self._answer(request, body.stream, lambda: ChatAnswer(
+            self._served, self._texts, self._grammars, body))
+
+    async def _answer(self, request: Request, streams: bool | None, prepare: Callable[[], Answer]) -> Response:
+        """What a job gives, as a whole or in a stream."""
+        prepared = await anyio.to_thread.run_sync(prepare)
+        job = self._jobs.submit(prepared.draws, prepared.rows)
+        try:
+            await job.taken()
+            if streams:
+                return _Events(prepared, job, self._served.timeout)
+            return await _whole(request, prepared, job, self._served.timeout)
+        except BaseException:
+            job.close()
+            raise
 
 
 def _model(served: Served, name: str) -> dict[str, Any]:
@@ -133,14 +135,27 @@ def _model(served: Served, name: str) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
-async def read(request: Request, kind: type[Some]) -> Some:
+def _reading(served: Served, kind: type[Body], handler: Any) -> Handler:
+    """A handler of a request, of one that takes its body, too."""
+    async def read_and_handle(request: Request) -> Response:
+        body = await _read(request, kind)
+        body.check()
+        served.check_name(body.model)
+        return await handler(request, body)
+
+    return read_and_handle
+
+
+async def _read(request: Request, kind: type[Some]) -> Some:
     """The body. Raises Refusal for what is none."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "a body is JSON, with the header Content-Type: application/json")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             content = await _content(request)
-        return kind.model_validate_json(content)
+        if len(content) < LARGE_BODY:
+            return kind.model_validate_json(content)
+        return await anyio.to_thread.run_sync(kind.model_validate_json, content)
     except TimeoutError:
         raise Refusal(408, f"the body has not come within {BODY_SECONDS} s") from None
     except pydantic.ValidationError as error:

@@ -1,59 +1,23 @@
 """POST /v1/chat/completions: messages are answered by one of the assistant's."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from data.chat import encode_prompt, open_template, render
-from data.messages import read_messages, text_of
-from data.tool_calls import as_text
-from data.turns import read_conversation
-from errors import InputError
 from rollouts.engine import Output
 from serving.answers import logps_of, make_head, usage, wanted
+from serving.conversations import encode_chat
 from serving.drawing import make_draws, stop_strings
-from serving.grammar import Grammars, Marks, answer_of_calls, answer_of_schema, answer_or_calls, whole
+from serving.grammar import Grammars
 from serving.jobs import Job
 from serving.logprobs import TokenTexts, of_chat
 from serving.reading import CLOSES, OPENS, Delta, Reader, as_message
 from serving.refusals import Refusal
-from serving.schemas import ChatBody, Conversation, NamedTool
+from serving.rules import Marks, answer_of_calls, answer_of_schema, answer_or_calls, whole
+from serving.schemas import ChatBody, NamedTool
 from serving.served import Served
 from serving.text import StopCutter, TextStream
 
 CHUNK = "chat.completion.chunk"
-
-
-def encode_chat(served: Served, body: Conversation, tools: Sequence[Any]) -> list[int]:
-    """The tokens of a conversation and the header of the assistant's turn, by the chat template. Raises InputError
-    where the template leaves something out."""
-    messages = read_messages([_plain(message) for message in body.messages or ()])
-    columns: dict[str, Any] = {"chat_template_kwargs": {**served.template_kwargs, **(body.chat_template_kwargs or {})}}
-    if tools and served.writes_tools:
-        messages = as_text(served.tool_format, messages, tools)
-    elif tools:
-        columns["tools"] = tools
-    if body.continue_final_message:
-        return served.encode_rendered(_continued(served, messages, columns))
-    if body.add_generation_prompt is False:
-        return served.encode_rendered(render(served.text, messages, **columns))
-    encoded = encode_prompt(served.text, messages, **columns)
-    if encoded.events["content_dropped"]:
-        raise InputError("the chat template leaves out what is said by a role that it has not; give another role")
-    return encoded.tokens
-
-
-def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAI's developer is the system."""
-    return {**message, "role": "system"} if message.get("role") == "developer" else dict(message)
-
-
-def _continued(served: Served, messages: Sequence[Any], columns: Mapping[str, Any]) -> str:
-    """The text of a conversation whose last message, the assistant's, is gone on with."""
-    if len(messages) < 2 or messages[-1]["role"] != "assistant" or messages[-1].get("tool_calls"):
-        raise InputError("continue_final_message goes on with the assistant's text; the last message is none")
-    template = open_template(served.text, columns)
-    given = read_conversation(template, messages)
-    return template.render(given[:-1], True) + text_of(given[-1]["content"])
 
 
 class ChatAnswer:

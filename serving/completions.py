@@ -34,6 +34,8 @@ class CompletionAnswer:
     def _draws(self) -> list[Draw]:
         body = self._body
         check_choices(len(self._prompts) * (body.n or 1))
+        if stop_strings(body):
+            self._served.check_text()
         limits = [self._served.limit(prompt, body.max_tokens, DEFAULT_TOKENS) for prompt in self._prompts]
         return make_draws(body, self._prompts, limits, wanted(body.logprobs)) if all(limits) else []
 

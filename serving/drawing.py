@@ -9,7 +9,7 @@ import numpy as np
 
 from errors import InputError
 from rollouts.engine import Request
-from rollouts.requests import fold_keys
+from rollouts.requests import LARGEST_BIAS, fold_keys
 from rollouts.sampling import Controls, make_controls
 from rollouts.stops import Ends, make_ends
 from serving.grammar import Grammars
@@ -60,10 +60,13 @@ def _keys(seed: int | None, count: int) -> list[list[int]]:
 
 
 def _bias(body: Sampling) -> list[tuple[int, float]]:
-    try:
-        return [(int(token), value) for token, value in (body.logit_bias or {}).items()]
-    except ValueError:
-        raise InputError("logit_bias maps token ids to numbers; a name in it is no whole number") from None
+    bias = body.logit_bias or {}
+    wrong = next((token for token, value in bias.items() if not token.isdecimal() or len(token) > len(str(2**31))
+                  or type(value) not in (int, float) or not abs(value) <= LARGEST_BIAS), None)
+    if wrong is not None:
+        raise InputError(f"logit_bias maps token ids to numbers from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}; mend "
+                         f"{wrong[:40]!r}: {str(bias[wrong])[:40]!r}")
+    return [(int(token), float(value)) for token, value in bias.items()]
 
 
 def request_maker(tokenizer: Any, grammars: Grammars) -> Callable[[Draw], Request]:

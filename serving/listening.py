@@ -5,6 +5,7 @@ import ipaddress
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -44,13 +45,13 @@ def _taken(host: str, port: int, error: OSError) -> str:
             f"another port")
 
 
-def serve(app: Any, listener: socket.socket, ticks: Ticks) -> None:
+def serve(app: Any, listener: socket.socket, ticks: Ticks, tell: Callable[[], None]) -> None:
     """Until SIGTERM or Ctrl-C, after which answers on their way have GRACE; or until the engine's thread fails, whose
-    error is raised."""
+    error is raised. `tell` is called once it can be reached."""
     engine = threading.Thread(target=ticks.run, name="engine", daemon=True)
     server = _Server(uvicorn.Config(
         app, log_level="warning", http="h11", ws="none", lifespan="off", timeout_graceful_shutdown=GRACE,
-        limit_concurrency=CONNECTIONS, server_header=False, proxy_headers=False))
+        limit_concurrency=CONNECTIONS, server_header=False, proxy_headers=False), tell)
     engine.start()
     try:
         asyncio.run(_until_the_engine_ends(server, listener, ticks))
@@ -64,6 +65,14 @@ def serve(app: Any, listener: socket.socket, ticks: Ticks) -> None:
 class _Server(uvicorn.Server):
     """One that ends as asked by a signal, and does not raise it once more then: the other processes of a run are to be
     told."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[], None]):
+        super().__init__(config)
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tell()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.force_exit = self.should_exit and sig == signal.SIGINT

@@ -3,15 +3,17 @@
 What is not known is tolerated. What would change the answer and is not done (UNSUPPORTED) is refused by name.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictInt
 
 from serving.refusals import Refusal
 
+Item = TypeVar("Item")
 Token = Annotated[StrictInt, Field(ge=0)]
 Count = Annotated[StrictInt, Field(ge=1)]
-Tokens = Annotated[list[Token], Field(min_length=1)]
+Some = Annotated[list[Item], Field(min_length=1), FailFast()]
+"""one or more; the first that is wrong is told, and not a million"""
 
 UNSUPPORTED = ("suffix", "best_of", "use_beam_search", "length_penalty", "min_tokens", "functions", "function_call",
                "modalities", "audio", "web_search_options", "prompt_logprobs", "chat_template", "documents",
@@ -50,10 +52,11 @@ class Sampling(Body):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None
+    """token ids to numbers"""
     seed: int | None = None
-    stop: str | list[str | None] | None = None
-    stop_token_ids: list[Token] | None = None
+    stop: str | Annotated[list[str | None], FailFast()] | None = None
+    stop_token_ids: Annotated[list[Token], FailFast()] | None = None
     ignore_eos: bool | None = None
     n: Count | None = None
     stream: bool | None = None
@@ -67,7 +70,7 @@ class Sampling(Body):
 class CompletionBody(Sampling):
     """POST /v1/completions"""
 
-    prompt: str | Tokens | Annotated[list[str], Field(min_length=1)] | Annotated[list[Tokens], Field(min_length=1)]
+    prompt: str | Some[Token] | Some[str] | Some[Some[Token]]
     max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     echo: bool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
@@ -120,8 +123,8 @@ class ResponseFormat(BaseModel):
 class Conversation(Body):
     """What a chat template is given."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    tools: list[Tool] | None = None
+    messages: Some[dict[str, Any]]
+    tools: Annotated[list[Tool], FailFast()] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -144,7 +147,7 @@ class ChatBody(Conversation, Sampling):
 class TokenizeBody(Conversation):
     """POST /tokenize: of a text, or of messages as the chat template writes them"""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Some[dict[str, Any]] | None = None
     prompt: str | None = None
     add_special_tokens: bool | None = None
 
@@ -152,13 +155,13 @@ class TokenizeBody(Conversation):
 class DetokenizeBody(Body):
     """POST /detokenize"""
 
-    tokens: list[Token]
+    tokens: Annotated[list[Token], FailFast()]
 
 
 class ScoreBody(Body):
     """POST /v1/score: texts, or rows as scripts.score has them (text, messages, prompt and completion, tokens)"""
 
-    input: str | dict[str, Any] | Annotated[list[str | dict[str, Any]], Field(min_length=1)]
+    input: str | dict[str, Any] | Some[str | dict[str, Any]]
 
     def rows(self) -> list[dict[str, Any]]:
         given = self.input if isinstance(self.input, list) else [self.input]

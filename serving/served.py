@@ -51,9 +51,12 @@ class Served:
     @property
     def text(self) -> Any:
         """The tokenizer. Raises InputError for a model that has none."""
+        self.check_text()
+        return self.tokenizer
+
+    def check_text(self) -> None:
         if self.tokenizer is None:
             raise InputError("the model has no tokenizer; prompts are token ids, and answers have no text")
-        return self.tokenizer
 
     def encode(self, prompt: Any) -> list[int]:
         """A text, with the BOS that the tokenizer begins texts with, or token ids. An empty text is what a new one

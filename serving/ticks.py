@@ -173,6 +173,10 @@ class Ticks:
         except InputError as error:
             self._tell(job, [error])
             return
+        except Exception as error:  # noqa: BLE001 - a bug that a request has found, in every process: others go on
+            traceback.print_exception(error, file=sys.stderr)
+            self._tell(job, [error])
+            return
         self._draws |= {identity: (job, number) for number, identity in enumerate(ids)}
         self._rows += [(job, number, Asked(*row)) for number, row in enumerate(rows)]
         self._tell(job, [Taken()])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serving.chat import encode_chat
+from serving.conversations import encode_chat
 from serving.refusals import Refusal
 from serving.schemas import DetokenizeBody, TokenizeBody
 from serving.served import Served

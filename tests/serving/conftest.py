@@ -1,31 +1,23 @@
-"""A server of the tiny model, in this process: its app, its engine's thread, and a client."""
+"""A server of the tiny model, in this process: its app, its engine's thread, and a client. Where what a server needs is
+not installed, its tests are left out."""
 
+import importlib.util
 import json
 import threading
 import types
 
 import jax
 import pytest
+from chat_model import write_model
 
-for name in ("starlette", "uvicorn", "pydantic", "prometheus_client", "llguidance"):
-    pytest.importorskip(name)
+from data.tokenizer import open_tokenizer
+from data.tool_calls import FORMATS
+from rollouts.engine import Engine
+from sharding.mesh import MeshConfig, make_layout
+from training.runs import open_policy
 
-from chat_model import write_model  # noqa: E402
-from starlette.testclient import TestClient  # noqa: E402
-
-from data.tokenizer import open_tokenizer  # noqa: E402
-from data.tool_calls import FORMATS  # noqa: E402
-from rollouts.engine import Engine  # noqa: E402
-from serving.app import make_app  # noqa: E402
-from serving.drawing import request_maker  # noqa: E402
-from serving.grammar import Grammars  # noqa: E402
-from serving.jobs import Jobs  # noqa: E402
-from serving.metrics import Metrics  # noqa: E402
-from serving.scoring import Scorer  # noqa: E402
-from serving.served import Served  # noqa: E402
-from serving.ticks import Ticks  # noqa: E402
-from sharding.mesh import MeshConfig, make_layout  # noqa: E402
-from training.runs import open_policy  # noqa: E402
+NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client", "llguidance")
+collect_ignore_glob = [] if all(map(importlib.util.find_spec, NEEDED)) else ["test_*.py"]
 
 TEMPLATE = """{% for m in messages %}{{ m.role[0] }}:{{ m.content }}{% for c in m.tool_calls or () %}\
 {"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}{% endfor %}<end>{% endfor %}\
@@ -45,6 +37,9 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def parts(model_folder):
     """What a server is made of: model, variables, tokenizer, engine, grammars."""
+    from serving.grammar import Grammars
+    from serving.scoring import Scorer
+
     layout = make_layout(MeshConfig(), jax.devices()[:1])
     opened = open_policy(str(model_folder))
     tokenizer = open_tokenizer(opened.tokenizer)
@@ -53,19 +48,27 @@ def parts(model_folder):
     engine.load(variables)
     grammars = Grammars(tokenizer, model.config.vocab_size)
     return types.SimpleNamespace(model=model, variables=variables, tokenizer=tokenizer, engine=engine,
-                                 grammars=grammars, layout=layout)
+                                 grammars=grammars, layout=layout, scorer=Scorer(model, variables, layout))
 
 
 @pytest.fixture(scope="module")
 def start(parts):
     """Servers of the model, with other settings; each has the engine to itself until the next one starts."""
+    from starlette.testclient import TestClient
+
+    from serving.app import make_app
+    from serving.drawing import request_maker
+    from serving.jobs import Jobs
+    from serving.metrics import Metrics
+    from serving.served import Served
+    from serving.ticks import Ticks
+
     ended = []
 
-    def begin(api_key=None, max_queue=64, scorer=None, engine=parts.engine, **settings):
+    def begin(api_key=None, max_queue=64, engine=parts.engine, **settings):
         while ended:
             ended.pop()()
-        ticks = Ticks(engine, request_maker(parts.tokenizer, parts.grammars),
-                      scorer or Scorer(parts.model, parts.variables, parts.layout))
+        ticks = Ticks(engine, request_maker(parts.tokenizer, parts.grammars), parts.scorer)
         thread = threading.Thread(target=ticks.run)
         thread.start()
         served = Served(("tiny", "other"), parts.model.config, parts.tokenizer, 128,

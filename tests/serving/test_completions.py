@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-from asked import expected, post, streamed
-
-from batch import Row
-from training.evaluation import score_rows
+from asked import expected, post, scores_of, streamed
 
 PROMPTS = ["Once upon", "abc"]
 
@@ -65,8 +62,7 @@ def test_echoed_log_probabilities_are_the_scorers(client, parts):
     """As lm-eval asks for them: batches of token ids, one token more, the likeliest beside each."""
     prompts = [[3, 40, 41, 9], [50] * 9, [7, 7]]
     answer = post(client, prompt=prompts, echo=True, logprobs=1, max_tokens=1, temperature=0).json()
-    rows = [Row(np.asarray(prompt, np.int32), np.ones(len(prompt), np.float32)) for prompt in prompts]
-    scores = score_rows(parts.model, parts.variables, rows, 4, parts.layout)
+    scores = scores_of(parts, prompts)
     for prompt, choice, score in zip(prompts, answer["choices"], scores, strict=True):
         logprobs = choice["logprobs"]
         assert len(logprobs["tokens"]) == len(prompt) + 1

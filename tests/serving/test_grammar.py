@@ -7,7 +7,8 @@ import pytest
 
 from data.tool_calls import FORMATS
 from errors import InputError
-from serving.grammar import Grammars, Marks, answer_of_calls, answer_of_schema, answer_or_calls, whole
+from serving.grammar import Grammars
+from serving.rules import Marks, answer_of_calls, answer_of_schema, answer_or_calls, whole
 
 TOOLS = [{"name": "weather", "parameters": {"type": "object", "properties": {
     "city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}}, "required": ["city"],

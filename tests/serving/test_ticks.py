@@ -98,6 +98,17 @@ def test_a_job_that_is_refused_is_told_and_others_go_on(ticks):
     assert good[-1].output.finish_reason == "length"
 
 
+def test_a_bug_that_a_request_finds_is_its_own(ticks, capsys):
+    _, bad = ask(ticks, [DRAW._replace(tokens=None)])
+    ticks._make_request = lambda draw: draw._replace(tokens=[*draw.tokens])
+    _, good = ask(ticks, [DRAW])
+    for _ in range(3):
+        ticks.tick()
+    assert [type(event) for event in bad] == [TypeError]
+    assert good[-1].output.finish_reason == "length"
+    assert "TypeError" in capsys.readouterr().err
+
+
 def test_who_goes_is_dropped(ticks):
     job, told = ask(ticks, [DRAW._replace(max_new_tokens=50)], [Asked([1], False)] * 5)
     other, _ = ask(ticks, [DRAW])
