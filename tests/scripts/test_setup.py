@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = ("requirements.txt", "requirements-dev.txt", "constraints.txt")
+FILES = ("requirements.txt", "requirements-serve.txt", "requirements-dev.txt", "constraints.txt")
 
 
 @pytest.fixture
