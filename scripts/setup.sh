@@ -6,7 +6,7 @@
 set -u
 venv=$1
 constraints=${CONSTRAINTS:-constraints.txt}
-made_from=$(cat requirements.txt requirements-dev.txt "$constraints" scripts/setup.sh | cksum)
+made_from=$(cat requirements.txt requirements-serve.txt requirements-dev.txt "$constraints" scripts/setup.sh | cksum)
 [ "$made_from" = "$(cat "$venv/installed" 2>/dev/null)" ] && exit 0
 
 works='import ensurepip, sys, venv
@@ -56,7 +56,7 @@ if try requirements-dev.txt; then
 else
     less=$(mktemp -d)
     trap 'rm -rf "$less"' EXIT
-    for file in requirements.txt requirements-dev.txt; do
+    for file in requirements.txt requirements-serve.txt requirements-dev.txt; do
         grep -v '^reasoning-gym' "$file" >"$less/$file"
     done
     echo "once more, without reasoning-gym, which is compiled in part ..."
