@@ -1,9 +1,10 @@
 """How a script starts and ends: with malloc's settings, its flags parsed; by one line where the input is bad."""
 
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -22,13 +23,8 @@ MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thres
 def run(main: Callable[[Any], None], config_type: type, description: str,
         renamed: Mapping[str, str] = MappingProxyType({})) -> None:
     """Parses the command line into `config_type` and calls `main`; `renamed` flags are refused with their new names.
-
-    InputError becomes one line and exit status 1, with the traceback of what it came from before it where --debug is
-    given; a stop that was asked for one line and 0.
-    """
-    debug = DEBUG in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != DEBUG]
-    try:
+    It ends as `ending` says."""
+    with ending():
         cache, arguments = take_value(sys.argv[1:], CACHE, "a folder, or off")
         config = parse(config_type, arguments, description, renamed)
         set_malloc()
@@ -37,6 +33,16 @@ def run(main: Callable[[Any], None], config_type: type, description: str,
         check_values(config)
         with lost_peers():
             main(config)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """InputError becomes one line and exit status 1, with the traceback of what it came from before it where --debug is
+    given; a stop that was asked for one line and 0."""
+    debug = DEBUG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != DEBUG]
+    try:
+        yield
     except InputError as error:
         if debug:
             traceback.print_exception(error)

@@ -199,10 +199,20 @@ def load_model(flags: Any, opened: Any, layout: Any) -> tuple[Any, Any]:
     from models.pretrained import load_merged
     from models.transformer import Transformer
 
-    lora = flags.lora if flags.lora.rank else None
-    config, params = load_merged(opened, layout, dtype=flags.dtype, remat=flags.remat, attention=flags.attention,
-                                 param_dtype=flags.dtype if lora else "float32")
-    return Transformer(config, lora, layout=layout), params
+    config, params = load_merged(opened, layout, **compute_of(flags))
+    return Transformer(config, lora_of(flags), layout=layout), params
+
+
+def lora_of(flags: Any) -> Any:
+    """The adapter that is trained; None where all weights are."""
+    lora = getattr(flags, "lora", None)
+    return lora if lora and lora.rank else None
+
+
+def compute_of(flags: Any) -> dict[str, Any]:
+    """What a model's configuration has from the flags: how it computes, and in what its weights are kept."""
+    return {"dtype": flags.dtype, "remat": flags.remat, "attention": flags.attention,
+            "param_dtype": flags.dtype if lora_of(flags) else "float32"}
 
 
 def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: int = 1, idle_steps: int = 0,
@@ -210,10 +220,14 @@ def open_optimizer(flags: RunFlags, updates_per_step: int = 1, tokens_per_step: 
     """(optimiser, schedule of its learning rate) over the run's updates, of which the first `idle_steps` steps have
     none; `whose` is said where it is not the policy's. Raises InputError where --output-dir holds a run that cannot go
     on for as many steps (check_steps)."""
+    check_steps(flags, updates_per_step, tokens_per_step, idle_steps, whose)
+    return make_optimizer_of(flags, (flags.max_steps - idle_steps) * updates_per_step, whose)
+
+
+def make_optimizer_of(flags: RunFlags, updates: int, whose: str = "") -> tuple[Any, Any]:
+    """(optimiser, schedule of its learning rate) over so many updates."""
     from training.optimizer import make_optimizer, make_schedule
 
-    check_steps(flags, updates_per_step, tokens_per_step, idle_steps, whose)
-    updates = (flags.max_steps - idle_steps) * updates_per_step
     try:
         schedule = make_schedule(flags.optimizer, flags.learning_rate, updates)
     except InputError as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,22 @@ def _embedded() -> Path:
     return Path(spec.origin).parent / file
 
 
-def _fetch(hub_id: str) -> Path:
+def is_on_hub(reference: str) -> bool:
+    """Whether it is no local path, but named as the Hub's models are."""
+    return not Path(reference).expanduser().exists() and bool(_HUB_ID.fullmatch(reference))
+
+
+def fetch_config(hub_id: str) -> ModelConfig:
+    """The configuration alone of a model on the Hub; its weights stay there."""
+    path = _fetch(hub_id, ["config.json"]) / "config.json"
+    return from_hf(read_json(path), str(path))
+
+
+def _fetch(hub_id: str, wanted: Sequence[str] = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")) -> Path:
     import huggingface_hub
 
-    wanted = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(wanted)))
     except (OSError, ValueError, RuntimeError) as error:  # what the hub and its HTTP client raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {hub_id!r} is not a local path and could not be fetched from the Hub ({reason}); "

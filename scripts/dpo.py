@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from cli import command
 from cli.flags import AnsweringFlags, ReferenceFlags
@@ -55,8 +56,8 @@ def main(config: Config) -> None:
     from training.reference import needs_reference, prepare_pairs
     from training.runs import open_policy
     from training.state import init_state
-    from training.step import check_split, make_train_step
-    from training.sync import make_sync, start_sync
+    from training.step import check_split
+    from training.sync import start_sync
 
     config = begin(config, check)
     objective = make_objective(config)
@@ -90,11 +91,42 @@ def main(config: Config) -> None:
     # the experiment
     state = start_sync(init_state(model, params, optimizer, jax.random.key(config.seed), layout), config.sync)
     prepare = prepare_pairs(reference, frozen, layout, objective)
-    step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state,
-                           after_update=make_sync(config.sync))
+    step = make_step(config, model, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, prepare=prepare)
     train_on_rows(config, rows.streams, rows.config, model, tokenizer, placement, state,
                   lambda state, batch: step(state, prepare(state, batch)), evaluate, tasks)
+
+
+def make_step(config: Config, model: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """(state, prepared batch) -> (state, metrics)"""
+    from training.step import make_train_step
+    from training.sync import make_sync
+
+    return make_train_step(model.clone(training=True), make_objective(config), optimizer, schedule, state,
+                           after_update=make_sync(config.sync))
+
+
+def programs(config: Config, devices: Any) -> list[Any]:
+    """What a step runs, over shapes (scripts.plan): the reference's scores, where they are made each time, and the
+    update."""
+    from cli.columns import needed_columns
+    from cli.shapes import pair_programs, shaped, shaped_reference
+    from models.scoring import score
+    from sharding.mesh import make_layout
+    from training.reference import needs_reference, prepare_pairs
+    from training.runs import open_config
+
+    objective, layout = make_objective(config), make_layout(config.mesh, devices)
+    shapes = shaped(config, open_config(config.model), layout)
+    if config.sync.every:
+        shapes = shapes._replace(state=shapes.state.replace(reference=shapes.state.trainable))
+    reference, frozen = shapes.model, None
+    if needs_reference(objective) and not config.sync.every:
+        reference, frozen = shaped_reference(config, shapes, config.reference)
+    needed = needed_columns(objective, ("chosen_length",), or_computed=("ref_logps",), scorer=score)
+    prepare = prepare_pairs(reference, frozen, layout, objective)
+    kept = ("ref_logps",) if config.keep_reference else ()
+    return pair_programs(config, shapes, make_step(config, *shapes[1:]), prepare, (*needed.required, *kept))
 
 
 def check(config: Config) -> None:

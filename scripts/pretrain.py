@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cli import command
 from cli.checks import check_not_negative
@@ -58,7 +58,7 @@ def main(config: Config) -> None:
         with_steps,
     )
     from data.reading import read_all, scored_bytes, windows
-    from data.specs import bind, load_function
+    from data.specs import load_function
     from data.tokenizer import open_tokenizer
     from models.architecture import make_config, random_params
     from models.pretrained import load_merged
@@ -70,7 +70,6 @@ def main(config: Config) -> None:
     from training.evaluation import language_model_metrics, make_evaluation
     from training.runs import open_policy
     from training.state import init_state
-    from training.step import make_train_step
 
     config = begin(config, check)
     layout = make_layout(config.mesh)
@@ -108,13 +107,37 @@ def main(config: Config) -> None:
     # the experiment
     model = Transformer(model_config, layout=layout)
     state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)
-    if config.z_loss:
-        objective = bind(objective, f"--objective {config.objective} with --z-loss", z_loss=config.z_loss)
-    step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
+    step = make_step(config, model, optimizer, schedule, state)
     evaluation = make_evaluation(model, next_token, eval_rows, placement)
     evaluate = evaluation and (lambda state: language_model_metrics(evaluation(state), eval_rows, num_bytes))
     train_on_rows(config, streams, run_config, model, tokenizer, placement, state, step, evaluate, tasks,
                   command="generate --model {run} --prompt 'def ' --output out.jsonl")
+
+
+def make_step(config: Config, model: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """(state, batch) -> (state, metrics)"""
+    from data.specs import bind, load_function
+    from training.step import make_train_step
+
+    objective = load_function(config.objective)
+    if config.z_loss:
+        objective = bind(objective, f"--objective {config.objective} with --z-loss", z_loss=config.z_loss)
+    return make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
+
+
+def programs(config: Config, devices: Any) -> list[Any]:
+    """What a step runs, over shapes (scripts.plan)."""
+    from cli.columns import needed_columns
+    from cli.shapes import architecture_of, shaped, update_program
+    from data.specs import load_function
+    from models.scoring import score
+    from sharding.mesh import make_layout
+    from training.runs import open_config
+
+    opened = open_config(config.model) if config.model else architecture_of(config)
+    shapes = shaped(config, opened, make_layout(config.mesh, devices))
+    needed = needed_columns(load_function(config.objective), scorer=score)
+    return [update_program(config, shapes, make_step(config, *shapes[1:]), columns=needed.required)]
 
 
 def check(config: Config) -> None:

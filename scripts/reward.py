@@ -1,6 +1,7 @@
 """Reward models: a scalar head on a language model, trained on pairs by Bradley-Terry; full or LoRA."""
 
 import dataclasses
+from typing import Any
 
 from cli import command
 from cli.checks import check_not_negative
@@ -37,7 +38,6 @@ def main(config: Config) -> None:
 
     from cli.columns import needed_columns
     from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows, with_steps
-    from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
     from models.heads import score_rewards, with_reward_head
     from sharding.mesh import make_layout
@@ -45,12 +45,10 @@ def main(config: Config) -> None:
     from training.evaluation import make_evaluation
     from training.runs import open_model
     from training.state import init_state
-    from training.step import check_split, make_train_step
+    from training.step import check_split
 
     config = begin(config, check)
-    objective = load_function(config.objective)
-    if config.centering:
-        objective = bind(objective, f"--objective {config.objective} with --centering", centering=config.centering)
+    objective = make_objective(config)
     check_split(objective, config.num_microbatches)
     layout = make_layout(config.mesh)
 
@@ -68,10 +66,43 @@ def main(config: Config) -> None:
 
     # the experiment
     state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)
-    step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state, score_rewards)
+    step = make_step(config, model, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement, score_rewards)
     train_on_rows(config, rows.streams, rows.config, model, open_tokenizer(opened.tokenizer), placement, state,
                   step, evaluate, command="score --model {run} --data rows.jsonl --output scores.jsonl")
+
+
+def make_objective(config: Config) -> Any:
+    """The objective that the flags describe."""
+    from data.specs import bind, load_function
+
+    objective = load_function(config.objective)
+    if config.centering:
+        objective = bind(objective, f"--objective {config.objective} with --centering", centering=config.centering)
+    return objective
+
+
+def make_step(config: Config, model: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """(state, batch) -> (state, metrics)"""
+    from models.heads import score_rewards
+    from training.step import make_train_step
+
+    return make_train_step(model.clone(training=True), make_objective(config), optimizer, schedule, state,
+                           score_rewards)
+
+
+def programs(config: Config, devices: Any) -> list[Any]:
+    """What a step runs, over shapes (scripts.plan)."""
+    from cli.columns import needed_columns
+    from cli.shapes import shaped, update_program
+    from models.heads import score_rewards
+    from sharding.mesh import make_layout
+    from training.runs import open_config
+
+    headed = dataclasses.replace(open_config(config.model), reward_head=True)
+    shapes = shaped(config, headed, make_layout(config.mesh, devices))
+    needed = needed_columns(make_objective(config), scorer=score_rewards)
+    return [update_program(config, shapes, make_step(config, *shapes[1:]), group=2, columns=needed.required)]
 
 
 def check(config: Config) -> None:

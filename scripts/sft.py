@@ -1,7 +1,7 @@
 """Supervised fine-tuning: full or LoRA, on chats, prompt-completion pairs, texts or token ids."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from cli import command
 from cli.flags import AnsweringFlags
@@ -38,7 +38,6 @@ def main(config: Config) -> None:
     from training.evaluation import make_evaluation
     from training.runs import open_policy
     from training.state import init_state
-    from training.step import make_train_step
 
     config = begin(config)
     objective = load_function(config.objective)
@@ -58,9 +57,31 @@ def main(config: Config) -> None:
 
     # the experiment
     state = init_state(model, params, optimizer, jax.random.key(config.seed), layout)
-    step = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
+    step = make_step(config, model, optimizer, schedule, state)
     evaluate = make_evaluation(model, objective, rows.eval_rows, placement)
     train_on_rows(config, rows.streams, rows.config, model, tokenizer, placement, state, step, evaluate, tasks)
+
+
+def make_step(config: Config, model: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """(state, batch) -> (state, metrics)"""
+    from data.specs import load_function
+    from training.step import make_train_step
+
+    return make_train_step(model.clone(training=True), load_function(config.objective), optimizer, schedule, state)
+
+
+def programs(config: Config, devices: Any) -> list[Any]:
+    """What a step runs, over shapes (scripts.plan)."""
+    from cli.columns import needed_columns
+    from cli.shapes import shaped, update_program
+    from data.specs import load_function
+    from models.scoring import score
+    from sharding.mesh import make_layout
+    from training.runs import open_config
+
+    shapes = shaped(config, open_config(config.model), make_layout(config.mesh, devices))
+    needed = needed_columns(load_function(config.objective), scorer=score)
+    return [update_program(config, shapes, make_step(config, *shapes[1:]), columns=needed.required)]
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ class Collective(NamedTuple):
     """where in the traced program it comes from"""
     bytes: int
     """that a device sends each time"""
+    overlaps: bool = False
+    """other instructions run between its start and its end"""
 
     @property
     def times(self) -> int:
@@ -125,7 +127,11 @@ def _collective(place: Place, kind: str, num_partitions: int, mesh: Any) -> Coll
     operands = tuple(each for name in names for each in arrays(place.computation[name].type))
     groups = groups_of(instruction, num_partitions)
     return Collective(kind, operands, _results(place), groups.shape[1], axes_of(groups, mesh), place.loops,
-                      instruction.op_name, _bytes(kind, operands, groups))
+                      instruction.op_name, _bytes(kind, operands, groups), _overlaps(place))
+
+
+def _overlaps(place: Place) -> bool:
+    return place.instruction.opcode.endswith("-start") or place.instruction.opcode == "send" or bool(_chain(place))
 
 
 def _results(place: Place) -> tuple[Array, ...]:

@@ -16,11 +16,11 @@ CLI = REWARDS | {"rewards", "rollouts"}
 ALLOWED = {
     "errors": set(), "files": {"errors"}, "batch": {"errors"},
     "sharding": BASE, "objectives": {"batch"}, "models": BASE | {"sharding"}, "data": BASE, "training": MODELS,
-    "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI,
+    "planning": MODELS | {"training"}, "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI,
     "reports": BASE | {"evals"}, "serving": MODELS | {"data", "training", "rollouts"},
-    "curation": CLI | {"reports"}, "cli": CLI | {"evals"},
-    "scripts": CLI | {"cli", "evals", "curation", "reports", "serving"},
-    "benchmarks": CLI | {"cli", "evals", "curation", "scripts"}}
+    "curation": CLI | {"reports"}, "cli": CLI | {"evals", "planning"},
+    "scripts": CLI | {"cli", "evals", "curation", "planning", "reports", "serving"},
+    "benchmarks": CLI | {"cli", "evals", "curation", "planning", "scripts"}}
 """folder or file at the top -> what of ours it may import besides itself"""
 NEEDS_A_MODEL = {"learned"}
 """graders that do"""

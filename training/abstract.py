@@ -17,12 +17,25 @@ from training.state import TrainState
 
 def train_state_shapes(model: Transformer, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
     """The state that training.state.init_state makes around params that lie as the layout says."""
-    boxed = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+    boxed = _boxed(model)
     opt_state = jax.eval_shape(optimizer.init, boxed.get("lora", boxed["params"]))
     step, rng = jax.eval_shape(lambda: (jnp.zeros((), jnp.int32), jax.random.key(0)))
     state = TrainState(step, boxed["params"], boxed.get("lora"), opt_state, rng)
+    return _placed(state, layout)
+
+
+def variable_shapes(model: Transformer, layout: Layout) -> dict[str, Any]:
+    """Those of a frozen model, as the layout says."""
+    return _placed(_boxed(model), layout)
+
+
+def _boxed(model: Transformer) -> Any:
+    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+
+
+def _placed(boxed: Any, layout: Layout) -> Any:
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                        nn.meta.unbox(state), layout.tree_shardings(state))
+                        nn.meta.unbox(boxed), layout.tree_shardings(boxed))
 
 
 def batch_shapes(placement: Placement, length: int, packed: bool = False,

@@ -17,9 +17,21 @@ from objectives.kto import mismatched, reference_point
 from sharding.layout import Layout, check_layout
 from training.runs import TrainedRun
 from training.state import TrainState
-from training.step import Objective, Prepare, Scorer
+from training.step import Objective, Scorer
 
 Batch = dict[str, jax.Array]
+
+
+class Prepared(NamedTuple):
+    """(state, batch) -> the batch with what is computed before the step."""
+
+    compiled: Callable[..., Batch]
+    """(state, frozen, batch), jitted"""
+    frozen: Any
+    """the reference's variables; None where they are of the state"""
+
+    def __call__(self, state: TrainState, batch: Batch) -> Batch:
+        return self.compiled(state, self.frozen, batch)
 
 
 def needs_reference(objective: Objective) -> bool:
@@ -58,7 +70,7 @@ def reference_variables(state: TrainState, frozen: dict[str, Any] | None) -> dic
 
 
 def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, layout: Layout,
-                  objective: Objective) -> Prepare:
+                  objective: Objective) -> Prepared:
     """Adds `chosen_length` (objectives/dpo.py) to a batch, and `ref_logps` if the objective needs it and the data
     had none."""
     check_layout(reference, layout.sharding())
@@ -74,7 +86,7 @@ def prepare_pairs(reference: Transformer, frozen: dict[str, Any] | None, layout:
 
 
 def prepare_labelled(policy: Transformer, reference: Transformer, frozen: dict[str, Any] | None,
-                     layout: Layout) -> Prepare:
+                     layout: Layout) -> Prepared:
     """Of rows and their mismatched rows in turn, the rows with `ref_logps`, and `kto_z` from the mismatched ones.
 
     z is of the whole batch, all micro-batches and devices (objectives/kto.py).
@@ -130,7 +142,6 @@ def _flat(array: jax.Array) -> jax.Array:
     return array.reshape(-1, array.shape[-1])
 
 
-def _jitted(add: Callable[..., Batch], frozen: Any, layout: Layout) -> Prepare:
+def _jitted(add: Callable[..., Batch], frozen: Any, layout: Layout) -> Prepared:
     """`frozen` is an argument, for what a jitted function closes over is a constant of its program."""
-    compiled = jax.jit(add, out_shardings=layout.sharding(None, "batch"))
-    return lambda state, batch: compiled(state, frozen, batch)
+    return Prepared(jax.jit(add, out_shardings=layout.sharding(None, "batch")), frozen)

@@ -13,11 +13,11 @@ import yaml
 
 from errors import InputError, shown
 from files import write_text, writing
-from models.config import ModelConfig
+from models.config import PRESETS, ModelConfig
 from models.heads import with_reward_head
 from models.hf_config import from_hf, to_hf
 from models.lora import LoRAConfig, concatenate
-from models.pretrained import Pretrained, load_merged, open_pretrained
+from models.pretrained import Pretrained, fetch_config, is_on_hub, load_merged, open_pretrained
 from models.safetensors_weights import read_json
 from models.transformer import Transformer, init_variables
 from models.weights import abstract_params, on_host, params_shardings
@@ -211,6 +211,15 @@ def open_model(reference: str) -> Pretrained | TrainedRun:
         return open_pretrained(reference)
     config = from_hf(read_json(run / "model" / "config.json"), str(run / "model" / "config.json"))
     return TrainedRun(run, config, run / "model", _read_lora(read_config(run)), checkpoint)
+
+
+def open_config(reference: str) -> ModelConfig:
+    """The configuration of what --model names; of a preset, or a model on the Hub, without its weights."""
+    if reference in PRESETS:
+        return PRESETS[reference]
+    if is_on_hub(reference):
+        return fetch_config(reference)
+    return open_model(reference).config
 
 
 def open_critic(reference: str) -> Pretrained | TrainedRun:

@@ -1,0 +1,56 @@
+"""The flags of a script whose step is planned, not run: nothing is read of data, nothing is written."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from cli.flags import OnlineFlags, check_flags, check_online_flags
+from cli.parsing import take_value
+from cli.values import check_values
+
+STAND_INS = {"data": "none.jsonl", "output_dir": "none", "rewards": "math", "max_steps": "1000"}
+"""of flags that a script needs and its step does not depend on"""
+LANES = 128
+"""positions from which on attention is the TPU's kernel (models.attention)"""
+DURATIONS = {"max_steps", "num_epochs", "max_tokens"}
+
+
+def with_stand_ins(config_type: type, arguments: list[str]) -> list[str]:
+    """The arguments with STAND_INS for those that are not given, in the recipe neither."""
+    recipe, _ = take_value(arguments, "--config", "the name of a YAML file")
+    given = {argument.removeprefix("--").partition("=")[0].replace("-", "_") for argument in arguments
+             if argument.startswith("--")} | _names(recipe)
+    given |= {"max_steps"} if given & DURATIONS else set()
+    absent = [name for name in STAND_INS if name in get_type_hints(config_type) and name not in given]
+    return [*(part for name in absent for part in (f"--{name.replace('_', '-')}", STAND_INS[name])), *arguments]
+
+
+def _names(recipe: str | None) -> set[str]:
+    """Keys of a recipe; none of one that cli.parsing will refuse."""
+    try:
+        values = yaml.safe_load(Path(recipe).read_text()) if recipe else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return set()
+    return {str(name).replace("-", "_") for name in values} if isinstance(values, dict) else set()
+
+
+def check_planned(config: Any, check: Callable[[Any], None]) -> Any:
+    """The flags as a run on TPUs has them. Raises InputError where the script would before it reads anything."""
+    check_values(config)
+    (check_online_flags if isinstance(config, OnlineFlags) else check_flags)(config)
+    check(config)
+    changes = {"dtype": "bfloat16" if config.dtype == "auto" else config.dtype}
+    return dataclasses.replace(config, **changes | ({} if config.max_steps else {"max_steps": 1000}))
+
+
+def on_tpus(config: Any) -> Any:
+    """In the process that compiles, whose JAX is the CPU's: what it would choose by platform, as TPUs choose it."""
+    import jax
+
+    if config.dtype == "float32" and jax.config.jax_default_matmul_precision is None:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    kernel = "flash" if (getattr(config, "max_length", None) or LANES) >= LANES else "xla"
+    return dataclasses.replace(config, attention=kernel) if config.attention == "auto" else config

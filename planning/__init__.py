@@ -1,0 +1,1 @@
+"""What a run will take: its step compiled for devices that are not there."""

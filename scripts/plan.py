@@ -1,0 +1,151 @@
+"""A step foretold: does it fit a TPU's memory, how long does it take, what bounds it; on a machine without a TPU."""
+
+import dataclasses
+import importlib
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.command import ending
+from cli.parsing import parse, take_value
+from errors import InputError
+
+SCRIPTS = ("sft", "pretrain", "dpo", "reward")
+
+DESCRIPTION = """Compile the very step that a script would run, for TPUs that are not there, and say what it takes.
+
+  python -m scripts.plan sft --topology v5p:2x2x2 --model qwen3-0.6b --batch-size 32 --max-length 2048 \\
+      --mesh.data 1 --mesh.fsdp 8 --remat full
+  python -m scripts.plan sft --topology v5e:4x4 --slices 2 --mesh.slice 2 ... --json plan.json
+  python -m scripts.plan sft --topology v6e:2x4 --config recipe.yaml --search > fitting.yaml
+
+SCRIPT is one of {scripts}; all of its flags are taken, and refused in its own words. Nothing is read of data or
+weights, so --data, --output-dir and how long the run is may be left out; rows have --max-length tokens.
+
+  --topology CHIP:SIZES  is compiled for: v5e:4x4, v6e:2x4, v5p:2x2x2, ...
+  --slices N             so many of it, which are the mesh's axis slice (--mesh.slice N)
+  --quick                stops before machine code is made, which takes most of the time: the memory is the compiler's,
+                         the time by peak figures
+  --search               tries micro-batches, remat and mesh (eight compiles at the most), and prints the recipe of the
+                         fastest that fits
+  --json FILE            writes all figures there, too
+  --libtpu DIR           has libtpu, the TPU's compiler; by default it is fetched once into the user's cache folder
+
+What is printed: memory of a chip by its largest arrays; time by the compiler's own cycles, a loop as often as it runs;
+what attention's kernel and the exchange add; which of compute, memory and exchange bounds the step; what to change.
+docs/planning.md says what each figure is, and how far to trust it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """The flags that are not the script's."""
+
+    script: str
+    topology: str
+    slices: int
+    libtpu: Path | None
+    json: Path | None
+    search: bool
+    quick: bool
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: python -m scripts.plan SCRIPT --topology CHIP:SIZES ...\n\n{described()}")
+        return
+    own, rest = read_own(arguments)
+    config = read_flags(own.script, rest)
+    plan(own, config)
+
+
+def described() -> str:
+    return DESCRIPTION.format(scripts=", ".join(SCRIPTS))
+
+
+def read_own(arguments: list[str]) -> tuple[Own, list[str]]:
+    """(own flags, the script's). Raises InputError for those that are missing or none."""
+    script, *rest = arguments
+    if script not in SCRIPTS:
+        raise InputError(f"{script!r} is no script that is planned; there are {', '.join(SCRIPTS)}")
+    values = {}
+    for name, what in (("topology", "a chip and its topology, such as v5p:2x2x2"), ("slices", "a number"),
+                       ("libtpu", "a folder"), ("json", "the name of a file")):
+        values[name], rest = take_value(rest, f"--{name}", what)
+    search, quick = (f"--{name}" in rest for name in ("search", "quick"))
+    rest = [each for each in rest if each not in ("--search", "--quick")]
+    if values["topology"] is None and not {"-h", "--help"} & {*rest}:
+        raise InputError("give --topology, a chip and its topology, such as v5p:2x2x2 (--help lists what there is)")
+    slices = values["slices"] or "1"
+    if not slices.isdigit() or int(slices) < 1:
+        raise InputError(f"--slices {slices}: give a number from 1 on")
+    libtpu, to_json = (values[name] and Path(values[name]) for name in ("libtpu", "json"))
+    return Own(script, values["topology"], int(slices), libtpu, to_json, search, quick), rest
+
+
+def read_flags(script: str, arguments: list[str]) -> Any:
+    """The script's configuration, checked as the script does. Raises InputError where it would."""
+    from cli.planned import check_planned, with_stand_ins
+
+    module = importlib.import_module(f"scripts.{script}")
+    arguments = with_stand_ins(module.Config, arguments)
+    config = parse(module.Config, arguments, described(), getattr(module, "GRPO", {}))
+    return check_planned(config, getattr(module, "check", lambda config: None))
+
+
+def make_program(devices: Sequence[Any], script: str, config: Any, number: int) -> Any:
+    """The script's program of this number, in the process that compiles."""
+    from cli.planned import on_tpus
+
+    found = importlib.import_module(f"scripts.{script}").programs(on_tpus(config), devices)
+    return found[number]._replace(of=len(found))
+
+
+def plan(own: Own, config: Any) -> None:
+    from planning.compiling import Target
+    from planning.libtpu import find_libtpu, version_of
+    from planning.report import as_json, printed
+
+    libtpu = find_libtpu(own.libtpu)
+    target = Target(own.topology, own.slices, libtpu)
+    flags = flags_of(config)
+    estimates = [estimated(target, own.script, config, 0, not own.quick, version_of(libtpu))]
+    for number in range(1, estimates[0].facts["of"]):
+        estimates.append(estimated(target, own.script, config, number, not own.quick, version_of(libtpu)))
+    title = f"scripts.{own.script} on {f'{own.slices} x ' if own.slices > 1 else ''}{own.topology}"
+    print(printed(estimates, flags, title), end="")
+    if own.json:
+        own.json.write_text(json.dumps([as_json(each, flags) for each in estimates], indent=1) + "\n")
+
+
+def flags_of(config: Any) -> dict[str, Any]:
+    """What the advice looks at."""
+    return {name: getattr(config, name) for name in ("remat", "num_microbatches", "microbatch_tokens", "batch_size")
+            if hasattr(config, name)}
+
+
+def estimated(target: Any, script: str, config: Any, number: int, finish: bool, version: str) -> Any:
+    """The estimate of one of a script's programs, from the cache where it was compiled before."""
+    from planning import cache
+    from planning.compiling import compile_for
+    from planning.estimate import estimate
+    from planning.facts import describe
+    from planning.progress import Progress
+
+    key = cache.key_of(script, dataclasses.asdict(config), number, target.topology, target.slices, version)
+    compiled = cache.find(key, finish)
+    if compiled is None:
+        progress = Progress(f"compiling for {target.topology}", None)
+        with tempfile.TemporaryDirectory() as folder:
+            compiled = compile_for(target, make_program, (script, config, number), describe, Path(folder), finish,
+                                   progress)
+        progress.end()
+        cache.keep(key, compiled)
+    return estimate(compiled)
+
+
+if __name__ == "__main__":
+    with ending():
+        main(sys.argv[1:])
