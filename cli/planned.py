@@ -10,6 +10,7 @@ import yaml
 from cli.flags import OnlineFlags, check_flags, check_online_flags
 from cli.parsing import take_value
 from cli.values import check_values
+from errors import InputError
 
 STAND_INS = {"data": "none.jsonl", "output_dir": "none", "rewards": "math", "max_steps": "1000"}
 """of flags that a script needs and its step does not depend on"""
@@ -54,3 +55,57 @@ def on_tpus(config: Any) -> Any:
         jax.config.update("jax_default_matmul_precision", "highest")
     kernel = "flash" if (getattr(config, "max_length", None) or LANES) >= LANES else "xla"
     return dataclasses.replace(config, attention=kernel) if config.attention == "auto" else config
+
+
+NOT_COMPILED = ("data", "eval_data", "output_dir", "rewards")
+"""flags that the programs do not depend on"""
+
+
+def known_by(config: Any) -> dict[str, Any]:
+    """The flags that the programs depend on."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_COMPILED}
+
+
+def job_of(config: Any, topology: str, slices: int) -> Any:
+    """What --search looks for settings of."""
+    from cli.experiment import lora_of
+    from cli.shapes import architecture_of, row_length
+    from planning.search import Job, devices_in
+    from training.runs import open_config
+
+    if not hasattr(config, "num_microbatches"):
+        raise InputError("--search tries --num-microbatches, which this script has not; plan it with other "
+                         "--microbatch-tokens, --remat and --mesh")
+    model = open_config(config.model) if config.model else architecture_of(config)
+    length = row_length(config, model.max_length)
+    return Job(dataclasses.replace(model, dtype=config.dtype), lora_of(config), config.optimizer.name,
+               config.batch_size, length, devices_in(topology, slices), slices)
+
+
+def with_choice(config: Any, choice: Any) -> Any:
+    """The flags with what a search has chosen."""
+    rules = [rule for rule in config.mesh.rules if not rule.replace(" ", "").startswith("residual_length=")]
+    mesh = dataclasses.replace(config.mesh, **dict(choice.mesh), rules=(*rules, *choice.rules))
+    return dataclasses.replace(config, num_microbatches=choice.num_microbatches, remat=choice.remat, mesh=mesh)
+
+
+def recipe_of(config: Any, title: str) -> str:
+    """The flags that are not the defaults, as YAML for --config; not those that STAND_INS stand for."""
+    values = _changed(config, type(config))
+    for name in (*NOT_COMPILED, "max_steps"):
+        values.pop(name, None)
+    return f"# {title}\n" + yaml.safe_dump(values, sort_keys=False)
+
+
+def _changed(config: Any, config_type: type) -> dict[str, Any]:
+    """Field -> value, of groups those of their fields, that differ from the defaults."""
+    found = {}
+    for field in dataclasses.fields(config_type):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = _changed(value, type(value))
+        elif value == field.default:
+            continue
+        if value not in ({}, None):
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found

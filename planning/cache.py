@@ -30,6 +30,12 @@ def key_of(*parts: Any) -> str:
     return digest.hexdigest()[:32]
 
 
+def usual_seconds(finished: bool) -> float | None:
+    """What the last of this kind took; None of the first."""
+    path = _folder() / f"seconds-{'finished' if finished else 'text'}"
+    return float(path.read_text()) if path.exists() else None
+
+
 def find(key: str, finished: bool) -> Compiled | None:
     """What was kept under this key, with machine code made if `finished`."""
     path = _path(key)
@@ -48,8 +54,14 @@ def keep(key: str, compiled: Compiled) -> None:
     partial = path.with_suffix(".partial")
     partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(compiled)).encode(), 3))
     partial.rename(path)
+    kind = "text" if compiled.optimal_seconds is None else "finished"
+    (path.parent / f"seconds-{kind}").write_text(f"{compiled.seconds:.1f}")
     prune(path.parent, LARGEST)
 
 
 def _path(key: str) -> Path:
-    return default_folder().parent / "plans" / f"{key}-cache"
+    return _folder() / f"{key}-cache"
+
+
+def _folder() -> Path:
+    return default_folder().parent / "plans"

@@ -42,6 +42,9 @@ _FURTHER = {  # clock in GHz, memory, link and network in GB/s, wraps at, kernel
     "TPU v6 lite": (1.75, 1640, 90, 12.5, 16, 0.3),
     "TPU7x": (2.2, 3690, 90, 6.25, 4, 0.3)}
 
+KINDS = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5", "tpu7x": "TPU7x"}
+"""device_kind by the name of a topology's chip"""
+
 
 def chip_of(device_kind: str) -> Chip:
     """Raises InputError for a kind that the table has not."""
@@ -50,6 +53,15 @@ def chip_of(device_kind: str) -> Chip:
     clock, memory, link, network, wraps_at, share = _FURTHER[device_kind]
     return Chip(PEAK_TFLOPS[device_kind] * 1e12, clock * 1e9, HBM_GIB[device_kind] * 2**30, memory * 1e9, link * 1e9,
                 network * 1e9, wraps_at, share)
+
+
+def chip_named(topology: str) -> Chip:
+    """Of a topology's name, before it is compiled for. Raises InputError for a chip that the table has not."""
+    name = topology.partition(":")[0]
+    if name not in KINDS:
+        raise InputError(f"--topology {topology}: no chip {name!r} is known; there are {', '.join(KINDS)}, such as "
+                         f"v5p:2x2x2")
+    return chip_of(KINDS[name])
 
 
 def exchange_speed(chip: Chip, coords: np.ndarray, slices: np.ndarray) -> float:

@@ -49,7 +49,7 @@ class Compiled:
     """What a compiler has written."""
 
     text: str
-    """optimised, with cycles where it has finished; "" where the program does not fit"""
+    """optimised, with cycles where it has finished; "" where the program is so large that it was not written"""
     buffers: str
     live_ranges: str
     facts: dict[str, Any]
@@ -112,7 +112,7 @@ def _read(folder: Path, seconds: float) -> Compiled:
     if (refused := folder / "refused.txt").exists():
         raise InputError(refused.read_text())
     error = (folder / "error.txt").read_text() if (folder / "error.txt").exists() else ""
-    text = "" if error else _text(folder)
+    text = _text(folder)
     if not text and not error:
         raise InputError("nothing was compiled; the compiler's last words are above")
     buffers, live = (_first(folder, f"*after_optimizations-{name}.txt") for name in ("buffer-assignment", "live-range"))

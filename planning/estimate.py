@@ -60,8 +60,8 @@ class Estimate(NamedTuple):
 
     @property
     def need(self) -> int:
-        """Bytes of a device, with what else is on it."""
-        return self.memory.total + self.facts["resident"]
+        """Bytes of a device, with what else is on it; arguments that the program does not use are there, too."""
+        return max(self.memory.arguments, self.facts["arguments"]) + self.memory.temporaries + self.facts["resident"]
 
     @property
     def limit(self) -> int:
@@ -88,14 +88,15 @@ def estimate(compiled: Compiled) -> Estimate:
     """Of what a compiler has written."""
     facts = compiled.facts
     chip = chip_of(facts["device_kind"])
-    if compiled.error:
-        memory = of_error(compiled.error)
-        if memory is None:
-            raise RuntimeError(compiled.error)
-        return Estimate(facts, chip, memory, None, [], compiled.seconds)
+    refused = of_error(compiled.error) if compiled.error else None
+    if compiled.error and refused is None:
+        raise RuntimeError(compiled.error)
+    if refused and not compiled.text:
+        return Estimate(facts, chip, refused, None, [], compiled.seconds)
     mesh = jax.sharding.AbstractMesh(tuple(facts["mesh"][axis] for axis in AXES), AXES)
     found = collectives(compiled.text, mesh)
     memory = read_memory(compiled.buffers, compiled.live_ranges, compiled.text)
+    memory = memory._replace(limit=refused and refused.limit)
     return Estimate(facts, chip, memory, _times(compiled, chip, found), tally(found), compiled.seconds)
 
 

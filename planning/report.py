@@ -94,6 +94,12 @@ def _exchange_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def tried_line(estimate: Estimate) -> str:
+    """Of a choice that was compiled."""
+    time = f", {ms(estimate.times.total)} by peak figures" if estimate.times else ""
+    return f"{verdict(estimate)}{time}"
+
+
 def ms(seconds: float) -> str:
     return f"{seconds * 1e3:,.1f} ms" if seconds < 10 else f"{seconds:,.1f} s"
 

@@ -10,7 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-from sharding.hlo import Computation, Instruction, Place, Program, arrays, elements, parse
+from sharding.hlo import Computation, Instruction, Place, Program, arrays, elements, parse, root
 
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 NONE = 2**62
@@ -76,10 +76,10 @@ def _bytes(place: Place, program: Program) -> int:
         return 2 * _in_memory(instruction.type)
     if instruction.opcode == "dynamic-update-slice":
         return 2 * _in_memory(computation[instruction.operands[1]].type)
-    inner = program.computations[instruction.called[0]] if instruction.opcode == "fusion" else {}
-    read = sum(_read(inner, number, computation[name]) for number, name in enumerate(instruction.operands)
+    inside = instruction.called[0] if instruction.opcode == "fusion" else None
+    read = sum(_read(program, inside, number, computation[name]) for number, name in enumerate(instruction.operands)
                if name in computation)
-    return read + _written(program.root_of(instruction), inner, instruction)
+    return read + _written(program, inside, instruction)
 
 
 def _in_memory(kind: str) -> int:
@@ -87,40 +87,58 @@ def _in_memory(kind: str) -> int:
     return sum(array.bytes for array in arrays(IN_CORE.sub("", kind)))
 
 
-def _read(inner: Computation, number: int, operand: Instruction) -> int:
+def _read(program: Program, inside: str | None, number: int, operand: Instruction) -> int:
     """What a fusion reads of its operand of this number."""
     whole = _in_memory(operand.type)
-    parameter = next((each.name for each in inner.values()
-                      if each.opcode == "parameter" and each.arguments == str(number)), None)
-    if not whole or parameter is None:
-        return whole
-    sizes = _slices(inner, parameter)
-    return whole if sizes is None else min(whole, sum(sizes))
+    taken = _taken(program, inside, number) if whole and inside else None
+    return whole if taken is None else min(whole, taken)
 
 
-def _slices(inner: Computation, name: str) -> list[int] | None:
-    """Bytes of the slices that alone are taken of an array, by others of its computation; None where it is used
-    whole."""
-    sizes: list[int] = []
-    for user in (each for each in inner.values() if name in each.operands):
-        if user.opcode in ("bitcast", "reshape"):
-            further = _slices(inner, user.name)
-        elif user.opcode in ("dynamic-slice", "slice", "gather"):
-            further = [_size(user.type)]
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-            further = [0]
-        else:
-            further = None
-        if further is None:
-            return None
-        sizes += further
-    return sizes
+def _taken(program: Program, inside: str, number: int) -> int | None:
+    """Bytes of the slices that alone are taken of a fusion's operand; None where it is used whole."""
+    computation = program.computations[inside]
+    name = next((each.name for each in computation.values()
+                 if each.opcode == "parameter" and each.arguments == str(number)), None)
+    return name and _of_users(program, computation, name)
 
 
-def _written(root: Instruction, inner: Computation, instruction: Instruction) -> int:
-    if root.opcode == "dynamic-update-slice" and inner:
-        return _size(inner[root.operands[1]].type) if _in_memory(instruction.type) else 0
-    return _in_memory(instruction.type)
+def _of_users(program: Program, computation: Computation, name: str) -> int | None:
+    sizes = [_of_user(program, computation, user, name) for user in computation.values() if name in user.operands]
+    return None if None in sizes else sum(sizes)
+
+
+def _of_user(program: Program, computation: Computation, user: Instruction, name: str) -> int | None:
+    if user.opcode in ("bitcast", "reshape"):
+        return _of_users(program, computation, user.name)
+    if user.opcode in ("dynamic-slice", "slice", "gather"):
+        return _size(user.type)
+    if user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+        return 0
+    if user.opcode == "fusion":
+        return _taken(program, user.called[0], user.operands.index(name))
+    return 0 if user.opcode == "tuple" else None
+
+
+def _written(program: Program, inside: str | None, instruction: Instruction) -> int:
+    """What an instruction writes: of an array that a fusion updates a slice of, the slice."""
+    if inside is None:
+        return _in_memory(instruction.type)
+    computation = program.computations[inside]
+    result = root(computation)
+    kinds = elements(instruction.type) if result.opcode == "tuple" else [instruction.type]
+    names = result.operands if result.opcode == "tuple" else [result.name]
+    return sum(_updated(program, computation, computation[name], kind) if _in_memory(kind) else 0
+               for name, kind in zip(names, kinds, strict=True))
+
+
+def _updated(program: Program, computation: Computation, result: Instruction, kind: str) -> int:
+    if result.opcode in ("bitcast", "reshape", "copy") and result.operands[0] in computation:
+        return _updated(program, computation, computation[result.operands[0]], kind)
+    if result.opcode == "fusion" and not result.type.startswith("("):
+        inner = program.computations[result.called[0]]
+        return _updated(program, inner, root(inner), kind)
+    update = result.opcode == "dynamic-update-slice"
+    return _size(computation[result.operands[1]].type) if update else _in_memory(kind)
 
 
 def _size(kind: str) -> int:

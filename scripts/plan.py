@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,46 +103,62 @@ def make_program(devices: Sequence[Any], script: str, config: Any, number: int) 
 
 
 def plan(own: Own, config: Any) -> None:
+    from cli.planned import known_by
     from planning.compiling import Target
     from planning.libtpu import find_libtpu, version_of
+    from planning.planner import Planner
     from planning.report import as_json, printed
 
     libtpu = find_libtpu(own.libtpu)
-    target = Target(own.topology, own.slices, libtpu)
-    flags = flags_of(config)
-    estimates = [estimated(target, own.script, config, 0, not own.quick, version_of(libtpu))]
-    for number in range(1, estimates[0].facts["of"]):
-        estimates.append(estimated(target, own.script, config, number, not own.quick, version_of(libtpu)))
+    planner = Planner(Target(own.topology, own.slices, libtpu), version_of(libtpu), make_program)
+    if own.search:
+        config = found(own, config, planner)
+    estimates = planner.estimates((own.script, config), (own.script, known_by(config)), not own.quick)
     title = f"scripts.{own.script} on {f'{own.slices} x ' if own.slices > 1 else ''}{own.topology}"
-    print(printed(estimates, flags, title), end="")
+    print(printed(estimates, flags_of(config), title), end="", file=sys.stderr if own.search else sys.stdout)
     if own.json:
-        own.json.write_text(json.dumps([as_json(each, flags) for each in estimates], indent=1) + "\n")
+        own.json.write_text(json.dumps([as_json(each, flags_of(config)) for each in estimates], indent=1) + "\n")
+
+
+def found(own: Own, config: Any, planner: Any) -> Any:
+    """The flags with the micro-batches, remat and mesh that are the fastest of those that fit, which are printed as a
+    recipe, too. Raises InputError where nothing fits."""
+    from cli.planned import job_of, known_by, recipe_of, with_choice
+    from planning.chips import chip_named
+    from planning.report import gib, tried_line
+    from planning.search import choices, foretell, search
+
+    job, chip = job_of(config, own.topology, own.slices), chip_named(own.topology)
+    candidates = [foretell(job, each, chip) for each in choices(job)]
+    print(f"{len(candidates)} ways to run it; those that promise most are compiled", file=sys.stderr)
+
+    def compiled(choice: Any) -> Any:
+        changed = with_choice(config, choice)
+        try:
+            estimate = planner.estimate((own.script, changed), (own.script, known_by(changed)), 0, finish=False)
+        except InputError as error:
+            print(f"  {choice.name}: {error}", file=sys.stderr)
+            return None
+        print(f"  {choice.name}: {tried_line(estimate)}", file=sys.stderr)
+        return estimate
+
+    best, tried = search(candidates, chip.memory, compiled)
+    if best is None and not tried:
+        raise InputError("none of the ways to run it is taken by the script; the reasons are above")
+    if best is None:
+        choice, least = min(tried, key=lambda each: each[1].need)
+        raise InputError(f"nothing fits {own.topology}: {choice.name} needs {gib(least.need)} of {gib(least.limit)} on "
+                         f"each chip, {gib(least.need - least.limit)} too much; take a larger topology, shorter rows "
+                         f"(--max-length), fewer of them (--batch-size), or --lora.rank")
+    chosen = with_choice(config, best)
+    print(recipe_of(chosen, f"scripts.{own.script} on {own.topology}: {tried_line(dict(tried)[best])}"), end="")
+    return chosen
 
 
 def flags_of(config: Any) -> dict[str, Any]:
     """What the advice looks at."""
     return {name: getattr(config, name) for name in ("remat", "num_microbatches", "microbatch_tokens", "batch_size")
             if hasattr(config, name)}
-
-
-def estimated(target: Any, script: str, config: Any, number: int, finish: bool, version: str) -> Any:
-    """The estimate of one of a script's programs, from the cache where it was compiled before."""
-    from planning import cache
-    from planning.compiling import compile_for
-    from planning.estimate import estimate
-    from planning.facts import describe
-    from planning.progress import Progress
-
-    key = cache.key_of(script, dataclasses.asdict(config), number, target.topology, target.slices, version)
-    compiled = cache.find(key, finish)
-    if compiled is None:
-        progress = Progress(f"compiling for {target.topology}", None)
-        with tempfile.TemporaryDirectory() as folder:
-            compiled = compile_for(target, make_program, (script, config, number), describe, Path(folder), finish,
-                                   progress)
-        progress.end()
-        cache.keep(key, compiled)
-    return estimate(compiled)
 
 
 if __name__ == "__main__":
