@@ -1,21 +1,16 @@
 """Which micro-batches, remat and mesh to try, in which order: by figures of the model alone, before anything is
 compiled; and which of them to compile, by what those before took."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from errors import InputError
 from models.config import ModelConfig
-from models.transformer import Transformer
 from planning.chips import Chip
 from planning.estimate import Estimate
-from sharding.layout import AXES, Layout
-from training.least_exchange import least_exchange
+from training.least_exchange import RECOMPUTED
 from training.throughput import flops_per_token
 
 COMPILES = 8
@@ -26,6 +21,8 @@ CLOSE = 1.03
 """times the best time, up to which what is foretold is worth being compiled"""
 ENOUGH = 3
 """that fit, after which nothing further is compiled that is not foretold to be faster"""
+ROOM_IS_WORTH = 0.02
+"""of the time, a chip's whole memory left free: of what is foretold to be alike, what needs less comes first"""
 TENSOR = (1, 2, 4, 8)
 AGAIN = {"none": 1.0, "dots": 1.04, "attention": 1.25, "full": 1.33}
 """times the FLOPs, by remat: what is computed again"""
@@ -86,25 +83,37 @@ def choices(job: Job, group: int = 1) -> Iterator[Choice]:
 
 def foretell(job: Job, choice: Choice, chip: Chip) -> Foretold:
     """Bytes and seconds of a choice, roughly: what matters is their order."""
-    config = dataclasses.replace(job.config, remat=choice.remat)
-    mesh = dict(choice.mesh)
-    layout = Layout(jax.sharding.AbstractMesh(tuple(mesh[axis] for axis in AXES), AXES))
-    model = Transformer(config, job.lora, layout=layout)
-    exchange = least_exchange(model, job.optimizer, layout, job.rows, job.length, choice.num_microbatches)
-    tokens = job.rows * job.length / layout.ways("batch") / choice.num_microbatches
-    tokens = max(tokens, job.length)
+    config, mesh = job.config, dict(choice.mesh)
+    ways = mesh["slice"] * mesh["data"] * mesh["fsdp"]
+    tokens = max(job.rows * job.length / ways / choice.num_microbatches, job.length)
     flops = flops_per_token(config, job.length, job.lora) * tokens * choice.num_microbatches / mesh["tensor"]
     computing = flops * AGAIN[choice.remat] * (1 + SMALL * mesh["tensor"] / tokens) / (SHARE * chip.peak_flops)
-    network = exchange.copies if mesh["slice"] > 1 else 0.0
-    exchanging = (exchange.total - network) / (2 * chip.link_speed) + network / chip.network_speed
-    return Foretold(choice, _bytes(config, job, choice, tokens), computing + exchanging / 2)
+    links, network = _exchange(job, choice, tokens)
+    seconds = computing + (links / (2 * chip.link_speed) + network / chip.network_speed) / 2
+    return Foretold(choice, _bytes(config, job, choice, tokens), seconds)
+
+
+def _exchange(job: Job, choice: Choice, tokens: float) -> tuple[float, float]:
+    """Bytes that a device sends over links, and between slices: training.least_exchange without its lesser terms."""
+    config, mesh, count = job.config, dict(choice.mesh), choice.num_microbatches
+    fsdp, tensor, copies = mesh["fsdp"], mesh["tensor"], mesh["slice"] * mesh["data"]
+    piece = _weights(config) / tensor / fsdp
+    trained = 0.0 if job.lora else piece
+    split = count * (2 * 2 * piece + 4 * trained) * (fsdp - 1)
+    summed = 2 * 4 * trained * (copies - 1) / copies
+    sums = count * tokens * config.embed_dim * config.num_layers * (4 + RECOMPUTED[choice.remat]) * 2
+    within = split + sums * 2 * (tensor - 1) / tensor
+    return (within, summed) if mesh["slice"] > 1 else (within + summed, 0.0)
+
+
+def _weights(config: ModelConfig) -> int:
+    return config.num_layers * _layer(config) + config.vocab_size * config.embed_dim * (2 - config.tie_embeddings)
 
 
 def _bytes(config: ModelConfig, job: Job, choice: Choice, tokens: float) -> float:
     """State and gradients of the trained, weights in the compute dtype, what layers keep, the head and its gradient."""
     fsdp, tensor = (dict(choice.mesh)[axis] for axis in ("fsdp", "tensor"))
-    layer = _layer(config)
-    weights = config.num_layers * layer + config.vocab_size * config.embed_dim * (1 if config.tie_embeddings else 2)
+    layer, weights = _layer(config), _weights(config)
     trained = 0 if job.lora else weights
     state = (weights * (2 if job.lora else 4) + trained * {"adamw": 12, "muon": 8}[job.optimizer]) / (fsdp * tensor)
     computed = (0 if job.lora else 2 * weights) / (fsdp * tensor) + 4 * layer / tensor
@@ -137,7 +146,8 @@ def search(candidates: Sequence[Foretold], limit: int, compile_one: Callable[[Ch
     """
     tried: list[tuple[Choice, Estimate]] = []
     fitting: list[tuple[float, Foretold]] = []
-    ratio, refused, waiting = 1.0, 0, sorted(candidates, key=lambda each: each.seconds)
+    ratio, refused = 1.0, 0
+    waiting = sorted(candidates, key=lambda each: each.seconds * (1 + ROOM_IS_WORTH * each.bytes / limit))
     while waiting and len(tried) + refused < compiles:
         chosen = _next(waiting, FULL * limit / ratio, fitting)
         if chosen is None:
