@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -61,7 +62,17 @@ def rotate(
     x: Float[Array, "B T heads H"], cos: Float[Array, "B T half"], sin: Float[Array, "B T half"]
 ) -> Float[Array, "B T heads H"]:
     """Rotates the pairs (x_i, x_{i + H/2}) by the angle of their position; float32 inside, dtype kept."""
+    return jax.lax.platform_dependent(x, cos[:, :, None], sin[:, :, None], tpu=_by_matmul, default=_by_halves)
+
+
+def _by_halves(x: Array, cos: Array, sin: Array) -> Array:
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def _by_matmul(x: Array, cos: Array, sin: Array) -> Array:
+    """TPUs exchange halves by a matmul with zeros and ones, which is exact: half a register's width is slow there."""
+    exchange = jnp.asarray(np.roll(np.eye(x.shape[-1]), x.shape[-1] // 2, axis=0), jnp.float32)
+    cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+    wide = x.astype(jnp.float32)
+    return (wide * cos + jnp.einsum("btnh,hg->btng", wide, exchange) * sin).astype(x.dtype)

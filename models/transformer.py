@@ -7,6 +7,7 @@ F mlp, L layers.
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -43,10 +44,11 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """x @ kernel (+ bias) (+ lora.scale * x @ A @ B, where the `lora` collection has this layer)."""
+    """x @ kernel (+ bias) (+ lora.scale * x @ A @ B, where the `lora` collection has this layer), x's dimensions behind
+    the length being one to the kernel, and its columns `features`."""
 
     config: ModelConfig
-    features: int
+    features: tuple[int, ...]
     axes: tuple[str, str]
     use_bias: bool = False
     lora: LoRAConfig | None = None
@@ -54,22 +56,23 @@ class Linear(nn.Module):
     layout: Layout | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T in"], beside: Float[Array, "B T in"] | None = None,
-                 ) -> Float[Array, "B T out"]:
+    def __call__(self, x: Float[Array, "B T *inner"], beside: Float[Array, "B T *inner"] | None = None,
+                 ) -> Float[Array, "B T *outer"]:
         """The adapter reads `beside`, which is x (models.linear.aside), where it is given."""
-        shape, dtype = (x.shape[-1], self.features), jnp.dtype(self.config.dtype)
+        shape, dtype = (math.prod(x.shape[2:]), math.prod(self.features)), jnp.dtype(self.config.dtype)
         stored = jnp.dtype(self.config.param_dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
-        y = matmul(x, self.param("kernel", init, shape, stored), self.axes, self.layout)
+        y = matmul(x, self.param("kernel", init, shape, stored), self.axes, self.layout,
+                   self.features)
         if self.use_bias:
             bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
                               shape[1:], stored)
-            y = y + bias.astype(dtype)
+            y = y + bias.astype(dtype).reshape(self.features)
         if self.lora is not None and (self.is_initializing() or self.has_variable("lora", "a")):
             y = y + self._adapter(x if beside is None else beside, shape)
         return checkpoint_name(y, MATMUL)
 
-    def _adapter(self, x: Float[Array, "B T in"], shape: tuple[int, int]) -> Float[Array, "B T out"]:
+    def _adapter(self, x: Float[Array, "B T *inner"], shape: tuple[int, int]) -> Float[Array, "B T *outer"]:
         """A is uniform with variance 1 / (3 in), as torch's Linear and PEFT have it; B is zero."""
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -84,7 +87,7 @@ class Linear(nn.Module):
         b = self.variable("lora", "b", zeros, (self.lora.rank, shape[1])).value
         x = nn.Dropout(self.lora.dropout, deterministic=not self.training)(x)
         low = checkpoint_name(matmul(x, a, (self.axes[0], "rank"), self.layout), MATMUL)
-        return matmul(low, b * self.lora.scale, ("rank", self.axes[1]), self.layout)
+        return matmul(low, b * self.lora.scale, ("rank", self.axes[1]), self.layout, self.features)
 
 
 class Attention(nn.Module):
@@ -98,14 +101,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], slides: Bool[Array, ""] | None, rope: Any,
                  places: Places) -> Float[Array, "B T D"]:
-        config, (batch, length, _) = self.config, x.shape
-        bias, beside = config.qkv_bias, aside(self.layout, x)
-        q = _linear(self, "q", config.num_heads * config.head_dim, ("embed", "heads"), bias)(x, beside)
-        k = _linear(self, "k", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x, beside)
-        v = _linear(self, "v", config.num_kv_heads * config.head_dim, ("embed", "kv_heads"), bias)(x, beside)
-        q = q.reshape(batch, length, config.num_heads, config.head_dim)
-        k = k.reshape(batch, length, config.num_kv_heads, config.head_dim)
-        v = v.reshape(batch, length, config.num_kv_heads, config.head_dim)
+        config, bias, beside = self.config, self.config.qkv_bias, aside(self.layout, x)
+        q = _linear(self, "q", (config.num_heads, config.head_dim), ("embed", "heads"), bias)(x, beside)
+        k = _linear(self, "k", (config.num_kv_heads, config.head_dim), ("embed", "kv_heads"), bias)(x, beside)
+        v = _linear(self, "v", (config.num_kv_heads, config.head_dim), ("embed", "kv_heads"), bias)(x, beside)
         if config.qk_norm:
             q, k = RMSNorm(config, name="q_norm")(q), RMSNorm(config, name="k_norm")(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
@@ -116,8 +115,7 @@ class Attention(nn.Module):
         else:
             out = self._attend(q, k, v, places, slides)
         out = constrain(self.layout, out, "batch", "query_length", "heads", "head_dim")
-        out = out.reshape(batch, length, config.num_heads * config.head_dim)
-        out = _linear(self, "o", config.embed_dim, ("heads", "embed"), config.o_bias)(out)
+        out = _linear(self, "o", (config.embed_dim,), ("heads", "embed"), config.o_bias)(out)
         return checkpoint_name(add_up(self.layout, out), MATMUL)
 
     def _attend(self, q: Array, k: Array, v: Array, places: Places, slides: Array | None = None) -> Array:
@@ -159,14 +157,15 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         config, beside = self.config, aside(self.layout, x)
-        gate = _linear(self, "gate", config.mlp_dim, ("embed", "mlp"))(x, beside)
-        up = _linear(self, "up", config.mlp_dim, ("embed", "mlp"))(x, beside)
+        gate = _linear(self, "gate", (config.mlp_dim,), ("embed", "mlp"))(x, beside)
+        up = _linear(self, "up", (config.mlp_dim,), ("embed", "mlp"))(x, beside)
         hidden = constrain(self.layout, nn.silu(gate) * up, "batch", "query_length", "mlp")
-        out = _linear(self, "down", config.embed_dim, ("mlp", "embed"))(hidden)
+        out = _linear(self, "down", (config.embed_dim,), ("mlp", "embed"))(hidden)
         return add_up(self.layout, out)
 
 
-def _linear(owner: Attention | MLP, name: str, features: int, axes: tuple[str, str], bias: bool = False) -> Linear:
+def _linear(owner: Attention | MLP, name: str, features: tuple[int, ...], axes: tuple[str, str],
+            bias: bool = False) -> Linear:
     """A linear layer of a block, with its adapter where the LoRA configuration names it."""
     lora = owner.lora if owner.lora is not None and name in owner.lora.targets else None
     return Linear(owner.config, features, axes, bias, lora, owner.training, owner.layout, name=name, parent=owner)

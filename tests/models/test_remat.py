@@ -89,6 +89,6 @@ def test_offload_keeps_layer_inputs_and_attention_on_the_host_alone(interpreted)
 
 
 def test_dots_keep_what_linear_layers_give_and_attention(interpreted):
-    """Of q, k, v, o, gate and up; what down gives is the next layer's input."""
-    linear = [(128, features) for features in (16, 16, 32, 32, 64, 64, 64)]
+    """Of k, v, q, o, gate and up; what down gives is the next layer's input."""
+    linear = [(128, *features) for features in ((2, 8), (2, 8), (8, 8), (32,), (32,), (64,), (64,))]
     assert kept("dots") == ([*OF_ATTENTION, *linear], {jax.memory.Space.Device})

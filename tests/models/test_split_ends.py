@@ -36,16 +36,20 @@ def test_the_ends_of_a_model(config, rows):
 
 
 @pytest.mark.parametrize("config", [MESHES[0], MIXED])
-def test_the_matmul_of_a_kernel_in_parts(config):
+@pytest.mark.parametrize(("inner", "features"), [((16,), (32,)), ((16,), (4, 8)), ((2, 8), (32,))])
+def test_the_matmul_of_a_kernel_in_parts(config, inner, features):
+    """With heads as a dimension of their own, before it and behind it, too."""
     layout, keys = make_layout(config), jax.random.split(jax.random.key(0), 2)
-    x, kernel = jax.random.normal(keys[0], (8, 5, 16)), jax.random.normal(keys[1], (16, 32))
+    x, kernel = jax.random.normal(keys[0], (8, 5, *inner)), jax.random.normal(keys[1], (16, 32))
 
-    def total(x, kernel, layout):
-        return jnp.sum(jnp.sin(matmul(x, kernel, ("embed", "mlp") if config != MIXED else ("embed", "heads"), layout)))
+    def ours(x, kernel):
+        return jnp.sum(jnp.sin(matmul(x, kernel, ("embed", "mlp" if config != MIXED else "heads"), layout, features)))
 
-    ours, theirs = (jax.jit(jax.value_and_grad(lambda *arrays: total(*arrays, each), (0, 1)))(x, kernel)  # noqa: B023
-                    for each in (layout, None))
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), ours, theirs)
+    def theirs(x, kernel):
+        return jnp.sum(jnp.sin(x.reshape(8, 5, 16) @ kernel))
+
+    found, expected = (jax.jit(jax.value_and_grad(each, (0, 1)))(x, kernel) for each in (ours, theirs))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), found, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

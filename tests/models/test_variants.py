@@ -193,8 +193,7 @@ def test_one_layer_is_compiled_for_layers_that_differ():
     same = dataclasses.replace(MIXED, layer_types=None)
     alike = jax.jit(lambda variables: score(Transformer(same), variables, batch()).logps).lower(
         random_variables(config=MIXED)).as_text()
-    assert "stablehlo.case" in text
-    assert "stablehlo.case" not in alike
+    assert text.count("stablehlo.case") == alike.count("stablehlo.case") + 1
     assert text.count("tensor<32x48xf32>") == alike.count("tensor<32x48xf32>")  # the mlp stands there once
 
 
