@@ -62,7 +62,7 @@ def test_every_loss_and_the_metrics_have_a_case():
 
 # ------------------------------------------------------------------------------------------------- invariances
 
-QUICK = ("sigmoid", "ipo", "aot", "discopop", "sft")
+QUICK = ("sigmoid", "aot", "sft")
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)

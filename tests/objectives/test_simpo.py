@@ -32,7 +32,8 @@ OBJECTIVES = pytest.mark.parametrize("objective", [simpo, SIMPO, cpo, CPO, PAPER
                                      ids=["simpo", "smoothed simpo", "cpo", "smoothed cpo", "paper's cpo"])
 
 
-@OBJECTIVES
+@pytest.mark.parametrize("objective", [simpo, *(pytest.param(each, marks=pytest.mark.slow)
+                                                for each in (SIMPO, cpo, CPO, PAPER))])
 def test_invariances(objective, batch):
     check_objective(objective, batch, rows_per_unit=2)
 

@@ -205,7 +205,7 @@ def assert_alike(some, others):
         np.testing.assert_allclose(one.logps, other.logps, atol=1e-5)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 5, 16])
+@pytest.mark.parametrize("slots", [2, 16, *(pytest.param(slots, marks=pytest.mark.slow) for slots in (1, 5))])
 def test_completions_do_not_depend_on_slots(params, slots):
     limits = [1, 24, 3, 9, 2, 24, 5, 5, 20, 1, 7, 12]
     whole = drawn(params, max_new_tokens=limits, slots=12)
@@ -227,6 +227,7 @@ def test_each_prompt_is_prefilled_once(params, monkeypatch):
     assert sorted(read) == sorted(token for prompt in PROMPTS for token in prompt[:-1])
 
 
+@pytest.mark.slow
 def test_sampled_numbers_are_the_same_on_each_mesh(params):
     alone = drawn(params, slots=16)
     for config in (MeshConfig(8), MeshConfig(1, 8), MeshConfig(2, 2, 2)):
@@ -236,7 +237,8 @@ def test_sampled_numbers_are_the_same_on_each_mesh(params):
                      alone)
 
 
-@pytest.mark.parametrize("config", [MeshConfig(1, 8), MeshConfig(1, 2, 2, slice=2)])
+@pytest.mark.parametrize("config", [pytest.param(MeshConfig(1, 8), marks=pytest.mark.slow),
+                                    MeshConfig(1, 2, 2, slice=2)])
 def test_no_weight_is_exchanged_while_decoding(params, monkeypatch, config):
     """Of a model trained over fsdp, read from what is compiled."""
     texts, decode = [], decoder.decode
@@ -361,7 +363,7 @@ def test_requests_may_come_at_any_time(params, alone):
         tokens for tokens, _, _ in answers]
 
 
-@pytest.mark.parametrize("capacity", [96, 160, 4000])
+@pytest.mark.parametrize("capacity", [96, *(pytest.param(tokens, marks=pytest.mark.slow) for tokens in (160, 4000))])
 def test_a_small_cache_changes_no_answer(params, alone, capacity):
     """Where pages run out, the youngest wait with what they have drawn."""
     requests, answers = alone

@@ -109,6 +109,7 @@ def test_learning_rate_0_changes_nothing(train, more):
         assert "--beta" not in more or line["kl"] == 0.0
 
 
+@pytest.mark.slow
 def test_variants_run(train):
     status, _, err, lines = train(
         "--algorithm.kl-in", "reward", "--algorithm.kl", "k1", "--algorithm.advantages", "leave_one_out",
