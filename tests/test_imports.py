@@ -18,8 +18,9 @@ ALLOWED = {
     "sharding": BASE, "objectives": {"batch"}, "models": BASE | {"sharding"}, "data": BASE, "training": MODELS,
     "planning": MODELS | {"training"}, "rewards": REWARDS, "rollouts": REWARDS | {"rewards"}, "evals": CLI,
     "reports": BASE | {"evals"}, "serving": MODELS | {"data", "training", "rollouts"},
+    "checks": MODELS | {"training", "rollouts"},
     "curation": CLI | {"reports"}, "cli": CLI | {"evals", "planning"},
-    "scripts": CLI | {"cli", "evals", "curation", "planning", "reports", "serving"},
+    "scripts": CLI | {"cli", "checks", "evals", "curation", "planning", "reports", "serving"},
     "benchmarks": CLI | {"cli", "evals", "curation", "planning", "scripts"}}
 """folder or file at the top -> what of ours it may import besides itself"""
 NEEDS_A_MODEL = {"learned"}

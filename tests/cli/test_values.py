@@ -28,7 +28,8 @@ BASE = {
     "train_tokenizer": ["--data", "d", "--output", "o"],
     "evaluate": ["--model", "m", "--tasks", "t", "--output-dir", "o"], "quickstart": [], "identity": [],
     "arithmetic": [], "compare": [], "expert_iteration": [], "recount": RUN, "report": ["runs/a"],
-    "curate": [*RUN, "--stages", "s"], "serve": ["--model", "m"]}
+    "curate": [*RUN, "--stages", "s"], "serve": ["--model", "m"],
+    "check_accelerator": []}
 EVAL = ["--eval-data", "e.jsonl"]
 OBJECTIVE = ["--objective", "m:f"]
 
