@@ -6,7 +6,10 @@ from typing import Any
 
 from checks.verdicts import Check
 
-PARTS = {"attention": "checks.attention", "training speed": "checks.training_speed"}
+PARTS = {"hardware": "checks.hardware", "attention": "checks.attention", "paged attention": "checks.paged",
+         "scorer": "checks.scorer", "train step": "checks.steps", "sampling": "checks.sampling",
+         "links": "checks.collectives", "training speed": "checks.training_speed",
+         "decoding speed": "checks.decoding_speed", "lowering": "checks.lowering"}
 """part -> its module, which is imported where it is wanted"""
 
 

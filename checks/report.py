@@ -20,7 +20,7 @@ def exit_status(verdicts: Sequence[Verdict]) -> int:
     return int(any(each.status in BAD for each in verdicts) or not any(each.status == "ok" for each in verdicts))
 
 
-def table(machine: Mapping[str, Any], verdicts: Sequence[Verdict], foretold: Mapping[str, Any]) -> Table:
+def table(machine: Mapping[str, Any], verdicts: Sequence[Verdict], foretold: Mapping[str, str]) -> Table:
     """Checks that cannot run here for one reason are one line."""
     made = Table("check", "verdict", "found", "foretold", "s", title=title(machine), title_justify="left")
     part = None
@@ -29,7 +29,7 @@ def table(machine: Mapping[str, Any], verdicts: Sequence[Verdict], foretold: Map
             made.add_section()
         part = verdict.part
         made.add_row(f"{verdict.part}: {verdict.name}", f"[{COLOURS[verdict.status]}]{verdict.status}[/]",
-                     verdict.note.replace("[", "\\["), _foretold(foretold, verdict), f"{verdict.seconds:.1f}")
+                     verdict.note.replace("[", "\\["), foretold.get(verdict.name, ""), f"{verdict.seconds:.1f}")
     return made
 
 
@@ -66,20 +66,20 @@ def as_json(machine: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[str
             "verdicts": [vars(each) for each in verdicts]}
 
 
-def read_foretold(path: Path | None) -> dict[str, Any]:
-    """{"sft qwen3-0.6b": {"step_seconds": ..., "memory_gib": ...}, ...}: by the names of checks, what scripts.plan
-    foretells of them. Raises InputError for a file that is none."""
-    if path is None:
-        return {}
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"--foretold {path}: not readable as JSON ({error}); give a file of scripts.plan") from None
-    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
-        raise InputError(f"--foretold {path}: no JSON object of checks, each with its figures")
-    return found
-
-
-def _foretold(foretold: Mapping[str, Any], verdict: Verdict) -> str:
-    figures = foretold.get(verdict.name, {})
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
+def read_foretold(given: Sequence[str]) -> dict[str, str]:
+    """{check: what scripts.plan foretold of it} of CHECK=FILE, the file being what its --json wrote: the seconds of all
+    programs of a step, the memory of the largest. Raises InputError for a file that is none."""
+    foretold = {}
+    for each in given:
+        name, equals, path = each.partition("=")
+        if not equals:
+            raise InputError(f"--foretold {each!r}: give CHECK=FILE, such as 'sft qwen3-0.6b=plan.json'")
+        try:
+            programs = json.loads(Path(path).read_text())
+            seconds = [program["seconds"] * program.get("times", 1) for program in programs if program["seconds"]]
+            memory = max(program["bytes_needed"] for program in programs)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"--foretold {each!r}: {path} is no JSON of scripts.plan ({error!r}); give what its "
+                             f"--json wrote") from None
+        foretold[name.strip()] = f"{f'{sum(seconds):.3f} s a step, ' if seconds else ''}{memory / 2**30:.2f} GiB"
+    return foretold

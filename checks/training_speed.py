@@ -18,7 +18,7 @@ import optax
 
 from batch import Row, pad
 from checks.machine import Machine
-from checks.sizes import SIZES, shown_size, sized
+from checks.sizes import shown_size, sized, sizes
 from checks.verdicts import Check, Finding
 from models.architecture import random_params
 from models.config import ModelConfig
@@ -46,7 +46,7 @@ LORA = LoRAConfig(rank=16)
 
 def checks(machine: Machine) -> list[Check]:
     return [Check(PART, f"{name} {shown_size(preset, machine)}", functools.partial(measure, machine, preset, kind))
-            for preset in SIZES for name, kind in (("sft", sft_step), ("dpo", dpo_step))]
+            for preset in sizes(machine) for name, kind in (("sft", sft_step), ("dpo", dpo_step))]
 
 
 def measure(machine: Machine, preset: str, kind: Callable[..., Any]) -> Finding:
@@ -74,8 +74,8 @@ def measure(machine: Machine, preset: str, kind: Callable[..., Any]) -> Finding:
 
 def told(figures: dict[str, float | None], rest: str) -> str:
     mfu = "" if figures.get("mfu") is None else f"MFU {figures['mfu']:.1%}, "
-    return (f"{figures['tokens_per_second']:,.0f} tokens/s, {mfu}{figures['memory_gib']:.2f} GiB a device, compiled in "
-            f"{figures['compile_seconds']:.1f} s, {rest}")
+    return (f"{figures['tokens_per_second']:,.0f} tokens/s, {figures['step_seconds']:.3f} s a step, {mfu}"
+            f"{figures['memory_gib']:.2f} GiB a device, compiled in {figures['compile_seconds']:.1f} s, {rest}")
 
 
 def timed(step: Callable[..., Any], state: Any, columns: Any, steps: int) -> tuple[float, float]:

@@ -32,8 +32,8 @@ class Config:
     """Sizes are small, as on a CPU: whether everything runs at all, not how fast."""
     parts: tuple[str, ...] = ()
     """Only these parts of the table are run; by default all."""
-    foretold: Path | None = None
-    """What scripts.plan foretold of the checks is read from this JSON file and shown beside what was found."""
+    foretold: tuple[str, ...] = ()
+    """What scripts.plan foretold is shown beside what was found: CHECK=FILE, the file being what its --json wrote."""
     max_minutes: float = 10.0
     """No check begins after this many minutes; those that are left are told as not run."""
 

@@ -46,21 +46,24 @@ def test_what_cannot_run_is_told_once_for_each_reason():
 
 
 def test_the_table_has_what_was_foretold_beside_what_was_found(tmp_path):
-    (tmp_path / "plan.json").write_text('{"sft qwen3-0.6b": {"step_seconds": 0.25, "why": "hbm"}}')
+    plan = [{"seconds": 0.25, "times": 2, "bytes_needed": 2**30}, {"seconds": 0.1, "bytes_needed": 3 * 2**30}]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
     verdicts = [found("ok", "sft qwen3-0.6b", "12 tokens/s [x]"), found("wrong")]
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(table({"kind": "TPU v5e", "count": 4}, verdicts, read_foretold(tmp_path / "plan.json")))
+    foretold = read_foretold([f"sft qwen3-0.6b={tmp_path}/plan.json"])
+    console.print(table({"kind": "TPU v5e", "count": 4}, verdicts, foretold))
     text = console.export_text()
     assert "12 tokens/s [x]" in text
-    assert "step_seconds 0.25" in text
+    assert "0.600 s a step, 3.00 GiB" in text
     assert "4 x TPU v5e" in text
 
 
-@pytest.mark.parametrize("content", ["[1", "[1]", '{"sft": 3}'])
+@pytest.mark.parametrize("content", ["[1", "[1]", '{"sft": 3}', "[]"])
 def test_a_file_that_foretells_nothing_is_one_line(tmp_path, content):
     (tmp_path / "plan.json").write_text(content)
-    with pytest.raises(InputError, match=r"^--foretold .*plan.json"):
-        read_foretold(tmp_path / "plan.json")
+    for given in (f"sft={tmp_path}/plan.json", "plan.json", "sft=nowhere.json"):
+        with pytest.raises(InputError, match=r"^--foretold '[^\n]*$"):
+            read_foretold([given])
 
 
 def test_json_holds_every_figure():
