@@ -5,13 +5,16 @@ Every weight is a number of bfloat16, so that a model in bfloat16 and the refere
 
 import dataclasses
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from checks.attention import plain_attention
 from checks.machine import reference_device
+from models import transformer
 from models.config import ModelConfig
 from models.settings import LoRAConfig
 from models.transformer import Transformer, init_variables, output_head
@@ -49,11 +52,20 @@ def variables(config: ModelConfig, lora: LoRAConfig | None = None, seed: int = 0
 
 
 def plain_logits(config: ModelConfig, lora: LoRAConfig | None, held: dict[str, Any], batch: dict[str, Any]) -> Any:
-    """[B, T, V] in float32 at the highest precision, by plain XLA attention and one product with the head."""
-    config = dataclasses.replace(config, dtype="float32", attention="xla", remat="none")
-    hidden = Transformer(config, lora).apply(held, batch["tokens"], batch["positions"], batch["segment_ids"])
+    """[B, T, V] in float32, by attention written out (plain_attention) and one product with the head."""
+    config = dataclasses.replace(config, dtype="float32", remat="none")
+    with mock.patch.object(transformer, "attend", _plainly):
+        hidden = Transformer(config, lora).apply(held, batch["tokens"], batch["positions"], batch["segment_ids"])
     head, tied = output_head(config, held["params"])
     return jnp.einsum("btd,vd->btv" if tied else "btd,dv->btv", hidden, head)
+
+
+def _plainly(q: Any, k: Any, v: Any, queries: Any, keys: Any, window: int | None, *_: Any) -> Any:
+    """models.attention.attend by nothing of its own."""
+    back = queries.positions[:, :, None] - keys.positions[:, None, :]
+    same = queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :]
+    seen = same & (back >= 0) & (back < (window or back.shape[-1])) & (keys.segment_ids != 0)[:, None, :]
+    return plain_attention(q, k, v, seen)
 
 
 def plain_logps(logits: Any, batch: dict[str, Any]) -> Any:

@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from data.messages import Message, text_of
@@ -35,7 +34,7 @@ class ChatTemplate:
 
     tokenizer: Tokenizer
     tools: Sequence[Any] | None = None
-    kwargs: Mapping[str, Any] = MappingProxyType({})
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Python 3.11 takes no MappingProxyType
 
     def __post_init__(self):
         if not self.tokenizer.chat_template:

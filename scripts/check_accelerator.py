@@ -1,6 +1,8 @@
 """Does this machine compute what it should, and how fast? A fresh GPU or TPU machine in under ten minutes."""
 
+import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
@@ -66,7 +68,26 @@ def main(config: Config) -> None:
     sys.exit(exit_status(verdicts))
 
 
-if __name__ == "__main__":
-    from cli import command
+def parse_plainly(arguments: list[str]) -> Config:
+    """The flags where tyro is not installed, as on a machine that has little more than JAX."""
+    parser = argparse.ArgumentParser("check_accelerator", None, DESCRIPTION,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--max-minutes", type=float, default=Config.max_minutes)
+    for several in ("--parts", "--foretold"):
+        parser.add_argument(several, nargs="*", default=())
+    given = vars(parser.parse_args(arguments))
+    return Config(**given | {name: tuple(given[name]) for name in ("parts", "foretold")})
 
-    command.run(main, Config, DESCRIPTION)
+
+if __name__ == "__main__":
+    if importlib.util.find_spec("tyro"):
+        from cli import command
+
+        command.run(main, Config, DESCRIPTION)
+    else:
+        try:
+            main(parse_plainly(sys.argv[1:]))
+        except InputError as error:
+            sys.exit(f"error: {error}")

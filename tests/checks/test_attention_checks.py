@@ -27,6 +27,7 @@ def across_segments(queries, keys, window):
     return visible(*whole, window)
 
 
+@pytest.mark.slow
 def test_the_kernel_that_is_there_is_right():
     assert check(CPU, "xla", CASE, "float32").status == "ok"
 
