@@ -1,4 +1,4 @@
-"""The server under load beside the engine alone: tokens a second, the first token, the longest silence, by clients."""
+"""The server under load beside the engine alone: tokens a second, the first token, the longest gap, by clients."""
 
 import contextlib
 import dataclasses
@@ -34,55 +34,56 @@ class Config:
     model: str = EMBEDDED
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     clients: tuple[int, ...] = (1, 8, 64)
-    """so many ask at a time, each again once it is answered"""
+    """so many requests are on their way at a time; each client sends its next one once it has an answer"""
     seconds: float = 120.0
-    """after which no client asks again"""
+    """after which no client sends another"""
     num_slots: int = 64
     cache_tokens: int = 32768
     longest_prompt: int = 256
-    longest_answer: int = 128
+    longest_completion: int = 128
 
 
-class Asked(NamedTuple):
-    """A request: as long as chance has it, and answered to its limit."""
+class LoadRequest(NamedTuple):
+    """Of random lengths, and completed to its limit."""
 
     tokens: list[int]
     max_tokens: int
     seed: int
 
 
-class Answered(NamedTuple):
-    """One that was answered."""
+class Timing(NamedTuple):
+    """Of one completion."""
 
     tokens: int
-    first: float
-    """seconds to the first token"""
-    silence: float
-    """the longest time between two parts"""
+    first_token: float
+    """seconds"""
+    longest_gap: float
+    """seconds between two parts"""
 
 
 class Load(NamedTuple):
-    """What came of a number of clients."""
+    """The completions of a number of clients."""
 
     seconds: float
-    """until the last one was answered"""
-    answers: list[Answered]
+    """until the last one was complete"""
+    timings: list[Timing]
     errors: list[str]
 
     @property
     def rate(self) -> float:
-        return sum(answer.tokens for answer in self.answers) / self.seconds
+        """Tokens a second."""
+        return sum(timing.tokens for timing in self.timings) / self.seconds
 
 
 def main(config: Config) -> None:
-    check_positive(config, "seconds", "num_slots", "cache_tokens", "longest_prompt", "longest_answer")
+    check_positive(config, "seconds", "num_slots", "cache_tokens", "longest_prompt", "longest_completion")
     layout = make_layout(MeshConfig(), jax.devices()[:1])
     model, variables = open_pretrained(config.model).load(layout, dtype=config.dtype, param_dtype=config.dtype)
     engine = Engine(model, config.num_slots, config.cache_tokens, layout=layout)
     engine.load(variables)
     engine.warm_up(model.config.max_length)
-    table = Table("clients", "", "tokens/s", "of the engine's", "first token, s: median, 95 %", "longest silence, s",
-                  "answers", "errors", title=f"{config.seconds:g} s of ragged requests")
+    table = Table("clients", "", "tokens/s", "of the engine's", "first token, s: median, 95 %", "longest gap, s",
+                  "completions", "errors", title=f"{config.seconds:g} s of ragged requests")
     with serving(config) as address:
         for count in config.clients:
             alone = load_engine(engine, config, count)
@@ -96,63 +97,64 @@ def main(config: Config) -> None:
 
 
 def describe(load: Load) -> list[str]:
-    firsts = sorted(answer.first for answer in load.answers)
-    silence = max(answer.silence for answer in load.answers)
-    return [f"{statistics.median(firsts):.2f}, {firsts[int(0.95 * (len(firsts) - 1))]:.2f}", f"{silence:.2f}",
-            str(len(load.answers)), str(len(load.errors))]
+    firsts = sorted(timing.first_token for timing in load.timings)
+    gap = max(timing.longest_gap for timing in load.timings)
+    return [f"{statistics.median(firsts):.2f}, {firsts[int(0.95 * (len(firsts) - 1))]:.2f}", f"{gap:.2f}",
+            str(len(load.timings)), str(len(load.errors))]
 
 
-def requests_of(config: Config, client: int) -> Iterator[Asked]:
+def requests_of(config: Config, client: int) -> Iterator[LoadRequest]:
     """The same for both sides, of each client."""
     random = np.random.default_rng(client)
     for number in itertools.count():
         length, limit = (int(random.integers(8, longest + 1))
-                         for longest in (config.longest_prompt, config.longest_answer))
-        yield Asked(random.integers(1000, 40000, length).tolist(), limit, 1000 * client + number)
+                         for longest in (config.longest_prompt, config.longest_completion))
+        yield LoadRequest(random.integers(1000, 40000, length).tolist(), limit, 1000 * client + number)
 
 
 # ------------------------------------------------------------------------------------------------- the engine by itself
 
 def load_engine(engine: Engine, config: Config, count: int) -> Load:
-    """Each client asks again in the step after its answer."""
-    start, answers = time.monotonic(), []
+    """Each client's next request comes in the step after its last completion."""
+    start, timings = time.monotonic(), []
     clients = [requests_of(config, client) for client in range(count)]
     running = {submit(engine, next(client)): (client, Clock()) for client in clients}
     while running:
         for output in engine.step():
             client, clock = running[output.id]
-            clock.came(len(output.tokens))
+            clock.record(len(output.tokens))
             if output.finish_reason:
                 del running[output.id]
-                answers.append(clock.answered())
+                timings.append(clock.timing())
                 if time.monotonic() - start < config.seconds:
                     running[submit(engine, next(client))] = client, Clock()
-    return Load(time.monotonic() - start, answers, [])
+    return Load(time.monotonic() - start, timings, [])
 
 
-def submit(engine: Engine, asked: Asked) -> int:
-    [identity] = engine.submit([Request(asked.tokens, asked.max_tokens, np.asarray([0, asked.seed], np.uint32))])
+def submit(engine: Engine, request: LoadRequest) -> int:
+    [identity] = engine.submit([Request(request.tokens, request.max_tokens, np.asarray([0, request.seed], np.uint32))])
     return identity
 
 
 class Clock:
-    """Of one request, from when it is asked."""
+    """Of one request, from when it is sent."""
 
     def __init__(self) -> None:
         self._start = self._last = time.monotonic()
-        self._first, self._silence, self._tokens = 0.0, 0.0, 0
+        self._first, self._gap, self._tokens = 0.0, 0.0, 0
 
-    def came(self, tokens: int) -> None:
+    def record(self, tokens: int) -> None:
+        """A part has come."""
         now = time.monotonic()
         if self._last == self._start:
             self._first = now - self._start
         else:
-            self._silence = max(self._silence, now - self._last)
+            self._gap = max(self._gap, now - self._last)
         self._last = now
         self._tokens += tokens
 
-    def answered(self, tokens: int | None = None) -> Answered:
-        return Answered(self._tokens if tokens is None else tokens, self._first, self._silence)
+    def timing(self, tokens: int | None = None) -> Timing:
+        return Timing(self._tokens if tokens is None else tokens, self._first, self._gap)
 
 
 # ----------------------------------------------------------------------------------------------------------- the server
@@ -177,14 +179,14 @@ def load_server(address: str, config: Config, count: int) -> Load:
     start = time.monotonic()
     load = Load(0.0, [], [])
 
-    def ask_again(client: int) -> None:
+    def run_client(client: int) -> None:
         connection = http.client.HTTPConnection(address, timeout=600)
-        for asked in requests_of(config, client):
+        for request in requests_of(config, client):
             if time.monotonic() - start > config.seconds:
                 break
-            guarded(load, lambda asked=asked: ask(connection, asked))
+            guarded(load, lambda request=request: complete(connection, request))
 
-    threads = [threading.Thread(target=ask_again, args=(client,)) for client in range(count)]
+    threads = [threading.Thread(target=run_client, args=(client,)) for client in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -192,16 +194,16 @@ def load_server(address: str, config: Config, count: int) -> Load:
     return load._replace(seconds=time.monotonic() - start)
 
 
-def guarded(load: Load, work: Callable[[], Answered]) -> None:
+def guarded(load: Load, work: Callable[[], Timing]) -> None:
     try:
-        load.answers.append(work())
+        load.timings.append(work())
     except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
         load.errors.append(f"{type(error).__name__}: {error}")
 
 
-def ask(connection: http.client.HTTPConnection, asked: Asked) -> Answered:
-    """Raises ValueError for what is no answer."""
-    body = {"prompt": asked.tokens, "max_tokens": asked.max_tokens, "seed": asked.seed, "ignore_eos": True,
+def complete(connection: http.client.HTTPConnection, request: LoadRequest) -> Timing:
+    """Raises ValueError for what is no completion."""
+    body = {"prompt": request.tokens, "max_tokens": request.max_tokens, "seed": request.seed, "ignore_eos": True,
             "stream": True, "stream_options": {"include_usage": True}}
     clock = Clock()
     connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
@@ -212,10 +214,10 @@ def ask(connection: http.client.HTTPConnection, asked: Asked) -> Answered:
             if "error" in event:
                 raise ValueError(event["error"]["message"])
             usage = event["usage"] or usage
-            clock.came(0)
-    if response.status != 200 or usage is None or usage["completion_tokens"] != asked.max_tokens:
-        raise ValueError(f"HTTP {response.status}, usage {usage} of {asked.max_tokens} tokens")
-    return clock.answered(usage["completion_tokens"])
+            clock.record(0)
+    if response.status != 200 or usage is None or usage["completion_tokens"] != request.max_tokens:
+        raise ValueError(f"HTTP {response.status}, usage {usage} of {request.max_tokens} tokens")
+    return clock.timing(usage["completion_tokens"])
 
 
 if __name__ == "__main__":

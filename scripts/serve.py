@@ -72,11 +72,11 @@ class Config:
 def main(config: Config) -> None:
     from data.tokenizer import open_tokenizer
     from serving.app import make_app
-    from serving.drawing import request_maker
     from serving.grammar import Grammars
     from serving.jobs import Jobs
     from serving.listening import is_loopback, serve, take_port
     from serving.metrics import Metrics
+    from serving.sample_requests import request_maker
     from serving.scoring import Scorer
     from serving.ticks import Ticks
     from sharding.exchange import broadcast

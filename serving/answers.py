@@ -9,14 +9,14 @@ from rollouts.engine import Output
 from serving.jobs import Job
 from serving.logprobs import TokenLogps
 from serving.served import Served
-from serving.ticks import Asked, Draw
+from serving.work import SampleRequest, ScoreRequest
 
 
 class Answer(Protocol):
     """What a request is answered, once its job has it."""
 
-    draws: Sequence[Draw]
-    rows: Sequence[Asked]
+    samples: Sequence[SampleRequest]
+    rows: Sequence[ScoreRequest]
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """All of it."""
@@ -47,7 +47,7 @@ def usage(prompts: Sequence[Sequence[int]], completion_tokens: int) -> dict[str,
             "total_tokens": prompt_tokens + completion_tokens}
 
 
-def wanted(count: int | None) -> int:
+def num_likeliest(count: int | None) -> int:
     """The engine's num_likeliest for so many top log-probabilities: with none of them, the drawn token's own come."""
     return 0 if count is None else max(1, count)
 

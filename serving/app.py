@@ -1,4 +1,4 @@
-"""The server's routes: what is asked is read, checked, waited for, and given up where the client goes."""
+"""The server's routes: bodies are read and checked, answers waited for, and given up where the client goes."""
 
 import asyncio
 import json
@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from errors import InputError
 from serving import openapi, tokens
+from serving.access import Access
 from serving.answers import Answer
 from serving.chat import ChatAnswer
 from serving.completions import CompletionAnswer
-from serving.doors import Doors
 from serving.grammar import Grammars
 from serving.jobs import Job, Jobs
 from serving.logprobs import TokenTexts
@@ -28,15 +28,15 @@ from serving.schemas import Body, ChatBody, CompletionBody, DetokenizeBody, Scor
 from serving.scores import ScoreAnswer
 from serving.served import Served
 
-Some = TypeVar("Some", bound=Body)
+BodyType = TypeVar("BodyType", bound=Body)
 Handler = Callable[[Request], Awaitable[Response]]
-GONE = 499
+CLIENT_CLOSED = 499
 """status where the client has gone, which nobody reads"""
 BODY_SECONDS = 30
 """in which a body must have come"""
-LARGEST_BODY = 2**22
+MAX_BODY = 2**22
 """bytes; as objects they take up to sixty times as much"""
-LARGE_BODY = 2**16
+THREAD_BODY = 2**16
 """bytes from which a body is parsed in a thread, and holds nobody up"""
 
 
@@ -67,9 +67,9 @@ def make_app(served: Served, jobs: Jobs, grammars: Grammars, api_key: str | None
     routes = [*(Route(path, handler) for path, handler in gets.items()),
               *(Route(path, _reading(served, *each), methods=["POST"]) for path, each in bodies.items())]
     app = Starlette(routes=routes, exception_handlers={
-        Refusal: _refuse, InputError: _refuse_input, HTTPException: _refuse_http, ClientDisconnect: _nobody,
+        Refusal: _refuse, InputError: _refuse_input, HTTPException: _refuse_http, ClientDisconnect: _client_closed,
         Exception: _fail})
-    app.add_middleware(Doors, api_key=api_key, only_here=only_here, metrics=jobs.metrics, paths={*gets, *bodies})
+    app.add_middleware(Access, api_key=api_key, only_here=only_here, metrics=jobs.metrics, paths={*gets, *bodies})
     return app
 
 
@@ -117,9 +117,9 @@ class _Handlers:
     async def _answer(self, request: Request, streams: bool | None, prepare: Callable[[], Answer]) -> Response:
         """What a job gives, as a whole or in a stream."""
         prepared = await anyio.to_thread.run_sync(prepare)
-        job = self._jobs.submit(prepared.draws, prepared.rows)
+        job = self._jobs.submit(prepared.samples, prepared.rows)
         try:
-            await job.taken()
+            await job.accepted()
             if streams:
                 return _Events(prepared, job, self._served.timeout)
             return await _whole(request, prepared, job, self._served.timeout)
@@ -146,14 +146,14 @@ def _reading(served: Served, kind: type[Body], handler: Any) -> Handler:
     return read_and_handle
 
 
-async def _read(request: Request, kind: type[Some]) -> Some:
+async def _read(request: Request, kind: type[BodyType]) -> BodyType:
     """The body. Raises Refusal for what is none."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "a body is JSON, with the header Content-Type: application/json")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             content = await _content(request)
-        if len(content) < LARGE_BODY:
+        if len(content) < THREAD_BODY:
             return kind.model_validate_json(content)
         return await anyio.to_thread.run_sync(kind.model_validate_json, content)
     except TimeoutError:
@@ -169,8 +169,8 @@ async def _content(request: Request) -> bytes:
     async for part in request.stream():
         parts.append(part)
         size += len(part)
-        if size > LARGEST_BODY:
-            raise Refusal(413, f"the body is larger than {LARGEST_BODY} bytes; send less at a time")
+        if size > MAX_BODY:
+            raise Refusal(413, f"the body is larger than {MAX_BODY} bytes; send less at a time")
     return b"".join(parts)
 
 
@@ -178,13 +178,13 @@ async def _content(request: Request) -> bytes:
 
 async def _whole(request: Request, prepared: Answer, job: Job, seconds: float) -> Response:
     """The answer; it is given up where the client goes before it is there, or where it takes too long."""
-    answering, leaving = asyncio.ensure_future(prepared.whole(job)), asyncio.ensure_future(_gone(request))
+    answering, leaving = asyncio.ensure_future(prepared.whole(job)), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({answering, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
             return JsonResponse(answering.result())
         if leaving.done():
-            return Response(status_code=GONE)
+            return Response(status_code=CLIENT_CLOSED)
         raise too_late(seconds)
     finally:
         answering.cancel()
@@ -192,7 +192,7 @@ async def _whole(request: Request, prepared: Answer, job: Job, seconds: float) -
         job.close()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -252,8 +252,8 @@ async def _refuse_http(request: Request, error: HTTPException) -> Response:
                                           headers=error.headers or {}))
 
 
-async def _nobody(request: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=GONE)
+async def _client_closed(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=CLIENT_CLOSED)
 
 
 async def _fail(request: Request, error: Exception) -> Response:

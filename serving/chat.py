@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from rollouts.engine import Output
-from serving.answers import logps_of, make_head, usage, wanted
+from serving.answers import logps_of, make_head, num_likeliest, usage
 from serving.conversations import encode_chat
-from serving.drawing import make_draws, stop_strings
 from serving.grammar import Grammars
 from serving.jobs import Job
 from serving.logprobs import TokenTexts, of_chat
 from serving.reading import CLOSES, OPENS, Delta, Reader, as_message
 from serving.refusals import Refusal
-from serving.rules import Marks, answer_of_calls, answer_of_schema, answer_or_calls, whole
+from serving.rules import Marks, answer_of_calls, answer_of_schema, answer_or_calls, turn_grammar
+from serving.sample_requests import make_samples, stop_strings
 from serving.schemas import ChatBody, NamedTool
 from serving.served import Served
 from serving.text import StopCutter, TextStream
@@ -36,7 +36,7 @@ class ChatAnswer:
         if grammar:
             grammars.check(grammar)
         limit = served.limit(self._prompt, body.max_completion_tokens or body.max_tokens)
-        self.draws = make_draws(body, [self._prompt], [limit], wanted(self._top), grammar)
+        self.samples = make_samples(body, [self._prompt], [limit], num_likeliest(self._top), grammar)
         self._head = make_head(served, "chatcmpl")
         self._tokens = 0
 
@@ -49,7 +49,7 @@ class ChatAnswer:
             raise Refusal(400, "a response_format beside tools that may be called or not is not supported; set "
                                "tool_choice", param="response_format")
         answer = calls or (None if schema is None else answer_of_schema(schema))
-        return answer and whole(answer, marks, self._splits, self._opened)
+        return answer and turn_grammar(answer, marks, self._splits, self._opened)
 
     def _calls(self, marks: Marks) -> str | None:
         """The rules of calls: where they must come, or where a function's schema is strict."""
@@ -79,14 +79,14 @@ class ChatAnswer:
     # ------------------------------------------------------------------------------------------------------ the answer
 
     async def whole(self, job: Job) -> dict[str, Any]:
-        choices = [_Choice(self) for _ in self.draws]
+        choices = [_Choice(self) for _ in self.samples]
         async for number, output in job.outputs():
             choices[number].add(output)
         return self._head.object("chat.completion", choices=[each.whole(index) for index, each in enumerate(choices)],
                                  usage=self._usage(choices))
 
     async def chunks(self, job: Job) -> AsyncIterator[dict[str, Any]]:
-        choices = [_Choice(self) for _ in self.draws]
+        choices = [_Choice(self) for _ in self.samples]
         more = {"usage": None} if self._body.include_usage else {}
         for index in range(len(choices)):
             first = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None,

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from rollouts.engine import Output
-from serving.answers import logps_of, make_head, usage, wanted
-from serving.drawing import make_draws, stop_strings
+from serving.answers import logps_of, make_head, num_likeliest, usage
 from serving.jobs import Job
 from serving.logprobs import CompletionLogprobs, TokenLogps, TokenTexts
+from serving.sample_requests import make_samples, stop_strings
 from serving.schemas import CompletionBody
 from serving.served import Served, check_choices
 from serving.text import StopCutter, TextStream
-from serving.ticks import Asked, Draw
+from serving.work import SampleRequest, ScoreRequest
 
 DEFAULT_TOKENS = 16
 """of a completion whose body says nothing of it: OpenAI's"""
@@ -26,18 +26,18 @@ class CompletionAnswer:
     def __init__(self, served: Served, texts: TokenTexts, body: CompletionBody):
         self._served, self._texts, self._body = served, texts, body
         self._prompts = [served.encode(prompt) for prompt in body.prompts()]
-        self.draws = self._draws()
-        self.rows = [Asked(prompt, True) for prompt in self._prompts if body.echo and body.logprobs is not None]
+        self.samples = self._samples()
+        self.rows = [ScoreRequest(prompt, True) for prompt in self._prompts if body.echo and body.logprobs is not None]
         self._head = make_head(served, "cmpl")
         self._tokens = 0
 
-    def _draws(self) -> list[Draw]:
+    def _samples(self) -> list[SampleRequest]:
         body = self._body
         check_choices(len(self._prompts) * (body.n or 1))
         if stop_strings(body):
             self._served.check_text()
         limits = [self._served.limit(prompt, body.max_tokens, DEFAULT_TOKENS) for prompt in self._prompts]
-        return make_draws(body, self._prompts, limits, wanted(body.logprobs)) if all(limits) else []
+        return make_samples(body, self._prompts, limits, num_likeliest(body.logprobs)) if all(limits) else []
 
     async def whole(self, job: Job) -> dict[str, Any]:
         choices: list[Part] = [{} for _ in range(self._count)]
@@ -67,7 +67,7 @@ class CompletionAnswer:
                 prompt = number // (self._body.n or 1)
                 yield number, choice.echo(self._body.prompts()[prompt], self._prompts[prompt],
                                           scores[prompt] if scores else None)
-        if not self.draws:
+        if not self.samples:
             for number in range(self._count):
                 yield number, {"text": "", "logprobs": None, "finish_reason": "length"}
         async for number, output in job.outputs():

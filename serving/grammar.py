@@ -8,8 +8,12 @@ import numpy as np
 
 from errors import InputError
 
-LARGEST = 2**18
-"""characters of a grammar"""
+MAX_CHARACTERS = 2**18
+"""of a grammar"""
+MAX_SYMBOLS = 25_000
+"""of a grammar: an object of 2,000 keys that may all be left out has so many, and takes a second to be compiled"""
+NUM_KEPT = 32
+"""grammars that stay compiled, some MiB each"""
 
 
 class Grammars:
@@ -17,13 +21,13 @@ class Grammars:
 
     def __init__(self, tokenizer: Any, vocab_size: int):
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._compiled = functools.lru_cache(maxsize=64)(self._compile)
+        self._compiled = functools.lru_cache(maxsize=NUM_KEPT)(self._compile)
 
     def check(self, grammar: str) -> None:
         """Raises InputError for one that cannot be expressed."""
-        if len(grammar) > LARGEST:
+        if len(grammar) > MAX_CHARACTERS:
             raise InputError(f"the schemas of a request come to a grammar of {len(grammar)} characters, more than "
-                             f"{LARGEST}; give shorter ones")
+                             f"{MAX_CHARACTERS}; give shorter ones")
         self._compiled(grammar)
 
     def mask(self, grammar: str) -> Callable[[Sequence[int]], np.ndarray]:
@@ -31,9 +35,14 @@ class Grammars:
         return _Mask(self._compiled(grammar).deep_copy(), self._vocab_size, self._tokenizer.eos_ids)
 
     def _compile(self, grammar: str) -> Any:
-        matcher = _guidance().LLMatcher(self._tokens, grammar, log_level=0)
-        if matcher.is_error():
-            raise InputError(f"no grammar can be made of a schema ({_line(matcher.get_error())})")
+        """Some grammars turn out to be none, or too much, only once the first token is looked for."""
+        limits = _guidance().LLParserLimits(max_grammar_size=MAX_SYMBOLS)
+        matcher = _guidance().LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
+        try:
+            _raise_error(matcher)
+            _Mask(matcher.deep_copy(), self._vocab_size, ())([])
+        except ValueError as error:
+            raise InputError(f"no grammar can be made of a schema ({error})") from None
         return matcher
 
     @functools.cached_property
@@ -83,13 +92,14 @@ class _Mask:
         self._matcher.consume_tokens(list(tokens[self._count :]))
         self._count = len(tokens)
         fill_next_token_bitmask(self._matcher, self._words)
-        if self._matcher.is_error():
-            raise ValueError(_line(self._matcher.get_error()))
+        _raise_error(self._matcher)
         mask = np.unpackbits(self._words[0].view(np.uint8), bitorder="little")[: self._vocab_size].astype(bool)
         if self._matcher.is_accepting():
             mask[self._eos_ids] = True
         return mask
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())[:300]
+def _raise_error(matcher: Any) -> None:
+    """Raises ValueError with the first part of what a matcher says of its fault; a dump of its state follows."""
+    if matcher.is_error():
+        raise ValueError(" ".join(matcher.get_error().partition("<state>")[0].split())[:300])

@@ -11,64 +11,65 @@ from errors import InputError
 from rollouts.engine import Output
 from serving.metrics import Metrics
 from serving.refusals import Refusal, failed, overloaded
-from serving.ticks import Asked, Draw, Drawn, Event, Scored, Ticks
+from serving.ticks import Ticks
+from serving.work import Event, Sampled, SampleRequest, Scored, ScoreRequest
 
-LONGEST_RETRY = 60
+MAX_RETRY_SECONDS = 60
 """seconds that one is asked to wait at the most before another try"""
 
 
 class Jobs:
-    """Those on their way. `num_slots` draws are decoded at a time, and no job comes in while `max_queue` wait."""
+    """Those on their way. `num_slots` samples are decoded at a time, and no job comes in while `max_queue` wait."""
 
     def __init__(self, ticks: Ticks, num_slots: int, max_queue: int, metrics: Metrics):
         self.ticks, self.num_slots, self.max_queue, self.metrics = ticks, num_slots, max_queue, metrics
         self.open: set[Job] = set()
-        self._seconds = 1.0  # that a draw takes, of late
-        metrics.watch(lambda: min(self.num_draws, num_slots), lambda: max(0, self.num_draws - num_slots))
+        self._seconds = 1.0  # that a completion takes, of late
+        metrics.watch(lambda: min(self.num_pending, num_slots), lambda: max(0, self.num_pending - num_slots))
 
     @property
-    def num_draws(self) -> int:
+    def num_pending(self) -> int:
         """Draws, and rows to be scored, on their way."""
         return sum(job.missing for job in self.open)
 
-    def submit(self, draws: Sequence[Draw], rows: Sequence[Asked] = ()) -> "Job":
+    def submit(self, samples: Sequence[SampleRequest], rows: Sequence[ScoreRequest] = ()) -> "Job":
         """To be closed. Raises Refusal where too many wait (429), and where the engine's thread has ended (503)."""
         if self.ticks.ended.is_set():
             raise Refusal(503, "the server is ending", "server_error", "unavailable")
-        waiting = self.num_draws - self.num_slots
+        waiting = self.num_pending - self.num_slots
         if waiting >= self.max_queue:
-            raise overloaded(min(LONGEST_RETRY, max(1, round(self._seconds * waiting / self.num_slots))))
-        return Job(self, draws, rows)
+            raise overloaded(min(MAX_RETRY_SECONDS, max(1, round(self._seconds * waiting / self.num_slots))))
+        return Job(self, samples, rows)
 
-    def took(self, seconds: float) -> None:
-        """A draw was answered in so many seconds."""
+    def measure(self, seconds: float) -> None:
+        """A completion took so many seconds."""
         self._seconds += 0.1 * (seconds - self._seconds)
 
 
 class Job:
-    """What one request asks for: draws, and rows to be scored."""
+    """What one request asks for: samples, and rows to be scored."""
 
-    def __init__(self, jobs: Jobs, draws: Sequence[Draw], rows: Sequence[Asked]):
+    def __init__(self, jobs: Jobs, samples: Sequence[SampleRequest], rows: Sequence[ScoreRequest]):
         self._jobs, self._start, self._first = jobs, time.monotonic(), True
-        self._draws, self._rows = len(draws), len(rows)  # that are missing
-        self._has_grammar = any(draw.grammar for draw in draws)
+        self._samples, self._rows = len(samples), len(rows)  # that are missing
+        self._has_grammar = any(sample.grammar for sample in samples)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._early: deque[Drawn] = deque()
+        self._early: deque[Sampled] = deque()
         loop = asyncio.get_running_loop()
-        self._number = jobs.ticks.submit(draws, rows, lambda events: loop.call_soon_threadsafe(self._put, events))
+        self._number = jobs.ticks.submit(samples, rows, lambda events: loop.call_soon_threadsafe(self._put, events))
         jobs.open.add(self)
-        prompts = [tokens for tokens, _ in itertools.groupby([*draws, *rows], lambda each: each.tokens)]
+        prompts = [tokens for tokens, _ in itertools.groupby([*samples, *rows], lambda each: each.tokens)]
         jobs.metrics.prompt_tokens.inc(sum(map(len, prompts)))  # n of a prompt count once, as in usage
 
     @property
     def missing(self) -> int:
-        return self._draws + self._rows
+        return self._samples + self._rows
 
     def _put(self, events: Sequence[Event]) -> None:
         for event in events:
             self._events.put_nowait(event)
 
-    async def taken(self) -> None:
+    async def accepted(self) -> None:
         """Returns once the engine has it. Raises InputError where it refuses it."""
         await self._next()
 
@@ -85,8 +86,8 @@ class Job:
         return found
 
     async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
-        """(number of the draw, output), until all have ended. Raises Refusal where one fails."""
-        while self._draws:
+        """(number of the sample, output), until all have ended. Raises Refusal where one fails."""
+        while self._samples:
             number, output = self._early.popleft() if self._early else await self._next()
             self._count(output)
             if output.error:
@@ -101,18 +102,18 @@ class Job:
             self._first = False
             metrics.first_token.observe(seconds)
         if output.finish_reason:
-            self._draws -= 1
-            self._jobs.took(seconds)
+            self._samples -= 1
+            self._jobs.measure(seconds)
 
     async def _next(self) -> Any:
         event = await self._events.get()
         if isinstance(event, Exception):
-            self._draws = self._rows = 0
+            self._samples = self._rows = 0
             raise event if isinstance(event, InputError) else failed(f"the engine has failed ({type(event).__name__})")
         return event
 
     def close(self) -> None:
         """Nobody waits for it any more: what has not ended is cancelled."""
-        self._draws = self._rows = 0
+        self._samples = self._rows = 0
         self._jobs.open.discard(self)
         self._jobs.ticks.cancel(self._number)

@@ -24,7 +24,7 @@ class Metrics:
         self._waiting = Gauge("temper_waiting", "Completions and rows that wait", registry=registry)
 
     def watch(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        """Reads how many run and wait when it is asked."""
+        """Reads how many run and wait when that is read."""
         self._running.set_function(running)
         self._waiting.set_function(waiting)
 

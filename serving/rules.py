@@ -76,7 +76,7 @@ def _more(several: bool, rule: str, separator: str) -> str:
     return f" ({json.dumps(separator)} {rule})*" if several else ""
 
 
-def whole(rules: str, marks: Marks, splits: bool, opened: bool) -> str:
+def turn_grammar(rules: str, marks: Marks, splits: bool, opened: bool) -> str:
     """The grammar of a turn whose answer has these rules; where thoughts are kept apart, one may come before it."""
     if not splits:
         return f"start: answer\n{rules}"

@@ -10,18 +10,18 @@ from serving.jobs import Job
 from serving.refusals import Refusal
 from serving.schemas import ScoreBody
 from serving.served import Served, check_choices
-from serving.ticks import Asked
+from serving.work import ScoreRequest
 
 
 class ScoreAnswer:
     """Raises InputError or Refusal for rows that cannot be scored."""
 
-    draws = ()
+    samples = ()
 
     def __init__(self, served: Served, body: ScoreBody):
         check_choices(len(body.rows()))
         self._rows = [_encoded(served, number, row) for number, row in enumerate(body.rows())]
-        self.rows = [Asked(row.tokens.tolist(), False) for row in self._rows]
+        self.rows = [ScoreRequest(row.tokens.tolist(), False) for row in self._rows]
         self._head = make_head(served, "score")
 
     async def whole(self, job: Job) -> dict[str, Any]:

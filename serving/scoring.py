@@ -11,7 +11,7 @@ from models.heads import score_rewards
 from models.likeliest import score_likeliest
 from models.scoring import score
 from models.transformer import Transformer
-from serving.ticks import Asked
+from serving.work import ScoreRequest
 from sharding.layout import Layout
 from training.evaluation import make_row_scorer
 
@@ -27,7 +27,7 @@ class Scorer:
         self._shares = layout.ways("batch")
         self.at_a_time = -(-AT_A_TIME // self._shares) * self._shares
 
-    def score(self, rows: Sequence[Asked]) -> list[Any]:
+    def score(self, rows: Sequence[ScoreRequest]) -> list[Any]:
         """TokenScores, LikeliestScores or RewardScores of each row, numpy; up to `at_a_time` rows."""
         scored: list[Any] = [None] * len(rows)
         for likeliest in {row.likeliest for row in rows}:

@@ -79,19 +79,19 @@ class Served:
         check_ids(tokens, self.text, self.config.vocab_size)
         return tokens
 
-    def limit(self, prompt: Sequence[int], asked: int | None, default: int | None = None) -> int:
-        """Tokens that may follow a prompt. Raises Refusal where what is asked for does not fit."""
+    def limit(self, prompt: Sequence[int], requested: int | None, default: int | None = None) -> int:
+        """Tokens that may follow a prompt. Raises Refusal where what is requested for does not fit."""
         room = self.max_length - len(prompt)
-        if room < (1 if asked is None else asked):
-            wanted = "" if asked is None else f" and {asked} new ones"
+        if room < (1 if requested is None else requested):
+            wanted = "" if requested is None else f" and {requested} new ones"
             raise Refusal(400, f"a prompt of {len(prompt)} tokens{wanted} does not fit this model's context of "
                                f"{self.max_length} tokens", code="context_length_exceeded")
         if self.max_new_tokens is None:
-            return min(room, default or room) if asked is None else asked
-        if asked is not None and asked > self.max_new_tokens:
-            raise Refusal(400, f"{asked} new tokens are more than this server gives, {self.max_new_tokens}",
+            return min(room, default or room) if requested is None else requested
+        if requested is not None and requested > self.max_new_tokens:
+            raise Refusal(400, f"{requested} new tokens are more than this server gives, {self.max_new_tokens}",
                           param="max_tokens")
-        return min(room, self.max_new_tokens, default or room) if asked is None else asked
+        return min(room, self.max_new_tokens, default or room) if requested is None else requested
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens to text; without a tokenizer, there is none."""

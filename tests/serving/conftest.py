@@ -57,9 +57,9 @@ def start(parts):
     from starlette.testclient import TestClient
 
     from serving.app import make_app
-    from serving.drawing import request_maker
     from serving.jobs import Jobs
     from serving.metrics import Metrics
+    from serving.sample_requests import request_maker
     from serving.served import Served
     from serving.ticks import Ticks
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from asked import expected, post, streamed
 from chat_model import CHARACTERS
+from serving_client import expected, post, streamed
 
 from data.chat import render
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from asked import expected, post, scores_of, streamed
+from serving_client import expected, post, scores_of, streamed
 
 PROMPTS = ["Once upon", "abc"]
 

@@ -1,4 +1,4 @@
-"""From a body to what is drawn: controls, keys, stops and grammar of each completion."""
+"""From a body to the requests of its completions: controls, keys, stops and grammar of each."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from rollouts.stops import Ends, make_ends
 from serving.grammar import Grammars
 from serving.schemas import Sampling
 from serving.served import check_choices
-from serving.ticks import Draw
+from serving.work import SampleRequest
 
 SEEDS = 2**32
 """a seed is taken modulo this, so that any whole number is one"""
@@ -23,16 +23,16 @@ MAX_STOPS = 64
 """stop strings of a request"""
 
 
-def make_draws(body: Sampling, prompts: Sequence[Sequence[int]], limits: Sequence[int], num_likeliest: int,
-               grammar: str | None = None) -> list[Draw]:
-    """`n` draws of each prompt, prompt by prompt. Draw i has the key of completion i of scripts.generate with the same
-    seed; without a seed, any. Raises InputError for controls that leave no distribution."""
+def make_samples(body: Sampling, prompts: Sequence[Sequence[int]], limits: Sequence[int], num_likeliest: int,
+                 grammar: str | None = None) -> list[SampleRequest]:
+    """`n` samples of each prompt, prompt by prompt. Sample i has the key of completion i of scripts.generate with the
+    same seed; without a seed, any. Raises InputError for controls that leave no distribution."""
     controls, n = _controls(body), body.n or 1
     check_choices(len(prompts) * n)
     keys = _keys(body.seed, len(prompts) * n)
-    draw = Draw([], 0, [], controls, stop_strings(body), body.stop_token_ids or [], bool(body.ignore_eos), _bias(body),
-                num_likeliest, grammar)
-    return [draw._replace(tokens=list(prompts[number // n]), max_new_tokens=limits[number // n], key=key)
+    sample = SampleRequest([], 0, [], controls, stop_strings(body), body.stop_token_ids or [], bool(body.ignore_eos),
+                           _bias(body), num_likeliest, grammar)
+    return [sample._replace(tokens=list(prompts[number // n]), max_new_tokens=limits[number // n], key=key)
             for number, key in enumerate(keys)]
 
 
@@ -69,15 +69,16 @@ def _bias(body: Sampling) -> list[tuple[int, float]]:
     return [(int(token), float(value)) for token, value in bias.items()]
 
 
-def request_maker(tokenizer: Any, grammars: Grammars) -> Callable[[Draw], Request]:
-    """What makes the engine's request of a draw, in every process."""
+def request_maker(tokenizer: Any, grammars: Grammars) -> Callable[[SampleRequest], Request]:
+    """What makes the engine's request of a sample, in every process."""
 
-    def make_request(draw: Draw) -> Request:
-        ends = Ends() if tokenizer is None else make_ends(tokenizer, draw.stop)
-        own = () if draw.ignore_eos else ends.ids[: len(ends.ids)]
-        ids = dict.fromkeys([*own, *draw.stop_ids])
-        mask = None if draw.grammar is None else grammars.mask(draw.grammar)
-        return Request(draw.tokens, draw.max_new_tokens, np.asarray(draw.key, np.uint32), Controls(*draw.controls),
-                       Ends([*ids], ends.strings, ends.decode), dict(draw.logit_bias), mask, draw.num_likeliest)
+    def make_request(sample: SampleRequest) -> Request:
+        ends = Ends() if tokenizer is None else make_ends(tokenizer, sample.stop)
+        own = () if sample.ignore_eos else ends.ids[: len(ends.ids)]
+        ids = dict.fromkeys([*own, *sample.stop_ids])
+        mask = None if sample.grammar is None else grammars.mask(sample.grammar)
+        ends = Ends([*ids], ends.strings, ends.decode)
+        return Request(sample.tokens, sample.max_new_tokens, np.asarray(sample.key, np.uint32),
+                       Controls(*sample.controls), ends, dict(sample.logit_bias), mask, sample.num_likeliest)
 
     return make_request

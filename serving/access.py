@@ -12,14 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.metrics import Metrics
 from serving.refusals import Refusal
 
-OPEN = ("/health",)
+KEYLESS_PATHS = ("/health",)
 """paths that need no key"""
-HERE = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 """what a server that listens on this machine alone is called; a page of the web that has its own name lead here is not
 let in"""
 
 
-class Doors:
+class Access:
     """A middleware; see the module."""
 
     def __init__(self, app: ASGIApp, api_key: str | None, only_here: bool, metrics: Metrics, paths: Container[str]):
@@ -49,9 +49,9 @@ class Doors:
     def _refusal(self, scope: Scope) -> Refusal | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._only_here and (host if host.endswith("]") else host.rpartition(":")[0] or host) not in HERE:
+        if self._only_here and (host if host.endswith("]") else host.rpartition(":")[0] or host) not in LOOPBACK_NAMES:
             return Refusal(421, f"this server listens on its own machine alone, as localhost, not as {host!r}")
-        if self._key is None or scope["path"] in OPEN:
+        if self._key is None or scope["path"] in KEYLESS_PATHS:
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key.encode()):
