@@ -26,9 +26,9 @@ from models.places import Places, SharedPrompt
 
 PART = "attention"
 
-FORWARD, BACKWARD = 6, 12
-"""roundings: scaled queries, scores (their part in the weights), weights, output, and two products; of a gradient these
-again, the cotangents of weights and of scores, and their products"""
+FORWARD, BACKWARD = 4, 9
+"""roundings: scaled queries, which two products pass on, weights, output; scores are float32. Of a gradient these again
+but for the output, the cotangents of weights and of scores, and their products"""
 
 
 @dataclasses.dataclass(frozen=True)

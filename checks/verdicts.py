@@ -61,7 +61,12 @@ def judge(check: Check) -> Verdict:
 
 def _failure(error: Exception) -> Finding:
     first = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
-    return Finding("out of memory" if MEMORY in str(error) else "failed", first[:300])
+    return Finding("out of memory" if _of_memory(error) else "failed", first[:300])
+
+
+def _of_memory(error: BaseException | None) -> bool:
+    """Of what it came from, too: the engine says in its own words that a cache does not fit."""
+    return error is not None and (MEMORY in str(error) or _of_memory(error.__context__))
 
 
 def not_here(reason: str) -> Callable[[], Finding]:

@@ -35,7 +35,13 @@ def test_memory_that_does_not_suffice_is_a_verdict_of_its_own():
     def full():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
-    assert judge(Check("part", "x", full)).status == "out of memory"
+    def told_in_other_words():
+        try:
+            full()
+        except RuntimeError:
+            raise InputError("a cache does not fit") from None
+
+    assert [judge(Check("part", "x", each)).status for each in (full, told_in_other_words)] == ["out of memory"] * 2
 
 
 def test_what_cannot_run_is_told_once_for_each_reason():
