@@ -16,6 +16,7 @@ from checks.attention import plain_attention
 from checks.machine import reference_device
 from models import transformer
 from models.config import ModelConfig
+from models.lora import merge
 from models.settings import LoRAConfig
 from models.transformer import Transformer, init_variables, output_head
 
@@ -52,11 +53,14 @@ def variables(config: ModelConfig, lora: LoRAConfig | None = None, seed: int = 0
 
 
 def plain_logits(config: ModelConfig, lora: LoRAConfig | None, held: dict[str, Any], batch: dict[str, Any]) -> Any:
-    """[B, T, V] in float32, by attention written out (plain_attention) and one product with the head."""
+    """[B, T, V] in float32, by attention written out (plain_attention), adapters merged into their kernels, and one
+    product with the head."""
     config = dataclasses.replace(config, dtype="float32", remat="none")
+    params = held["params"] if lora is None else merge(held["params"], held["lora"], lora.scale)
     with mock.patch.object(transformer, "attend", _plainly):
-        hidden = Transformer(config, lora).apply(held, batch["tokens"], batch["positions"], batch["segment_ids"])
-    head, tied = output_head(config, held["params"])
+        hidden = Transformer(config).apply({"params": params}, batch["tokens"], batch["positions"],
+                                           batch["segment_ids"])
+    head, tied = output_head(config, params)
     return jnp.einsum("btd,vd->btv" if tied else "btd,dv->btv", hidden, head)
 
 
