@@ -93,7 +93,7 @@ def main(config: Config) -> None:
                               *describe(found))
             for error in served.errors[:5]:
                 print(error)
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def describe(load: Load) -> list[str]:

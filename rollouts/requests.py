@@ -112,7 +112,7 @@ def _check_length(prompt: int, new: int, context: int, cache_positions: int) -> 
 
 
 def _ends(ends: Ends) -> Ends:
-    ids = _integers("end tokens", ends.ids, 0)
+    ids = _integers("end tokens", ends.ids, 0, 2**31 - 1)
     if len(ids) > STOPS:
         raise InputError(f"{len(ids)} end tokens are more than {STOPS}; leave some out")
     strings = [ends.strings] if isinstance(ends.strings, str) else ends.strings

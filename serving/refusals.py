@@ -18,8 +18,9 @@ class Refusal(Exception):  # noqa: N818 - what a client sees is an error object
     headers: Mapping[str, str] = MappingProxyType({})
 
     def body(self) -> dict[str, Any]:
-        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        """The message is one line, whatever it quotes of a request."""
+        message = " ".join(self.message.splitlines())
+        return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def overloaded(seconds: int) -> Refusal:

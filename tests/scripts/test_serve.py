@@ -142,6 +142,28 @@ def test_several_processes_answer_as_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_process_that_is_lost_ends_the_server(tmp_path, busy):
+    """In the middle of an answer with one line; an idle one is ended by JAX, which misses the other's heartbeats."""
+    model = write_model(tmp_path / "model")
+    flags = ("--model", model, "--port", "0", "--mesh.data", "2", "--hosts.heartbeat-timeout", "10", *FLAGS)
+    with launched("serve", *flags, count=2) as processes:
+        url = address_of(processes[0])
+        if busy:
+            stream = http.client.HTTPConnection(url.removeprefix("http://").removesuffix("/v1"), timeout=WAIT)
+            stream.request("POST", "/v1/completions", json.dumps({
+                "prompt": "x", "n": 200, "max_tokens": 120, "ignore_eos": True, "stream": True}),
+                {"Content-Type": "application/json"})
+            stream.getresponse().read(10)
+        processes[1].kill()
+        _, err = processes[0].communicate(timeout=WAIT)
+        assert processes[0].returncode
+        if busy:
+            assert [line for line in err.splitlines() if line.startswith("error: another process")], err
+            assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_a_reward_model_scores_and_writes_nothing(tmp_path):
     model = write_reward_model(tmp_path / "reward", write_model(tmp_path / "model"))
     with launched("serve", "--model", model, "--port", "0", "--served-name", "judge", *FLAGS) as [process]:

@@ -36,7 +36,8 @@ def error_of(response, status):
     ({"prompt": "a", "n": 100_000}, 400, "100000 completions"), ({"prompt": "a", "max_tokens": -1}, 400, "max_tokens"),
     ({"prompt": "a", "max_tokens": 128}, 400, "128 new ones does not fit"), ({"prompt": "a" * 129}, 400, "129 tokens"),
     ({"prompt": "a", "stop": ""}, 400, "stop string is empty"), ({"prompt": "a", "stop": ["x"] * 65}, 400, "65 stop"),
-    ({"prompt": "a", "stop_token_ids": [*range(9)]}, 400, "end tokens"), ({"prompt": "a", "logprobs": 21}, 400, "20"),
+    ({"prompt": "a", "stop_token_ids": [*range(9)]}, 400, "end tokens"),
+    ({"prompt": "a", "stop_token_ids": [10**12]}, 400, "end tokens"), ({"prompt": "a", "logprobs": 21}, 400, "20"),
     ({"prompt": "a", "model": "gpt-4"}, 404, "no model 'gpt-4'"), ({"prompt": "a", "suffix": "b"}, 400, "suffix"),
     ({"prompt": "a", "best_of": 4}, 400, "best_of"), ({"prompt": "a", "chat_template": "{{ x }}"}, 400, "template"),
     ({"prompt": "a", "guided_regex": "a*"}, 400, "guided_regex")])
@@ -114,6 +115,7 @@ def test_scores_are_those_of_the_script(client, parts):
     assert alone["logps"] == pytest.approx(found[0]["logps"], abs=1e-5)
     assert "input 1" in error_of(client.post("/v1/score", json={"input": ["a", {"b": 1}]}), 400)["message"]
     error_of(client.post("/v1/score", json={"input": "a" * 200}), 400)
+    error_of(client.post("/v1/score", json={"input": {"tokens": [1, "a\nb"]}}), 400)
 
 
 def test_what_is_done_is_counted(start):
@@ -248,17 +250,28 @@ def test_too_many_are_told_to_come_back(start):
 
 
 class Broken(Slow):
+    busy = False
+
+    def submit(self, requests):
+        self.busy = True
+        return super().submit(requests)
+
+    def cancel(self, ids):
+        self.busy = False
+
     def step(self, max_tokens, read_all):
         raise MemoryError("no memory")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_that_fails_is_told_without_its_insides(start, stream):
+def test_an_engine_that_fails_is_told_without_its_insides(start, stream, capsys):
+    """They are in the log."""
     response = start(engine=Broken()).client.post("/v1/completions", json={"prompt": "abc", "stream": stream})
     content = response.json() if not stream else json.loads(response.text.removeprefix("data: "))
     assert content["error"]["type"] == "server_error"
     assert "no memory" not in content["error"]["message"]
     assert response.status_code == (200 if stream else 500)
+    assert "MemoryError: no memory" in capsys.readouterr().err
 
 
 def test_a_limit_of_new_tokens_is_kept(start):
