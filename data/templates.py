@@ -34,7 +34,7 @@ class ChatTemplate:
 
     tokenizer: Tokenizer
     tools: Sequence[Any] | None = None
-    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Python 3.11 takes no MappingProxyType
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not self.tokenizer.chat_template:

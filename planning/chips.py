@@ -1,8 +1,8 @@
 """What a chip does at best: its makers' figures, by JAX's device_kind.
 
 Clock: what makes peak FLOP/s of the products that its matrix units do in a cycle (128 x 128: v5p 8 of them, v5e 4;
-256 x 256: v6e 4, TPU7x 4 a device). Memory: Google Cloud's pages of each TPU version. Links: "How to Scale Your
-Model" (Austin et al. 2025, jax-ml.github.io/scaling-book), bytes a second one way; the network between slices, too.
+256 x 256: v6e 4, TPU7x 4 a device). Links: "How to Scale Your Model" (Austin et al. 2025,
+jax-ml.github.io/scaling-book), bytes a second one way; the network between slices, too.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from errors import InputError
-from sharding.memory import HBM_GIB
+from sharding.memory import HBM_GIB, MEMORY_SPEED
 from training.throughput import PEAK_TFLOPS
 
 
@@ -36,11 +36,11 @@ class Chip(NamedTuple):
     """of peak_flops, that attention's kernel reaches: docs/measured.md, the compiler's schedule of a block"""
 
 
-_FURTHER = {  # clock in GHz, memory, link and network in GB/s, wraps at, kernel's share
-    "TPU v5 lite": (1.5, 819, 45, 3.125, 16, 0.65),
-    "TPU v5": (1.75, 2765, 90, 6.25, 4, 0.64),
-    "TPU v6 lite": (1.75, 1640, 90, 12.5, 16, 0.3),
-    "TPU7x": (2.2, 3690, 90, 6.25, 4, 0.3)}
+_FURTHER = {  # clock in GHz, link and network in GB/s, wraps at, kernel's share
+    "TPU v5 lite": (1.5, 45, 3.125, 16, 0.65),
+    "TPU v5": (1.75, 90, 6.25, 4, 0.64),
+    "TPU v6 lite": (1.75, 90, 12.5, 16, 0.3),
+    "TPU7x": (2.2, 90, 6.25, 4, 0.3)}
 
 KINDS = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5", "tpu7x": "TPU7x"}
 """device_kind by the name of a topology's chip"""
@@ -50,9 +50,9 @@ def chip_of(device_kind: str) -> Chip:
     """Raises InputError for a kind that the table has not."""
     if device_kind not in _FURTHER:
         raise InputError(f"{device_kind}: planning/chips.py knows {', '.join(_FURTHER)}; add what its maker states")
-    clock, memory, link, network, wraps_at, share = _FURTHER[device_kind]
-    return Chip(PEAK_TFLOPS[device_kind] * 1e12, clock * 1e9, HBM_GIB[device_kind] * 2**30, memory * 1e9, link * 1e9,
-                network * 1e9, wraps_at, share)
+    clock, link, network, wraps_at, share = _FURTHER[device_kind]
+    return Chip(PEAK_TFLOPS[device_kind] * 1e12, clock * 1e9, HBM_GIB[device_kind] * 2**30, MEMORY_SPEED[device_kind],
+                link * 1e9, network * 1e9, wraps_at, share)
 
 
 def chip_named(topology: str) -> Chip:

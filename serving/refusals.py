@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 
@@ -15,7 +14,7 @@ class Refusal(Exception):  # noqa: N818 - what a client sees is an error object
     kind: str = "invalid_request_error"
     code: str | None = None
     param: str | None = None
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """The message is one line, whatever it quotes of a request."""

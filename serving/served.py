@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from data.encode import check_ids, missing_start
@@ -32,7 +31,7 @@ class Served:
     writes_tools: bool = False
     """the chat template has no tools: they are told in the system's message (data.tool_calls.as_text)"""
     splits_thoughts: bool = False
-    template_kwargs: Mapping[str, Any] = MappingProxyType({})
+    template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     timeout: float = 600.0
     """seconds of a request"""
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))

@@ -9,6 +9,16 @@ HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5e": 16, "TPU v5": 95, "TPU v5
 """of a JAX device, by device_kind, from Google Cloud's pages of each TPU version: a topology that is only compiled for
 does not tell"""
 
+MEMORY_SPEED: dict[str, float] = {
+    "TPU v4": 1.2e12, "TPU v5 lite": 0.819e12, "TPU v5e": 0.819e12, "TPU v5": 2.765e12, "TPU v5p": 2.765e12,
+    "TPU v6 lite": 1.638e12, "TPU v6e": 1.638e12, "TPU7x": 3.69e12,
+    "NVIDIA A100-SXM4-40GB": 1.555e12, "NVIDIA A100-SXM4-80GB": 2.039e12, "NVIDIA A100-PCIE-40GB": 1.555e12,
+    "NVIDIA A100 80GB PCIe": 1.935e12, "NVIDIA L4": 0.3e12, "NVIDIA L40S": 0.864e12,
+    "NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA H100 PCIe": 2.0e12, "NVIDIA H100 NVL": 3.9e12, "NVIDIA H200": 4.8e12,
+    "NVIDIA H200 NVL": 4.8e12, "NVIDIA GH200 480GB": 4.0e12, "NVIDIA B200": 8.0e12}
+"""bytes a second of a JAX device's memory, by device_kind; TPUs: Google Cloud's pages of each TPU version, GPUs:
+NVIDIA's data sheets"""
+
 LOGITS_SHARE = 1 / 64
 """of a device's memory that the logits of a chunk may take"""
 

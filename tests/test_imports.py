@@ -57,6 +57,16 @@ def test_the_table_has_every_folder():
     assert packages | {"benchmarks"} == ALLOWED.keys()
 
 
+@pytest.mark.parametrize("name", ALLOWED)
+def test_dataclasses_begin_on_python_3_11(name):
+    """Which takes no MappingProxyType as a default, but a factory of one."""
+    for path in sources(name):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+                values = [each.value for each in node.body if isinstance(each, ast.AnnAssign) and each.value]
+                assert not [each for each in map(ast.unparse, values) if "MappingProxyType" in each], path
+
+
 def test_graders_and_reports_load_no_jax():
     """Nor does what they import."""
     inside = NEEDS_A_MODEL | {"__init__", "checked_eval"}  # the latter, as workers, with a verifier in a sandbox
