@@ -1,22 +1,17 @@
 """What a train step exchanges between devices on several meshes, by its compiled text, beside what theory asks for.
 
 The step is that of scripts.sft (training.step.make_train_step), compiled for shapes alone: no weight is made, no TPU is
-needed. Bytes are those that one device sends (sharding.collectives); theory is training.least_exchange. The compiler
-writes its optimised text, and how much memory it needs, before it makes machine code of it, which takes it most of its
-time: so each case is compiled by a process of its own, one after the other, that is ended there. libtpu is needed, best
-in a folder of its own that PYTHONPATH names: beside jax it disturbs runs on the CPU. --simulated compiles for 8
-simulated CPU devices in its place: kinds and dtypes are then the CPU backend's own (it makes all-reduces of
-reduce-scatters, and float32 of bfloat16), places are the same.
+needed. Bytes are those that one device sends (sharding.collectives); theory is training.least_exchange. Cases are
+compiled one after the other (planning.compiling), without machine code. --simulated compiles for 8 simulated CPU
+devices: kinds and dtypes are then the CPU backend's own (it makes all-reduces of reduce-scatters, and float32 of
+bfloat16), places are the same.
 """
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,8 +26,7 @@ from models.settings import Architecture, LoRAConfig, Remat
 
 DESCRIPTION = """Bytes that a train step sends on several meshes, by kind and place; needs libtpu, no TPU.
 
-  pip install --no-deps --target /tmp/libtpu libtpu
-  PYTHONPATH=/tmp/libtpu python -m benchmarks.mesh_exchange --topology v5p:2x2x2 --output-dir exchange"""
+  python -m benchmarks.mesh_exchange --topology v5p:2x2x2 --output-dir exchange"""
 
 SMALL = Architecture(preset="qwen3-0.6b", embed_dim=512, mlp_dim=1536, num_layers=8, num_heads=8, num_kv_heads=8)
 """divides over 8 devices on any mesh axis, and its layers, too"""
@@ -44,6 +38,8 @@ class Config:
     """The step is compiled for this TPU,"""
     slices: int = 1
     """or for so many of it, which are the mesh's axis `slice`."""
+    libtpu: Path | None = None
+    """The folder that has libtpu; by default it is fetched once into the user's cache folder."""
     simulated: bool = False
     """The step is compiled for 8 simulated CPU devices instead."""
     architecture: Architecture = SMALL
@@ -133,66 +129,50 @@ def measure(config: Config, case: Case) -> Measured:
     """Compiles the step of a case, and reads its text."""
     import jax
 
+    from planning.memory import read_memory
     from sharding.collectives import collectives, tally
     from sharding.hlo import made_arrays
     from sharding.layout import AXES, Layout
     from training.least_exchange import least_exchange
 
-    text, temporary, seconds = compiled_text(config, case)
+    compiled = compile_case(config, case)
     sizes = dict(re.findall(r"(\w+)=(\d+)", case.mesh))
     mesh = jax.sharding.AbstractMesh(tuple(int(sizes.get(axis, 1)) for axis in AXES), AXES)
-    rows = tally(collectives(text, mesh))
+    rows = tally(collectives(compiled.text, mesh))
     theory = least_exchange(make_model(config, case), case.optimizer, Layout(mesh),
                             case.num_microbatches * config.rows, config.length, case.num_microbatches)
-    in_loops = [array for array, loops in made_arrays(text) if loops]
+    in_loops = [array for array, loops in made_arrays(compiled.text) if loops]
     largest = max(in_loops, key=lambda array: array.bytes, default="")
-    return Measured(rows, theory, temporary, str(largest), seconds)
+    memory = read_memory(compiled.buffers, compiled.live_ranges, compiled.text)
+    return Measured(rows, theory, memory.temporaries, str(largest), compiled.seconds)
 
 
-def compiled_text(config: Config, case: Case) -> tuple[str, int, float]:
-    """The optimised text of a case's step, the bytes of temporaries, and seconds until the text was there."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, start = Path(name), time.perf_counter()
-        process = multiprocessing.get_context("spawn").Process(target=compile_step, args=(config, case, folder))
-        process.start()
-        while not (text := written(folder)) and process.is_alive():
-            process.join(0.5)
-        seconds = time.perf_counter() - start
-        process.kill()
-        process.join()
-        if not text:
-            raise InputError(f"{case.name}: nothing was compiled; why is above")
-        buffers = next(folder.glob("*after_optimizations-buffer-assignment.txt")).read_text()
-        temporary = re.findall(r"size (\d+)(?:, color 0)?, page \d+, preallocated-temp", buffers)
+def compile_case(config: Config, case: Case) -> Any:
+    """planning.compiling.Compiled of a case's step."""
+    from planning.compiling import Target, compile_for
+    from planning.facts import describe
+    from planning.libtpu import find_libtpu
+
+    target = Target(None) if config.simulated else Target(config.topology, config.slices, find_libtpu(config.libtpu))
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = compile_for(target, make_program, (config, case), describe, Path(folder))
     if config.output_dir is not None:
         config.output_dir.mkdir(parents=True, exist_ok=True)
-        (config.output_dir / f"{case.name}.hlo").write_text(text)
-    return text, sum(map(int, temporary)), seconds
+        (config.output_dir / f"{case.name}.hlo").write_text(compiled.text)
+    return compiled
 
 
-def written(folder: Path) -> str:
-    """The optimised text, once all of it is there; the compiler writes it after the assignment of buffers."""
-    texts = [path.read_text() for path in folder.glob("*after_optimizations.txt")]
-    return next((text for text in texts if "\nENTRY " in text and text.rstrip().endswith("\n}")), "")
-
-
-def compile_step(config: Config, case: Case, folder: Path) -> None:
-    """In a process of its own: compiles a case's train step, made as scripts.sft makes it; what it is compiled to is
-    written to `folder`."""
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-                   "TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # of this machine: it has none
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+def make_program(devices: list[Any], config: Config, case: Case) -> Any:
+    """The train step of a case, as scripts.sft makes it."""
     from objectives.sft import sft
+    from planning.program import Program
     from sharding.mesh import make_layout
     from sharding.placement import Placement
     from training.abstract import batch_shapes, train_state_shapes
     from training.optimizer import OptimizerConfig, make_optimizer, make_schedule
     from training.step import make_train_step
 
-    try:
-        layout = make_layout(mesh_config(case.mesh), devices(config))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    layout = make_layout(mesh_config(case.mesh), devices)
     model = make_model(config, case).clone(training=True, layout=layout)
     flags = OptimizerConfig(name=case.optimizer)
     schedule = make_schedule(flags, 1e-4, 1000)
@@ -200,22 +180,7 @@ def compile_step(config: Config, case: Case, folder: Path) -> None:
     state = train_state_shapes(model, optimizer, layout)
     placement = Placement(case.num_microbatches * config.rows, case.num_microbatches, layout)
     step = make_train_step(model, sft, optimizer, schedule, state)
-    step.lower(state, batch_shapes(placement, config.length)).compile(
-        {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True, "xla_dump_compact_gte": False})
-
-
-def devices(config: Config) -> list[Any]:
-    import jax
-    from jax.experimental import topologies
-
-    if config.simulated:
-        return jax.devices()
-    try:
-        slices = {"num_slices": config.slices} if config.slices > 1 else {}
-        return topologies.get_topology_desc(platform="tpu", topology_name=config.topology, **slices).devices
-    except (RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"topology {config.topology}: {first}; is libtpu in PYTHONPATH?") from None
+    return Program(case.name, step, (state, batch_shapes(placement, config.length)), layout)
 
 
 def mesh_config(text: str) -> Any:

@@ -15,7 +15,7 @@ def advice(estimate: Estimate, flags: dict[str, Any]) -> list[str]:
     """Lines, the most useful first; `flags` are the script's: remat, num_microbatches, lora."""
     if not estimate.fits:
         return list(_to_fit(estimate, flags))
-    return list(_to_be_faster(estimate, flags)) or ["nothing stands out: --search compares what else fits"]
+    return list(_to_be_faster(estimate, flags)) if estimate.facts["model_flops"] else []
 
 
 def _to_fit(estimate: Estimate, flags: dict[str, Any]) -> Iterator[str]:

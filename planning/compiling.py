@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -130,6 +131,7 @@ def _compile(target: Target, make: Make, arguments: Sequence[Any], describe: Cal
     """In the other process. What it writes there is whole, or has another name."""
     import jax
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         program = make(devices_of(target), *arguments)
         traced = program.function.trace(*program.arguments)
@@ -147,6 +149,12 @@ def _compile(target: Target, make: Make, arguments: Sequence[Any], describe: Cal
         _write(folder / "error.txt", str(error))
     else:
         _finished(compiled, folder)
+
+
+def _end_with_parent() -> None:
+    """Nothing compiles for nobody, however the process ended that asked for it."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _finished(compiled: Any, folder: Path) -> None:

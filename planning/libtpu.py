@@ -1,6 +1,7 @@
 """libtpu, the TPU's compiler, in a folder of its own: beside jax it would disturb runs on the CPU."""
 
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,11 @@ INSTALL = "pip install --no-deps --target {folder} libtpu"
 
 
 def find_libtpu(given: Path | None) -> Path:
-    """The folder that has it: the one `given`, else one in the user's cache folder, where it is put on first use.
-    Raises InputError where there is none and none can be fetched."""
+    """The folder that has it: the one `given`, else where Python finds it, else one in the user's cache folder, where
+    it is put on first use. Raises InputError where there is none and none can be fetched."""
+    spec = None if given else importlib.util.find_spec("libtpu")
+    if spec and spec.origin:
+        return Path(spec.origin).parents[1]
     folder = (given or default_folder().parent / "libtpu").expanduser().absolute()
     if (folder / "libtpu").is_dir():
         return folder

@@ -15,6 +15,8 @@ from sharding.collectives import Row
 
 ROWS = 8
 """arrays, and kinds of exchange, that are shown"""
+SMALL = 2**23
+"""bytes below which an array is not"""
 
 
 def printed(estimates: Sequence[Estimate], flags: dict[str, Any], title: str) -> str:
@@ -27,8 +29,17 @@ def printed(estimates: Sequence[Estimate], flags: dict[str, Any], title: str) ->
         console.print()
         for line in _of_program(each, flags):
             console.print(line if isinstance(line, Table) else escape(line), soft_wrap=not isinstance(line, Table))
+    if len(estimates) > 1 and all(each.times for each in estimates):
+        console.print(f"\n{_whole_step(estimates)}", soft_wrap=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _whole_step(estimates: Sequence[Estimate]) -> str:
+    """Of all programs, the slowest first; what runs on the host is not known here."""
+    spent = {each.facts["name"]: each.facts["times"] * each.times.total for each in estimates if each.times}
+    parts = ", ".join(f"{name} {ms(spent[name])}" for name in sorted(spent, key=lambda name: -spent[name]))
+    return f"a step of the run on the devices: {ms(sum(spent.values()))} at the most: {parts}"
 
 
 def _of_program(estimate: Estimate, flags: dict[str, Any]) -> Iterator[str | Table]:
@@ -60,7 +71,7 @@ def _memory_table(estimate: Estimate) -> Table:
     for name, size, arrays in parts:
         if size:
             table.add_row(name, "", f"{size / 2**30:,.2f}")
-        for array in (Held(*each) for each in arrays):
+        for array in (Held(*each) for each in arrays if Held(*each).bytes >= SMALL):
             table.add_row(f"  {escape(array.name[-70:])}", escape(array.shape), f"{array.bytes / 2**30:,.2f}")
     return table
 

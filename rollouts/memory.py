@@ -16,14 +16,16 @@ MEMORY_SHARE = 0.25
 """of all memory that the cache may take"""
 
 
-def capacity_for(model: Transformer, num_slots: int, longest: int, page: int = PAGE, shares: int = 1) -> int:
+def capacity_for(model: Transformer, num_slots: int, longest: int, page: int = PAGE, shares: int = 1,
+                 memory: int | None = None) -> int:
     """Positions for contexts of the longest length in all slots, or as many as a part of the memory holds: then the
     youngest requests may have to wait with what they have drawn. Each of the `shares` of the slots (layout.num_shares)
-    has positions of its own, for one such context at the least."""
+    has positions of its own, for one such context at the least. `memory` is that of all devices, where these are not
+    here."""
     config = model.config
     position = 2 * config.num_layers * config.num_kv_heads * config.head_dim * np.dtype(config.dtype).itemsize
     one, slots = -(-longest // page) * page, -(-num_slots // shares) * shares
-    return min(slots * one, max(shares * (one + page), int(MEMORY_SHARE * _memory() / position)))
+    return min(slots * one, max(shares * (one + page), int(MEMORY_SHARE * (memory or _memory()) / position)))
 
 
 def _memory() -> int:

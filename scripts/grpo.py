@@ -99,7 +99,6 @@ def main(config: Config) -> None:
     from cli.experiment import choose_reference, load_model, open_optimizer
     from data.prompts import PromptBatches
     from models.scoring import score, score_by
-    from objectives.base import declared
     from objectives.grpo import configure
     from rollouts.credit import make_credit, rewards_by_token, with_kl_in_reward
     from rollouts.drawing import draw_groups, greedy_rewards
@@ -111,7 +110,7 @@ def main(config: Config) -> None:
     from sharding.mesh import make_layout
     from training.reference import prepare_rollouts
     from training.state import init_state
-    from training.step import check_split, make_accumulated_step, make_minibatch_updates
+    from training.step import check_split, make_minibatch_updates
 
     config = with_kl(online.begin(config, check))
     objective, credit = make_objective(config, configure), make_credit(config.algorithm.advantages)
@@ -131,10 +130,8 @@ def main(config: Config) -> None:
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, layout)
-    in_reward = config.algorithm.kl_in == "reward"
-    needs = {*declared(credit)} | ({"old_logps", "ref_logps"} if in_reward else set())
-    on_host, wanted = needs & {"old_logps", "ref_logps"}, needs | {*declared(objective)}
-    old, held = config.num_updates > 1 or "old_logps" in wanted, "ref_logps" in wanted
+    needs, old, held = columns_to_score(config, objective, credit)
+    in_reward, on_host = config.algorithm.kl_in == "reward", needs & {"old_logps", "ref_logps"}
     reference, frozen = choose_reference(config, model, layout) if held else (None, None)
     state = init_state(model, params, optimizer, policy_key, layout)
 
@@ -145,8 +142,7 @@ def main(config: Config) -> None:
                     config.num_minibatches, config.microbatch_tokens, layout)
     check_split(objective, packer.num_parts)
     prepare = prepare_rollouts(model, reference, frozen, layout, scorer_of, old)
-    update = make_minibatch_updates(make_accumulated_step(
-        model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
+    update = make_minibatch_updates(make_step(config, objective, model, optimizer, schedule, state), state)
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=config.algorithm.by_group),
                         config.rollouts.allow_failing_rewards)
 
@@ -192,6 +188,58 @@ def main(config: Config) -> None:
         return state, metrics, lambda: recorder.record(draw, number, credited["advantages"], packed.gathered(logps))
 
     online.train_on_prompts(config, prompts, model, tokenizer, layout, state, step, collect, eval_key, tasks)
+
+
+def columns_to_score(config: Config, objective: Any, credit: Any) -> tuple[set[str], bool, bool]:
+    """(columns that advantages take; whether the policy is scored before its update; whether the reference is)."""
+    from objectives.base import declared
+
+    needs = {*declared(credit)} | ({"old_logps", "ref_logps"} if config.algorithm.kl_in == "reward" else set())
+    wanted = needs | {*declared(objective)}
+    return needs, config.num_updates > 1 or "old_logps" in wanted, "ref_logps" in wanted
+
+
+def make_step(config: Config, objective: Any, model: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """(state, micro-batches, ahead) -> (state, metrics, logps)"""
+    from models.scoring import score_by
+    from training.step import make_accumulated_step
+
+    return make_accumulated_step(model.clone(training=True), objective, optimizer, schedule, state,
+                                 functools.partial(score_by, temperature=config.temperature))
+
+
+def programs(config: Config, devices: Any, prompt_length: int) -> list[Any]:
+    """What a step runs, over shapes, for prompts of so many tokens (scripts.plan)."""
+    from cli.online_shapes import rollouts_of, sampling_programs, scoring_program, together, update_programs
+    from cli.shapes import shaped, shaped_reference
+    from models.scoring import score_by
+    from objectives.grpo import configure
+    from rollouts.abstract import micro_batch_shapes
+    from rollouts.credit import make_credit
+    from sharding.mesh import make_layout
+    from training.reference import prepare_rollouts
+    from training.runs import open_config
+    from training.step import check_split
+
+    config, layout = with_kl(config), make_layout(config.mesh, devices)
+    objective, credit = make_objective(config, configure), make_credit(config.algorithm.advantages)
+    shapes = shaped(config, open_config(config.model), layout, config.num_updates)
+    rollouts = rollouts_of(config, layout, prompt_length, config.num_minibatches, config.microbatch_tokens)
+    check_split(objective, rollouts.parts)
+    _, old, held = columns_to_score(config, objective, credit)
+    reference, frozen = shaped_reference(config, shapes) if held else (None, None)
+
+    scored = ("old_logps",) * old + ("ref_logps",) * held
+    micro = micro_batch_shapes(rollouts.shape, layout, scored, ("advantages", *computed_columns(config)))
+    step = make_step(config, objective, *shapes[1:])
+    training = update_programs("policy", shapes, step, micro, rollouts, config.num_updates)
+    if scored:
+        prepare = prepare_rollouts(shapes.model, reference, frozen, layout,
+                                   functools.partial(score_by, temperature=config.temperature), old)
+        training.append(scoring_program("scoring of a micro-batch", shapes, prepare.compiled, (shapes.state, frozen),
+                                        micro, rollouts, config.num_minibatches, len(scored)))
+    sampling, engine = sampling_programs(config, shapes.model, layout, rollouts.longest)
+    return together(training, sampling, engine, (shapes.state, frozen))
 
 
 def check(config: Config) -> None:

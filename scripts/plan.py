@@ -12,7 +12,8 @@ from cli.command import ending
 from cli.parsing import parse, take_value
 from errors import InputError
 
-SCRIPTS = ("sft", "pretrain", "dpo", "reward")
+ON_ROWS = ("sft", "pretrain", "dpo", "reward")
+ONLINE = ("grpo",)
 
 DESCRIPTION = """Compile the very step that a script would run, for TPUs that are not there, and say what it takes.
 
@@ -26,6 +27,7 @@ weights, so --data, --output-dir and how long the run is may be left out; rows h
 
   --topology CHIP:SIZES  is compiled for: v5e:4x4, v6e:2x4, v5p:2x2x2, ...
   --slices N             so many of it, which are the mesh's axis slice (--mesh.slice N)
+  --prompt-length N      tokens of the longest prompt of an online script (512)
   --quick                stops before machine code is made, which takes most of the time: the memory is the compiler's,
                          the time by peak figures
   --search               tries micro-batches, remat and mesh (eight compiles at the most), and prints the recipe of the
@@ -45,6 +47,8 @@ class Own:
     script: str
     topology: str
     slices: int
+    prompt_length: int
+    """of online scripts"""
     libtpu: Path | None
     json: Path | None
     search: bool
@@ -61,27 +65,34 @@ def main(arguments: list[str]) -> None:
 
 
 def described() -> str:
-    return DESCRIPTION.format(scripts=", ".join(SCRIPTS))
+    return DESCRIPTION.format(scripts=", ".join((*ON_ROWS, *ONLINE)))
 
 
 def read_own(arguments: list[str]) -> tuple[Own, list[str]]:
     """(own flags, the script's). Raises InputError for those that are missing or none."""
     script, *rest = arguments
-    if script not in SCRIPTS:
-        raise InputError(f"{script!r} is no script that is planned; there are {', '.join(SCRIPTS)}")
+    if script not in (*ON_ROWS, *ONLINE):
+        raise InputError(f"{script!r} is no script that is planned; there are {', '.join((*ON_ROWS, *ONLINE))}")
     values = {}
     for name, what in (("topology", "a chip and its topology, such as v5p:2x2x2"), ("slices", "a number"),
-                       ("libtpu", "a folder"), ("json", "the name of a file")):
+                       ("prompt-length", "a number"), ("libtpu", "a folder"), ("json", "the name of a file")):
         values[name], rest = take_value(rest, f"--{name}", what)
     search, quick = (f"--{name}" in rest for name in ("search", "quick"))
     rest = [each for each in rest if each not in ("--search", "--quick")]
     if values["topology"] is None and not {"-h", "--help"} & {*rest}:
         raise InputError("give --topology, a chip and its topology, such as v5p:2x2x2 (--help lists what there is)")
-    slices = values["slices"] or "1"
-    if not slices.isdigit() or int(slices) < 1:
-        raise InputError(f"--slices {slices}: give a number from 1 on")
+    if values["prompt-length"] and script not in ONLINE:
+        raise InputError(f"--prompt-length is of scripts that sample ({', '.join(ONLINE)}); rows have --max-length")
+    slices, prompt = (_number(f"--{name}", values[name] or usual) for name, usual in (
+        ("slices", "1"), ("prompt-length", "512")))
     libtpu, to_json = (values[name] and Path(values[name]) for name in ("libtpu", "json"))
-    return Own(script, values["topology"], int(slices), libtpu, to_json, search, quick), rest
+    return Own(script, values["topology"], slices, prompt, libtpu, to_json, search, quick), rest
+
+
+def _number(flag: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+        raise InputError(f"{flag} {text}: give a number from 1 on")
+    return int(text)
 
 
 def read_flags(script: str, arguments: list[str]) -> Any:
@@ -94,11 +105,12 @@ def read_flags(script: str, arguments: list[str]) -> Any:
     return check_planned(config, getattr(module, "check", lambda config: None))
 
 
-def make_program(devices: Sequence[Any], script: str, config: Any, number: int) -> Any:
+def make_program(devices: Sequence[Any], script: str, config: Any, prompt_length: int, number: int) -> Any:
     """The script's program of this number, in the process that compiles."""
     from cli.planned import on_tpus
 
-    found = importlib.import_module(f"scripts.{script}").programs(on_tpus(config), devices)
+    further = (prompt_length,) if script in ONLINE else ()
+    found = importlib.import_module(f"scripts.{script}").programs(on_tpus(config), devices, *further)
     return found[number]._replace(of=len(found))
 
 
@@ -113,7 +125,8 @@ def plan(own: Own, config: Any) -> None:
     planner = Planner(Target(own.topology, own.slices, libtpu), version_of(libtpu), make_program)
     if own.search:
         config = found(own, config, planner)
-    estimates = planner.estimates((own.script, config), (own.script, known_by(config)), not own.quick)
+    known = own.script, own.prompt_length, known_by(config)
+    estimates = planner.estimates((own.script, config, own.prompt_length), known, not own.quick)
     title = f"scripts.{own.script} on {f'{own.slices} x ' if own.slices > 1 else ''}{own.topology}"
     print(printed(estimates, flags_of(config), title), end="", file=sys.stderr if own.search else sys.stdout)
     if own.json:
@@ -135,7 +148,8 @@ def found(own: Own, config: Any, planner: Any) -> Any:
     def compiled(choice: Any) -> Any:
         changed = with_choice(config, choice)
         try:
-            estimate = planner.estimate((own.script, changed), (own.script, known_by(changed)), 0, finish=False)
+            known = own.script, own.prompt_length, known_by(changed)
+            estimate = planner.estimate((own.script, changed, own.prompt_length), known, 0, finish=False)
         except InputError as error:
             print(f"  {choice.name}: {error}", file=sys.stderr)
             return None

@@ -25,4 +25,5 @@ def prepare_values(model: Transformer, layout: Layout) -> Callable[[TrainState, 
         columns = {name: batch.columns[name] for name in ("tokens", "positions", "segment_ids")}
         return batch._replace(columns=batch.columns | {"values": compiled(state, columns, batch.row_layout)})
 
+    prepare.compiled = compiled  # (state, columns, row layout)
     return prepare

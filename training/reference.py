@@ -128,6 +128,7 @@ def prepare_rollouts(policy: Transformer, reference: Transformer | None, frozen:
         added = compiled(state, frozen, columns, batch.row_layout) if old or reference is not None else {}
         return batch._replace(columns=batch.columns | added)
 
+    prepare.compiled = compiled  # (state, frozen, columns, row layout)
     return prepare
 
 

@@ -103,12 +103,20 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
     of_sums = Sums(everywhere, _of_copies(copies, shardings.trainable), everywhere, everywhere)
     zeros = {}
 
+    def make_zeros(state: TrainState, first: MicroBatch) -> Callable[[], Sums]:
+        return functools.partial(_zeros, copies, *_shapes(model, objective, scorer_of(first.row_layout), state,
+                                                          first.columns))
+
     def start(state: TrainState, first: MicroBatch) -> Sums:
         names = frozenset(first.columns)  # they alone, and no shape, say what is added up
         if names not in zeros:
-            shapes = _shapes(model, objective, scorer_of(first.row_layout), state, first.columns)
-            zeros[names] = jax.jit(functools.partial(_zeros, copies, *shapes), out_shardings=of_sums)
+            zeros[names] = jax.jit(make_zeros(state, first), out_shardings=of_sums)
         return zeros[names]()
+
+    def sums_of(state: TrainState, first: MicroBatch) -> Sums:
+        shapes = jax.eval_shape(make_zeros(state, first))
+        return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                            shapes, jax.tree.broadcast(of_sums, shapes))
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnums=3, in_shardings=(of_sums, shardings, None),
                        out_shardings=(of_sums, by_row))
@@ -132,6 +140,7 @@ def make_accumulated_step(model: Transformer, objective: Objective, optimizer: o
             logps.append(scored)
         return *finish(state, sums), logps
 
+    step.add, step.finish, step.sums_of = add, finish, sums_of  # what it compiles, and its sums as shapes
     return step
 
 
