@@ -17,7 +17,7 @@ from sharding.hosts import lost_peers
 
 DEBUG = "--debug"
 CACHE = "--compilation-cache"
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
+MALLOC = "glibc.malloc.hugetlb=1"
 
 
 def run(main: Callable[[Any], None], config_type: type, description: str,
@@ -53,11 +53,11 @@ def ending() -> Iterator[None]:
 
 
 def set_malloc() -> None:
-    """Starts a script that computes on CPUs over with a malloc that keeps freed memory and asks for huge pages (Linux).
+    """Starts a script that computes on CPUs over with a malloc that asks for huge pages (Linux).
 
-    XLA's CPU backend takes gigabytes of fresh memory at every step; mapping them page by page costs a quarter of a
-    training step on a CPU (docs/measured.md). glibc reads its settings at start only. Nothing is done where
-    GLIBC_TUNABLES is set already, or an accelerator computes, beside which the host should give memory back.
+    XLA's CPU backend takes its temporary memory fresh from the system at every step, and gives it back; mapping it in
+    pages of 4 KiB costs a seventh of a training step (docs/measured.md). glibc reads this setting at start only, and
+    mallopt has none for it. Nothing is done where GLIBC_TUNABLES is set already, or an accelerator computes.
     """
     if is_script() and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and on_cpus(os.environ):
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": MALLOC})

@@ -74,9 +74,30 @@ def _attend_block(q, k, v, queries: Places, keys: Places, *, window):
     scores = scores / math.sqrt(q.shape[-1])
     # finite, so that the softmax of a padding query, which sees nothing, has no NaN
     scores = jnp.where(visible(queries, keys, window)[:, None, None], scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bskh->btkgh", weights, v)
+    out = jnp.einsum("bkgts,bskh->btkgh", _softmax(jnp.dtype(v.dtype), scores), v)
     return out.reshape(*out.shape[:2], -1, out.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _softmax(dtype, scores):
+    """softmax of float32 scores, in `dtype`. The backward pass has the result alone, as it was rounded; left to JAX,
+    it would keep a float32 copy, too, which is most of what attention keeps."""
+    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _keep_weights(dtype, scores):
+    weights = _softmax(dtype, scores)
+    return weights, weights
+
+
+def _to_scores(dtype, weights, cotangent):
+    """w (c - sum w c)"""
+    weights = weights.astype(jnp.float32)
+    each = weights * cotangent.astype(jnp.float32)
+    return (each - weights * jnp.sum(each, axis=-1, keepdims=True),)
+
+
+_softmax.defvjp(_keep_weights, _to_scores)
 
 
 def cudnn_attention(q, k, v, queries: Places, keys: Places, window, layout: Layout | None = None):

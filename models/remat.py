@@ -5,6 +5,7 @@ not to run again, its output and the logsumexp of its scores; MATMUL, what comes
 the residual stream where a layer begins, which jax.checkpoint keeps on the device unless it is offloaded.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,3 +41,7 @@ attention_saveable = _saveable(ATTENTION)
 POLICIES = {"dots": _saveable(ATTENTION, MATMUL), "attention": attention_saveable, "full": None, "offload": _offload}
 """jax.checkpoint's, by ModelConfig.remat; `offload` is `attention` with all that is kept in the host's memory, but for
 what cuDNN keeps (on CPUs the host's memory is the device's)"""
+
+computed_again = functools.partial(jax.checkpoint, prevent_cse=False)
+"""of elementwise work: the backward pass has what went in, and not every step in between. To read that again takes
+longer than to compute it, so this is done whatever the policy."""

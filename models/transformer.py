@@ -23,7 +23,7 @@ from models.linear import add_up, aside, matmul
 from models.lora import LoRAConfig
 from models.paged_attention import PAGES, attend_to_pages, write_to_pages
 from models.places import Places, SharedPrompt
-from models.remat import LAYER_INPUT, MATMUL, POLICIES
+from models.remat import LAYER_INPUT, MATMUL, POLICIES, computed_again
 from models.rope import cos_sin, rotate
 from sharding.layout import Layout, constrain
 
@@ -38,6 +38,9 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         init = nn.with_logical_partitioning(nn.initializers.ones, ("features",))
         scale = self.param("scale", init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
+        return computed_again(self._normed)(x, scale)
+
+    def _normed(self, x: Float[Array, "... D"], scale: Float[Array, " D"]) -> Float[Array, "... D"]:
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.config.norm_eps)
         return (normed * scale.astype(jnp.float32)).astype(self.config.dtype)
@@ -159,7 +162,8 @@ class MLP(nn.Module):
         config, beside = self.config, aside(self.layout, x)
         gate = _linear(self, "gate", (config.mlp_dim,), ("embed", "mlp"))(x, beside)
         up = _linear(self, "up", (config.mlp_dim,), ("embed", "mlp"))(x, beside)
-        hidden = constrain(self.layout, nn.silu(gate) * up, "batch", "query_length", "mlp")
+        hidden = computed_again(lambda gate, up: nn.silu(gate) * up)(gate, up)
+        hidden = constrain(self.layout, hidden, "batch", "query_length", "mlp")
         out = _linear(self, "down", (config.embed_dim,), ("mlp", "embed"))(hidden)
         return add_up(self.layout, out)
 

@@ -73,9 +73,9 @@ def test_a_tpus_program_calls_each_kernel_once_a_layer(remat, forward, monkeypat
     assert calls["dq"] == 0  # it is part of dkv's
 
 
-def kept(remat):
+def kept(remat, attention="flash", dtype="float32"):
     """Shapes of what the forward pass keeps of both layers, without [L 2, B 2], and in which memory."""
-    forward = next(eqn for eqn in gradient(remat, "flash").eqns if eqn.primitive.name == "scan")
+    forward = next(eqn for eqn in gradient(remat, attention, dtype).eqns if eqn.primitive.name == "scan")
     arrays = [each.aval for each in forward.outvars if each.aval.shape[:2] == (2, 2) and each.aval.size > 1000]
     return sorted(each.shape[2:] for each in arrays), {each.memory_space for each in arrays}
 
@@ -92,3 +92,10 @@ def test_dots_keep_what_linear_layers_give_and_attention(interpreted):
     """Of k, v, q, o, gate and up; what down gives is the next layer's input."""
     linear = [(128, *features) for features in ((2, 8), (2, 8), (8, 8), (32,), (32,), (64,), (64,))]
     assert kept("dots") == ([*OF_ATTENTION, *linear], {jax.memory.Space.Device})
+
+
+def test_no_policy_keeps_what_matmuls_read_and_no_step_of_elementwise_work():
+    """Attention's weights once; q, k and v, q and k before their norms, too; what goes into both norms and comes out;
+    gate, up, and what o and down read."""
+    heads = [(2, 4, 128, 128), (128, 2, 4, 8), (128, 2, 8), (128, 2, 8), (128, 2, 8), (128, 8, 8)]
+    assert kept("none", "xla", "bfloat16")[0] == [*heads, *[(128, 32)] * 4, *[(128, 64)] * 4]
