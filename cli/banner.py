@@ -16,6 +16,7 @@ def tell_banner(banner: Mapping[str, str]) -> None:
 def of_rows(flags: Any, streams: Any, model: Any, layout: Any, state: Any) -> dict[str, str]:
     """Of a run on rows; tokens are estimated from the rows that were read before the first step."""
     rows, packed = sum(map(len, streams.sources)), streams.packing != "none"
+    parts = flags.num_microbatches or 1
     tokens = flags.batch_size * (streams.length if packed else streams.row_tokens)
     batch = f"{flags.batch_size:,} rows of {streams.length:,} tokens" if packed else (
         f"{flags.batch_size:,} rows, about {tokens:,.0f} tokens")
@@ -24,7 +25,7 @@ def of_rows(flags: Any, streams: Any, model: Any, layout: Any, state: Any) -> di
     length = f"{flags.max_steps:,}{f', about {_short(flags.max_steps * tokens / total)} epochs' if known else ''}"
     return {"model": _model(flags, model, state), "devices": _devices(flags, layout),
             "data": f"{rows:,} rows, about {total:,.0f} tokens: {shown(flags.data)}",
-            "batch": f"{batch}, in {flags.num_microbatches} micro-batch{'es' * (flags.num_microbatches > 1)}",
+            "batch": f"{batch}, in {parts} micro-batch{'es' * (parts > 1)}",
             "steps": length, "compiled": _compiled(streams), "writes": _writes(flags)}
 
 

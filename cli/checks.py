@@ -9,10 +9,12 @@ from errors import InputError
 
 
 def check_positive(config: Any, *names: str, prefix: str = "") -> None:
-    """Raises InputError where one of the numbers is 0 or below, infinite or NaN; `prefix` is a group's (`lora.`)."""
+    """Raises InputError where one of the numbers is 0 or below, infinite or NaN; None is chosen later. `prefix` is a
+    group's (`lora.`)."""
     for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise InputError(f"{_flag(prefix, name)} must be above 0 and finite, not {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{_flag(prefix, name)} must be above 0 and finite, not {value}")
 
 
 def check_not_negative(config: Any, *names: str, prefix: str = "") -> None:

@@ -90,8 +90,9 @@ class TrainingFlags(RunFlags):
     num_epochs: float | None = None
     """The run takes as many steps as go through all rows of its one source this many times (a glob is one); give this
     or --max-steps."""
-    num_microbatches: int = 1
-    """A step's rows are split into this many parts to save memory; the loss and gradient stay the same."""
+    num_microbatches: int | None = None
+    """A step's rows are split into this many parts to save memory; the loss and gradient stay the same. By default 1,
+    or on CPUs as many as keep the run within half of the machine's memory."""
     max_length: int | None = None
     """A row may have this many tokens, and a packed row has as many; by default the model's context."""
     too_long: Literal["error", "truncate", "drop"] = "error"
@@ -243,9 +244,9 @@ class OnlineFlags(RunFlags):
     """A prompt is answered this many times."""
     max_new_tokens: int = 256
     """A completion has this many tokens at the most; with --environment.make, all that comes after the opening."""
-    microbatch_tokens: int = 16384
+    microbatch_tokens: int | None = None
     """A micro-batch has this many positions on each device at the most, to bound memory; one episode at least. The loss
-    and gradient stay the same."""
+    and gradient stay the same. By default 16384, or on CPUs what keeps the run within half of the machine's memory."""
     temperature: float = temperature_field()
     """Completions are drawn at this temperature, and the policy is trained at it."""
     too_long: Literal["error", "drop"] = "error"

@@ -47,6 +47,7 @@ def main(config: Config) -> None:
         with_steps,
     )
     from cli.kept_reference import keep_reference
+    from cli.microbatches import with_microbatches
     from cli.readers import check_reference_flags, longest_row_of, open_reference_of
     from data.tokenizer import open_tokenizer
     from models.scoring import score
@@ -63,14 +64,14 @@ def main(config: Config) -> None:
     objective = make_objective(config)
     check_reference_flags(objective, {"reference": config.reference, "keep-reference": config.keep_reference,
                                       "sync.every": config.sync.every})
-    check_split(objective, config.num_microbatches)
+    check_split(objective, config.num_microbatches or 1)
     layout = make_layout(config.mesh)
 
     # the model, not read yet, and the pairs
     opened = open_policy(config.model)
     needed = needed_columns(objective, ("chosen_length",), or_computed=("ref_logps",), scorer=score)
     rows = open_rows(config, opened, form="pair", needed=needed)
-    config = with_steps(config, rows.streams)
+    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, group=2)
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)

@@ -97,6 +97,7 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
     from cli.experiment import choose_reference, load_model, open_optimizer
+    from cli.microbatches import with_microbatch_tokens
     from data.prompts import PromptBatches
     from models.scoring import score, score_by
     from objectives.grpo import configure
@@ -126,6 +127,7 @@ def main(config: Config) -> None:
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
+    config = with_microbatch_tokens(config, opened.config, prompts.max_length + config.max_new_tokens)
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one

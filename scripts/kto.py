@@ -36,6 +36,7 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
     from cli.experiment import begin, choose_reference, load_model, open_optimizer, open_rows, train_on_rows, with_steps
+    from cli.microbatches import with_microbatches
     from cli.readers import longest_row_of, open_reference_of
     from data.specs import bind, load_function
     from data.tokenizer import open_tokenizer
@@ -57,7 +58,7 @@ def main(config: Config) -> None:
     opened = open_policy(config.model)
     needed = needed_columns(objective, ("ref_logps", "kto_z"), scorer=score)
     rows = open_rows(config, opened, form="labelled", needed=needed)
-    config = with_steps(config, rows.streams)
+    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, group=2)
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)

@@ -31,8 +31,9 @@ same command is given again."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(PairLossFlags, ReferenceFlags, OnlineFlags):
-    num_microbatches: int = 1
-    """A step's pairs are split into this many parts to save memory; the loss and gradient stay the same."""
+    num_microbatches: int | None = None
+    """A step's pairs are split into this many parts to save memory; the loss and gradient stay the same. By default
+    1, or on CPUs as many as keep the run within half of the machine's memory."""
     dynamic_sampling_tries: int = 1
     """Groups whose rewards are all equal, which make no pair, are replaced by those of other prompts, in this many
     tries in all; 1 replaces none."""
@@ -51,6 +52,7 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
     from cli.experiment import choose_reference, load_model, open_optimizer
+    from cli.microbatches import with_microbatches_of
     from cli.readers import check_reference_flags, open_reference_of
     from data.prompts import PromptBatches
     from models.scoring import score
@@ -67,7 +69,7 @@ def main(config: Config) -> None:
     config = online.begin(config, check)
     objective = make_objective(config)
     check_reference_flags(objective, {"reference": config.reference})
-    check_split(objective, config.num_microbatches)
+    check_split(objective, config.num_microbatches or 1)
     optimizer, schedule = open_optimizer(config)
     layout, run = make_layout(config.mesh), Path(config.output_dir)
     policy_key, rollout_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -79,8 +81,9 @@ def main(config: Config) -> None:
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
-    opened_reference = open_reference_of(config, opened, tokenizer, prompts.max_length + config.max_new_tokens,
-                                         "lower --max-new-tokens")
+    longest = prompts.max_length + config.max_new_tokens
+    config = with_microbatches_of(config, opened.config, longest, objective, group=2)
+    opened_reference = open_reference_of(config, opened, tokenizer, longest, "lower --max-new-tokens")
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference is the same model without its adapter, or else a frozen one
@@ -91,8 +94,7 @@ def main(config: Config) -> None:
 
     # the parts of a step
     collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, layout)
-    placement, sizes = Placement(config.batch_size, config.num_microbatches, layout, group=2), ladder(
-        prompts.max_length + config.max_new_tokens)
+    placement, sizes = Placement(config.batch_size, config.num_microbatches, layout, group=2), ladder(longest)
     prepare = prepare_pairs(reference, frozen, layout, objective)
     update = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(),

@@ -94,6 +94,7 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
     from cli.experiment import choose_reference, load_model, open_optimizer
+    from cli.microbatches import with_microbatch_tokens
     from data.prompts import PromptBatches
     from models.heads import values_by
     from models.scoring import score, score_by
@@ -127,6 +128,7 @@ def main(config: Config) -> None:
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
+    config = with_microbatch_tokens(config, opened.config, prompts.max_length + config.max_new_tokens)
     opened_critic = open_critic_of(config.critic, opened, tokenizer, prompts.max_length + config.max_new_tokens)
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 

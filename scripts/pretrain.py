@@ -57,6 +57,7 @@ def main(config: Config) -> None:
         train_on_rows,
         with_steps,
     )
+    from cli.microbatches import with_microbatches
     from data.reading import read_all, scored_bytes, windows
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
@@ -88,8 +89,8 @@ def main(config: Config) -> None:
     encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context, columns=columns)
     run_config = check_output_dir(config, sources, eval_sources)
     streams = make_streams(config, config.packing, sources, encoder, context)
-    config, tokens = with_steps(config, streams), config.batch_size * streams.length
-    optimizer, schedule = open_optimizer(config, tokens_per_step=tokens)
+    config = with_microbatches(with_steps(config, streams), model_config, streams, objective)
+    optimizer, schedule = open_optimizer(config, tokens_per_step=config.batch_size * streams.length)
     eval_encoder = dataclasses.replace(encoder, max_length=None, columns=(), absent=())
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)
     num_bytes = scored_bytes(eval_sources, eval_encoder)

@@ -38,6 +38,7 @@ def main(config: Config) -> None:
 
     from cli.columns import needed_columns
     from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows, with_steps
+    from cli.microbatches import with_microbatches
     from data.tokenizer import open_tokenizer
     from models.heads import score_rewards, with_reward_head
     from sharding.mesh import make_layout
@@ -49,13 +50,13 @@ def main(config: Config) -> None:
 
     config = begin(config, check)
     objective = make_objective(config)
-    check_split(objective, config.num_microbatches)
+    check_split(objective, config.num_microbatches or 1)
     layout = make_layout(config.mesh)
 
     # the model, not read yet, and the pairs
     opened = open_model(config.model)
     rows = open_rows(config, opened, form="pair", needed=needed_columns(objective, scorer=score_rewards))
-    config = with_steps(config, rows.streams)
+    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, group=2)
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
 

@@ -30,6 +30,7 @@ def main(config: Config) -> None:
     from cli.columns import needed_columns
     from cli.evaluation import open_benchmarks
     from cli.experiment import begin, load_model, open_optimizer, open_rows, train_on_rows, with_steps
+    from cli.microbatches import with_microbatches
     from data.specs import load_function
     from data.tokenizer import open_tokenizer
     from models.scoring import score
@@ -46,7 +47,7 @@ def main(config: Config) -> None:
     # the model, not read yet, and the rows
     opened = open_policy(config.model)
     rows = open_rows(config, opened, config.packing, needed=needed_columns(objective, scorer=score))
-    config = with_steps(config, rows.streams)
+    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective)
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout)
     tokenizer = open_tokenizer(opened.tokenizer)

@@ -1,5 +1,8 @@
 """How much memory a device has, and what follows from it for what is computed a part at a time."""
 
+import os
+from pathlib import Path
+
 import jax
 
 from sharding.layout import Layout
@@ -19,6 +22,9 @@ MEMORY_SPEED: dict[str, float] = {
 """bytes a second of a JAX device's memory, by device_kind; TPUs: Google Cloud's pages of each TPU version, GPUs:
 NVIDIA's data sheets"""
 
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""of versions 2 and 1, as a container sees its own"""
+
 LOGITS_SHARE = 1 / 64
 """of a device's memory that the logits of a chunk may take"""
 
@@ -33,6 +39,13 @@ def memory_of(device: jax.Device) -> int | None:
     if device.device_kind in HBM_GIB:
         return HBM_GIB[device.device_kind] * 2**30
     return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def machine_memory() -> int:
+    """Bytes that this process may take of the machine: all of it, or what its control group is allowed."""
+    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [file.read_text().strip() for file in CGROUP_LIMITS if file.exists()]
+    return min([own, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def logits_at_a_time(layout: Layout | None) -> int:

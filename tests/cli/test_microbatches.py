@@ -1,0 +1,112 @@
+"""By default a step is computed in as many parts as the machine's memory asks for; flags that are given are kept."""
+
+import dataclasses
+import types
+
+import jax
+import pytest
+
+from cli import microbatches
+from models.activations import bytes_of_position
+from models.config import PRESETS
+from models.settings import LoRAConfig
+from sharding import memory
+
+SMOLLM2 = PRESETS["smollm2-135m"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    num_microbatches: int | None = None
+    microbatch_tokens: int | None = None
+    batch_size: int = 8
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    lora: LoRAConfig | None = LoRAConfig(rank=16)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def of(gibibytes):
+        monkeypatch.setattr(memory, "machine_memory", lambda: gibibytes * 2**30)
+
+    of(16)
+    return of
+
+
+def split(longest, objective=None, group=1, **flags):
+    return microbatches.with_microbatches_of(Flags(**flags), SMOLLM2, longest, objective, group).num_microbatches
+
+
+def test_a_machine_splits_what_it_does_not_hold(machine, capsys):
+    assert split(288) == 1
+    assert not capsys.readouterr().out
+    parts = split(2048)
+    assert parts in (2, 4, 8)
+    assert f"in {parts} parts" in capsys.readouterr().out
+    assert parts <= split(2048, group=2) <= 8
+    assert split(2048, lora=None) >= parts  # AdamW's moments lie beside it
+    assert split(2048, remat="full") == 1
+    machine(512)
+    assert split(2048) == 1
+    machine(1)  # holds no row: one at a time is all that can be done
+    assert split(8192, batch_size=7) == 7
+
+
+def test_what_is_given_is_kept_and_a_coupled_loss_is_whole(machine):
+    machine(1)
+    assert split(8192, num_microbatches=2) == 2
+    assert split(8192, types.SimpleNamespace(couples_rows=True)) == 1
+    assert microbatches.with_microbatch_tokens(Flags(microbatch_tokens=99), SMOLLM2, 8192).microbatch_tokens == 99
+
+
+def test_online_micro_batches_are_bounded_by_memory_on_cpus_alone(machine, monkeypatch):
+    def tokens():
+        return microbatches.with_microbatch_tokens(Flags(), SMOLLM2, 320).microbatch_tokens
+
+    small = tokens()
+    assert 2_000 < small < microbatches.MOST_TOKENS
+    assert small * bytes_of_position(dataclasses.replace(SMOLLM2, dtype="bfloat16"), 320) < 8 * 2**30
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert tokens() == microbatches.MOST_TOKENS
+    assert split(8192) == 1
+
+
+def test_a_control_groups_limit_counts(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "CGROUP_LIMITS", (limit, tmp_path / "missing"))
+    all_of_it = memory.machine_memory()
+    for text, expected in (("max", all_of_it), ("1048576", 1048576), (str(2**63), all_of_it)):
+        limit.write_text(text)
+        assert memory.machine_memory() == expected
+
+
+def test_less_is_kept_where_more_is_computed_again():
+    order = [bytes_of_position(dataclasses.replace(SMOLLM2, dtype="bfloat16", remat=each), 288)
+             for each in ("none", "dots", "full")]
+    assert order == sorted(order, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_the_estimate_is_what_xla_takes(remat):
+    """Of the gradient of all weights, but for what does not grow with the number of layers."""
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    from models.transformer import Transformer, init_variables
+
+    def temporaries(layers):
+        config = dataclasses.replace(SMOLLM2, num_layers=layers, vocab_size=64, dtype="bfloat16", remat=remat,
+                                     param_dtype="bfloat16")
+        model = Transformer(config)
+        params = nn.meta.unbox(jax.eval_shape(lambda: init_variables(model, jax.random.key(0))))["params"]
+        tokens = jnp.ones((4, 256), int)
+        total = jax.grad(lambda params: model.apply({"params": params}, *[tokens] * 3).astype(float).sum())
+        return jax.jit(total).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    config = dataclasses.replace(SMOLLM2, dtype="bfloat16", remat=remat)
+    grown = (temporaries(10) - temporaries(6)) / (4 * 256)
+    one, none = (bytes_of_position(dataclasses.replace(config, num_layers=number), 256) for number in (1, 0))
+    estimated = 4 * (one - none)
+    assert 0.75 * grown < estimated < 1.35 * grown
