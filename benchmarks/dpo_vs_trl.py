@@ -35,6 +35,13 @@ class Config(turns.Flags):
 
 
 def main(config: Config) -> None:
+    work, done = compare(config)
+    turns.print_results(work, done)
+    turns.check_same_work(work, done)
+
+
+def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
+    """What is measured, and both sides' turns."""
     lengths = f"{config.prompt_length} + {config.answer_length} tokens"
     title = f"DPO with LoRA, {config.model}, {config.batch_size} pairs, {lengths}"
     work = turns.Work(title, "pairs", config.batch_size, TOLERANCES[config.dtype])
@@ -48,8 +55,7 @@ def main(config: Config) -> None:
             config, work,
             Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.dpo", loss="sigmoid", beta=BETA),
             TRL=lambda number: turns.trl_turn(config, folder, number, "trl_dpo_worker.py", pairs=pairs, beta=BETA))
-    turns.print_results(work, done)
-    turns.check_same_work(work, done)
+    return work, done
 
 
 def make_pairs(config: Config, vocab_size: int) -> list[tuple[list[int], ...]]:

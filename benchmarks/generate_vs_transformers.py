@@ -49,6 +49,11 @@ class Config:
 
 
 def main(config: Config) -> None:
+    print_results(config, compare(config))
+
+
+def compare(config: Config) -> list[dict[str, list[dict[str, Any]]]]:
+    """What each side's worker says, by batch size, side and round, beside `spent`."""
     check_positive(config, "batches", "prompt_length", "rounds")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -56,7 +61,7 @@ def main(config: Config) -> None:
         turns.run_child([sys.executable, "-m", "scripts.export", "--model", config.model, "--output",
                          str(folder / "model")], folder / "export.log")
         vocab_size = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
-        print_results(config, [measure(config, folder, size, vocab_size) for size in config.batch_sizes])
+        return [measure(config, folder, size, vocab_size) for size in config.batch_sizes]
 
 
 def measure(config: Config, folder: Path, size: int, vocab_size: int) -> dict[str, list[dict[str, Any]]]:
@@ -71,8 +76,8 @@ def measure(config: Config, folder: Path, size: int, vocab_size: int) -> dict[st
         for side, command, environment in workers(config):
             result = folder / f"{side}-{size}-{number}.json"
             files = [str(folder / "settings.json"), str(result)]
-            turns.run_child([*command, *files], folder / f"{side}.log", **environment)
-            done[side].append(turn := json.loads(result.read_text()))
+            spent = turns.run_child([*command, *files], folder / f"{side}.log", **environment)
+            done[side].append(turn := json.loads(result.read_text()) | {"spent": spent})
             print(f"batch {size}, {side}: {turn['tokens'] / turn['seconds']:.1f} tokens/s", flush=True)
     return done
 

@@ -43,6 +43,13 @@ def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[f
 
 
 def main(config: Config) -> None:
+    work, done = compare(config)
+    turns.print_results(work, done)
+    check_lengths(done)
+
+
+def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
+    """What is measured, and both sides' turns."""
     rows = config.batch_size * config.group_size
     title = f"GRPO with LoRA, {config.model}, {config.batch_size} prompts x {config.group_size}, up to " \
             f"{config.max_new_tokens} new tokens"
@@ -56,8 +63,7 @@ def main(config: Config) -> None:
         turns.write_rows(folder, [{"prompt": prompt} for prompt in prompts])
         done = turns.take_turns(config, work, Temper=lambda number: temper_turn(config, folder, number),
                                 TRL=lambda number: trl_turn(config, folder, number, prompts))
-    turns.print_results(work, done)
-    check_lengths(done)
+    return work, done
 
 
 def temper_turn(config: Config, folder: Path, number: int) -> turns.Turn:

@@ -1,4 +1,5 @@
-"""LoRA fine-tuning of SmolLM2-135M on the CPU: Temper against TRL's SFTTrainer, by turns, on the same rows.
+"""Fine-tuning of SmolLM2-135M on the CPU, by LoRA or (--rank 0) of all weights: Temper against TRL's SFTTrainer, by
+turns, on the same rows.
 
 Both train on the same batch at every step: random token ids, all rows of one length, every token a target.
 """
@@ -27,7 +28,15 @@ class Config(turns.Flags):
 
 
 def main(config: Config) -> None:
-    title = f"LoRA fine-tuning, {config.model}, {config.batch_size} x {config.length} tokens"
+    work, done = compare(config)
+    turns.print_results(work, done)
+    turns.check_same_work(work, done)
+
+
+def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
+    """What is measured, and both sides' turns."""
+    kind = "LoRA" if config.rank else "full"
+    title = f"{kind} fine-tuning, {config.model}, {config.batch_size} x {config.length} tokens"
     work = turns.Work(title, "tokens", config.batch_size * config.length, TOLERANCES)
     turns.check(config, work)
     if config.length < 2:
@@ -40,8 +49,7 @@ def main(config: Config) -> None:
             config, work,
             Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.sft"),
             TRL=lambda number: turns.trl_turn(config, folder, number, "trl_worker.py", rows=rows))
-    turns.print_results(work, done)
-    turns.check_same_work(work, done)
+    return work, done
 
 
 def make_rows(config: Config, vocab_size: int) -> list[list[int]]:

@@ -53,12 +53,16 @@ def make_trainer(settings: dict[str, Any]) -> trl.SFTTrainer:
 
 
 def model_with_lora(settings: dict[str, Any]) -> dict[str, Any]:
-    """A trainer's arguments: the exported model, its tokenizer, and LoRA on every linear layer."""
+    """A trainer's arguments: the exported model, its tokenizer, and LoRA on every linear layer; at rank 0 none."""
     folder = settings["model"]
     return {"model": transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=settings["weights"]),
             "processing_class": transformers.AutoTokenizer.from_pretrained(folder),
-            "peft_config": peft.LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], lora_dropout=0.0,
-                                           target_modules="all-linear", task_type="CAUSAL_LM")}
+            "peft_config": lora(settings) if settings["rank"] else None}
+
+
+def lora(settings: dict[str, Any]) -> peft.LoraConfig:
+    return peft.LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], lora_dropout=0.0,
+                           target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def common_arguments(settings: dict[str, Any]) -> dict[str, Any]:

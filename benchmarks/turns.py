@@ -8,9 +8,12 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,13 +21,17 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from cli.checks import check_positive, check_seed
+from cli.checks import check_not_negative, check_positive, check_seed
 from errors import InputError
 from training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = 1.25
 """a side's fastest step over its slowest, above which something else was running, too"""
+OTHERS = 0.05
+"""share of the processors' time that others may take, above which the machine was not quiet"""
+WARM_UP = 2
+"""first steps of a turn that are not counted: compilation, and memory that is taken for the first time"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,7 @@ class Flags:
     rounds: int = 3
     """turns of each side"""
     steps: int = 6
-    """optimiser steps of a turn; the first is warm-up (and compilation) and is not counted"""
+    """optimiser steps of a turn; the first two are warm-up (and compilation) and are not counted"""
     batch_size: int = 8
     """rows (or pairs of them) of a step"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -46,7 +53,7 @@ class Flags:
     model: str = "smollm2-135m-instruct"
     """any model that scripts.export can write as a Hugging Face folder"""
     rank: int = 16
-    """of LoRA, on all linear layers; alpha is twice that"""
+    """of LoRA, on all linear layers; alpha is twice that; 0 trains all weights, which are float32 then"""
     learning_rate: float = 2e-4
     """constant"""
     seed: int = 0
@@ -62,6 +69,8 @@ class Turn(NamedTuple):
     peak_gib: float
     """peak resident memory"""
     facts: dict[str, Any]
+    others: float
+    """share of the processors' time that went to other processes meanwhile"""
 
 
 class Work(NamedTuple):
@@ -81,11 +90,12 @@ Turns = dict[str, list[Turn]]
 
 def check(flags: Flags, work: Work) -> None:
     """Raises InputError for numbers that make no sense."""
-    check_positive(flags, "rounds", "batch_size", "rank", "learning_rate")
+    check_positive(flags, "rounds", "batch_size", "learning_rate")
+    check_not_negative(flags, "rank")
     check_seed(flags.seed)
-    least = max(2, len(work.tolerances))
+    least = max(WARM_UP + 1, len(work.tolerances))
     if flags.steps < least:
-        raise InputError(f"--steps must be {least} or more (the first is warm-up; the losses of the first "
+        raise InputError(f"--steps must be {least} or more (the first {WARM_UP} are warm-up; the losses of the first "
                          f"{len(work.tolerances)} are compared), not {flags.steps}")
 
 
@@ -118,34 +128,35 @@ def temper_turn(flags: Flags, folder: Path, number: int, script: str, **more: An
     run = folder / f"temper-{number}"
     given = {"model": flags.model, "data": folder / "rows.jsonl", "output-dir": run, "max-steps": flags.steps,
              "batch-size": flags.batch_size, "learning-rate": flags.learning_rate, "dtype": flags.dtype,
-             "remat": "none", "save-every": 0, "lora.rank": flags.rank, "lora.alpha": 2.0 * flags.rank,
-             "lora.dropout": 0.0, "optimizer.schedule": "constant", "optimizer.weight-decay": 0.0,
-             "optimizer.max-grad-norm": 1.0} | more
+             "save-every": 0, "lora.rank": flags.rank, "optimizer.schedule": "constant", "optimizer.weight-decay": 0.0,
+             "optimizer.max-grad-norm": 1.0} | ({"lora.alpha": 2.0 * flags.rank} if flags.rank else {}) | more
     given["compilation-cache"] = "off"  # the first step is compiled in each round, as in the peers'
     command = [sys.executable, "-m", script, *(f"--{name}={value}" for name, value in given.items())]
-    peak = run_child(command, folder / f"temper-{number}.log", JAX_PLATFORMS="cpu")
+    spent = run_child(command, folder / f"temper-{number}.log", JAX_PLATFORMS="cpu")
     steps = read_metrics(run)
-    return Turn([step["step_seconds"] for step in steps], [step["loss"] for step in steps], peak, temper_facts(flags))
+    return Turn([step["step_seconds"] for step in steps], [step["loss"] for step in steps], spent.peak_gib,
+                temper_facts(flags), spent.others)
 
 
 def temper_facts(flags: Flags) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-    return {"versions": versions, "frozen weights": flags.dtype, "trained weights": "float32",
+    return {"versions": versions, "frozen weights": flags.dtype if flags.rank else "none", "trained weights": "float32",
             "matmuls": flags.dtype, "gradient checkpointing": "none", "threads": threads()}
 
 
 def trl_turn(flags: Flags, folder: Path, number: int, worker: str, **more: Any) -> Turn:
     """A worker, a file of this folder, under TRL's Python; its result file tells the rest."""
     settings = {"model": str(folder / "model"), "steps": flags.steps, "batch_size": flags.batch_size,
-                "weights": flags.dtype, "autocast": flags.dtype == "bfloat16" and flags.trl_autocast,
+                "weights": flags.dtype if flags.rank else "float32",
+                "autocast": flags.dtype == "bfloat16" and flags.trl_autocast,
                 "rank": flags.rank, "alpha": 2 * flags.rank, "learning_rate": flags.learning_rate,
                 "threads": threads(), "output_dir": str(folder / f"trl-{number}")} | more
     settings_file, result_file = folder / "settings.json", folder / f"trl-{number}.json"
     settings_file.write_text(json.dumps(settings))
     command = [flags.trl_python, str(Path(__file__).with_name(worker)), str(settings_file), str(result_file)]
-    peak = run_child(command, folder / f"trl-{number}.log", HF_HUB_OFFLINE="1")
+    spent = run_child(command, folder / f"trl-{number}.log", HF_HUB_OFFLINE="1")
     result = json.loads(result_file.read_text())
-    return Turn(result["seconds"], result["losses"], peak, result["facts"])
+    return Turn(result["seconds"], result["losses"], spent.peak_gib, result["facts"], spent.others)
 
 
 def threads() -> int:
@@ -153,8 +164,18 @@ def threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_child(command: list[str], log: Path, **environment: str) -> float:
-    """Runs a command to its end and gives its peak resident memory in GiB. Exits, with its last lines, if it fails."""
+class Spent(NamedTuple):
+    """What a process took while it ran."""
+
+    peak_gib: float
+    """peak resident memory"""
+    others: float
+    """share of the processors' time that went to other processes"""
+
+
+def run_child(command: list[str], log: Path, **environment: str) -> Spent:
+    """Runs a command to its end. Exits, with its last lines, if it fails."""
+    start, busy = time.perf_counter(), busy_seconds()
     with log.open("w") as output:
         try:
             child = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output)
@@ -165,12 +186,31 @@ def run_child(command: list[str], log: Path, **environment: str) -> float:
     if child.returncode:
         tail = "\n".join(log.read_text().splitlines()[-30:])
         sys.exit(f"{tail}\n\nfailed with status {child.returncode}: {' '.join(command)}")
-    return usage.ru_maxrss / 2**20
+    others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
+    return Spent(usage.ru_maxrss / 2**20, max(0.0, others) / (os.cpu_count() * (time.perf_counter() - start)))
+
+
+def busy_seconds() -> float:
+    """Processor time that this machine has spent on anything; 0 where no /proc tells (not on Linux)."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def processor() -> str:
+    """Name and number of this machine's processors, and what they multiply bfloat16 with."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    name = re.search(r"model name\s*: (.+)", text)
+    units = [unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if re.search(rf"\b{unit}\b", text)]
+    return f"{threads()} x {name[1] if name else platform.machine()}{f' ({units[0]})' if units else ''}"
 
 
 def speeds(work: Work, *turns: Turn) -> list[float]:
-    """Units per second of every step but each turn's first."""
-    return [work.per_step / seconds for turn in turns for seconds in turn.seconds[1:]]
+    """Units per second of every step but each turn's WARM_UP."""
+    return [work.per_step / seconds for turn in turns for seconds in turn.seconds[WARM_UP:]]
 
 
 def ratio(ours: list[Turn], theirs: list[Turn]) -> float:
@@ -179,8 +219,8 @@ def ratio(ours: list[Turn], theirs: list[Turn]) -> float:
 
 
 def median_step(turns: list[Turn]) -> float:
-    """Seconds, of all steps but each turn's first."""
-    return statistics.median(seconds for turn in turns for seconds in turn.seconds[1:])
+    """Seconds, of all steps but each turn's WARM_UP."""
+    return statistics.median(seconds for turn in turns for seconds in turn.seconds[WARM_UP:])
 
 
 def in_digits(speed: float) -> str:
@@ -204,9 +244,10 @@ def print_results(work: Work, turns: Turns) -> None:
     console.print(f"{' / '.join(turns)}: {ratio(*turns.values()):.2f} (by round: {by_round})")
     for side, done in turns.items():
         console.print(f"{side}: {describe(done[0].facts)}", highlight=False, soft_wrap=True)
-        if max(speeds(work, *done)) > QUIET * min(speeds(work, *done)):
-            console.print(f"{side}'s steps differ too much in speed: the machine was not quiet; do not quote this run",
-                          soft_wrap=True)
+        others = max(turn.others for turn in done)
+        if others > OTHERS or max(speeds(work, *done)) > QUIET * min(speeds(work, *done)):
+            console.print(f"the machine was not quiet: others took {others:.0%} of its processors beside {side}, whose "
+                          f"speeds are above; do not quote this run", soft_wrap=True)
 
 
 def figures(work: Work, turns: list[Turn]) -> dict[str, str]:

@@ -1,0 +1,101 @@
+"""Every comparison with a peer that a CPU can make, in one command: speed in steady state, memory, a table.
+
+Each comparison is a benchmark of its own in this folder, which says what both sides do; here they are called one after
+the other, and what they measured is put together as docs/measured.md has it.
+"""
+
+import dataclasses
+import datetime
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from benchmarks import dpo_vs_trl, generate_vs_transformers, grpo_vs_trl, sft_vs_trl, turns
+from cli import command
+from cli.checks import check_positive
+
+DESCRIPTION = """Temper against TRL and transformers on this machine's CPUs, by turns, as one table.
+
+  python -m benchmarks.all --trl-python path/to/environment/bin/python
+  python -m benchmarks.all --trl-python PYTHON --only sft dpo --rounds 1"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    trl_python: str
+    """the Python of an environment with torch, transformers, trl, peft and datasets"""
+    only: tuple[Literal["sft", "sft-full", "dpo", "grpo", "sampling-bfloat16", "sampling-float32"], ...] = ()
+    """these comparisons; by default all"""
+    rounds: int = 2
+    """turns of each side of each comparison"""
+    steps: int = 6
+    """optimiser steps of a turn; the first two are not counted"""
+
+
+class Line(NamedTuple):
+    """One comparison: ours, theirs."""
+
+    what: str
+    unit: str
+    speeds: tuple[float, float]
+    peaks: tuple[float, float]
+    """GiB"""
+    others: float
+    """the largest share of the processors' time that other processes took"""
+
+
+def main(config: Config) -> None:
+    check_positive(config, "rounds", "steps")
+    lines: list[Line] = []
+    for name in config.only or COMPARISONS:
+        lines += COMPARISONS[name](config)
+    print_table(lines)
+
+
+def trained(module: Any, **flags: Any) -> Callable[[Config], Iterator[Line]]:
+    """A comparison of train steps; `flags` are of its own."""
+    def compare(config: Config) -> Iterator[Line]:
+        work, done = module.compare(module.Config(
+            trl_python=config.trl_python, rounds=config.rounds, steps=config.steps, **flags))
+        sides = tuple(done.values())
+        yield Line(work.title, f"{work.unit}/s", tuple(work.per_step / turns.median_step(each) for each in sides),
+                   tuple(max(turn.peak_gib for turn in each) for each in sides),
+                   max(turn.others for each in sides for turn in each))
+
+    return compare
+
+
+def sampled(dtype: str) -> Callable[[Config], Iterator[Line]]:
+    """A comparison of sampling, a line a batch size."""
+    def compare(config: Config) -> Iterator[Line]:
+        own = generate_vs_transformers.Config(peer_python=config.trl_python, rounds=config.rounds, dtype=dtype)
+        for size, done in zip(own.batch_sizes, generate_vs_transformers.compare(own), strict=True):
+            sides = tuple(done.values())
+            yield Line(f"sampling, batch {size}, {dtype}", "tokens/s",
+                       tuple(statistics.median(turn["tokens"] / turn["seconds"] for turn in each) for each in sides),
+                       tuple(max(turn["spent"].peak_gib for turn in each) for each in sides),
+                       max(turn["spent"].others for each in sides for turn in each))
+
+    return compare
+
+
+COMPARISONS = {"sft": trained(sft_vs_trl), "sft-full": trained(sft_vs_trl, rank=0), "dpo": trained(dpo_vs_trl),
+               "grpo": trained(grpo_vs_trl), "sampling-bfloat16": sampled("bfloat16"),
+               "sampling-float32": sampled("float32")}
+
+
+def print_table(lines: list[Line]) -> None:
+    """In Markdown, so that it can be kept as it is."""
+    print(f"\n{turns.processor()}, {datetime.date.today()}\n")
+    print("| what | Temper | peer | ratio | peak memory, GiB | peer's | others on the machine |")
+    print("|---|---|---|---|---|---|---|")
+    for line in lines:
+        ours, theirs = line.speeds
+        speeds = f"{turns.in_digits(ours)} {line.unit} | {turns.in_digits(theirs)} | {ours / theirs:.2f}"
+        print(f"| {line.what} | {speeds} | {line.peaks[0]:.2f} | {line.peaks[1]:.2f} | {line.others:.0%} |")
+    if any(line.others > turns.OTHERS for line in lines):
+        print(f"\nThe machine was not quiet (above {turns.OTHERS:.0%}): do not quote those lines.")
+
+
+if __name__ == "__main__":
+    command.run(main, Config, DESCRIPTION)
