@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from cli.flags import OnlineFlags, check_flags, check_online_flags
+from cli.microbatches import MOST_TOKENS
 from cli.parsing import take_value
 from cli.values import check_values
 from errors import InputError
@@ -43,8 +44,9 @@ def check_planned(config: Any, check: Callable[[Any], None]) -> Any:
     check_values(config)
     (check_online_flags if isinstance(config, OnlineFlags) else check_flags)(config)
     check(config)
-    changes = {"dtype": "bfloat16" if config.dtype == "auto" else config.dtype}
-    return dataclasses.replace(config, **changes | ({} if config.max_steps else {"max_steps": 1000}))
+    chosen = {"num_microbatches": 1, "microbatch_tokens": MOST_TOKENS, "max_steps": 1000}
+    changes = {name: value for name, value in chosen.items() if getattr(config, name, value) is None}
+    return dataclasses.replace(config, dtype="bfloat16" if config.dtype == "auto" else config.dtype, **changes)
 
 
 def on_tpus(config: Any) -> Any:
