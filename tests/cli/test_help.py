@@ -15,7 +15,7 @@ from cli.parsing import parse
 from cli.values import default, walk
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted({path.stem for path in (ROOT / "scripts").glob("*.py")} - {"__init__", "cli"})
+SCRIPTS = sorted({path.stem for path in (ROOT / "scripts").glob("*.py")} - {"__init__", "cli", "plan"})
 
 
 def config(script):
