@@ -21,9 +21,15 @@ def rollouts_of(flags: Any, layout: Any, prompt_length: int, num_minibatches: in
     """As rollouts.minibatches.Packer has them, for prompts of so many tokens."""
     from rollouts.minibatches import Packer
 
-    prompt = flags.environment.max_prompt_length if flags.environment.make else prompt_length
-    packer = Packer([prompt], flags.max_new_tokens, flags.group_size, flags.batch_size, num_minibatches, budget, layout)
-    return Rollouts(packer.shapes[-1], packer.num_parts, prompt + flags.max_new_tokens)
+    longest = longest_of(flags, prompt_length)
+    packer = Packer([longest - flags.max_new_tokens], flags.max_new_tokens, flags.group_size, flags.batch_size,
+                    num_minibatches, budget, layout)
+    return Rollouts(packer.shapes[-1], packer.num_parts, longest)
+
+
+def longest_of(flags: Any, prompt_length: int) -> int:
+    """Tokens of the longest episode."""
+    return (flags.environment.max_prompt_length if flags.environment.make else prompt_length) + flags.max_new_tokens
 
 
 def update_programs(name: str, shapes: Shapes, step: Any, micro: Any, rollouts: Rollouts, updates: int) -> list[Any]:

@@ -44,14 +44,16 @@ def row_length(flags: Any, context: int) -> int:
     return length if getattr(flags, "packing", "none") != "none" else multiple_of_8(length)
 
 
-def update_program(flags: Any, shapes: Shapes, step: Any, group: int = 1, columns: tuple[str, ...] = ()) -> Any:
-    """The train step of a run on rows; `columns` are an objective's, one number a token."""
+def update_program(flags: Any, shapes: Shapes, step: Any, group: int = 1, columns: tuple[str, ...] = (),
+                   length: int | None = None) -> Any:
+    """The train step of a run on rows, of `length` tokens or as the flags say; `columns` are an objective's, one number
+    a token."""
     from planning.program import Program
     from sharding.placement import Placement
     from training.abstract import batch_shapes
     from training.throughput import flops_per_token
 
-    length = row_length(flags, shapes.model.config.max_length)
+    length = length or row_length(flags, shapes.model.config.max_length)
     placement = Placement(flags.batch_size, flags.num_microbatches, shapes.layout, group=group)
     batch = batch_shapes(placement, length, getattr(flags, "packing", "none") != "none", columns)
     tokens = flags.batch_size * group * length
@@ -90,11 +92,12 @@ def shaped_reference(flags: Any, shapes: Shapes, reference: str | None = None) -
     return model, variable_shapes(model, shapes.layout)
 
 
-def pair_programs(flags: Any, shapes: Shapes, step: Any, prepare: Any, columns: tuple[str, ...]) -> list[Any]:
+def pair_programs(flags: Any, shapes: Shapes, step: Any, prepare: Any, columns: tuple[str, ...],
+                  length: int | None = None) -> list[Any]:
     """Of a loss on pairs: what is computed before the step (training.reference.prepare_pairs), and the step."""
     import jax
 
-    update = update_program(flags, shapes, step, group=2, columns=columns)
+    update = update_program(flags, shapes, step, group=2, columns=columns, length=length)
     state, batch = update.arguments
     before = update._replace(name="reference", function=prepare.compiled, arguments=(state, prepare.frozen, batch),
                              model_flops=update.model_flops / 3)

@@ -23,7 +23,7 @@ class Chip(NamedTuple):
     clock: float
     """cycles a second"""
     memory: int
-    """bytes"""
+    """bytes, for programs"""
     memory_speed: float
     """bytes a second"""
     link_speed: float
@@ -42,6 +42,9 @@ _FURTHER = {  # clock in GHz, link and network in GB/s, wraps at, kernel's share
     "TPU v6 lite": (1.75, 90, 12.5, 16, 0.3),
     "TPU7x": (2.2, 90, 6.25, 4, 0.3)}
 
+USABLE_GIB = {"TPU v5 lite": 15.75, "TPU v6 lite": 31.25}
+"""of a device's memory what programs may have, as the compiler says when one does not fit; of the others all"""
+
 KINDS = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5", "tpu7x": "TPU7x"}
 """device_kind by the name of a topology's chip"""
 
@@ -51,8 +54,9 @@ def chip_of(device_kind: str) -> Chip:
     if device_kind not in _FURTHER:
         raise InputError(f"{device_kind}: planning/chips.py knows {', '.join(_FURTHER)}; add what its maker states")
     clock, link, network, wraps_at, share = _FURTHER[device_kind]
-    return Chip(PEAK_TFLOPS[device_kind] * 1e12, clock * 1e9, HBM_GIB[device_kind] * 2**30, MEMORY_SPEED[device_kind],
-                link * 1e9, network * 1e9, wraps_at, share)
+    usable = int(USABLE_GIB.get(device_kind, HBM_GIB[device_kind]) * 2**30)
+    return Chip(PEAK_TFLOPS[device_kind] * 1e12, clock * 1e9, usable, MEMORY_SPEED[device_kind], link * 1e9,
+                network * 1e9, wraps_at, share)
 
 
 def chip_named(topology: str) -> Chip:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from batch import MicroBatch
+from data.prompts import Prompt
 from models.decoding import init_cache
 from models.paged_attention import PAGES
 from models.transformer import Transformer
@@ -26,7 +27,7 @@ def micro_batch_shapes(shape: Shape, layout: Layout, by_token: tuple[str, ...] =
     """A micro-batch of rollouts (rollouts.packing.put) with further columns, float32."""
     length = shape.prompt_length + shape.length
     answer = Episode([0] * length, shape.prompt_length, [True] * shape.length, [0.0] * shape.length)
-    batch = to_batch([Group(0, None, [answer])])
+    batch = to_batch([Group(0, Prompt([], "", {}), [answer])])
     lengths = batch["prompt_length"]
     batch |= {name: np.zeros((1, length), np.float32) for name in by_token}
     batch |= {name: np.zeros(1, np.float32) for name in by_row}

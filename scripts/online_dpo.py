@@ -64,7 +64,7 @@ def main(config: Config) -> None:
     from sharding.placement import Placement
     from training.reference import needs_reference, prepare_pairs
     from training.state import init_state
-    from training.step import check_split, make_train_step
+    from training.step import check_split
 
     config = online.begin(config, check)
     objective = make_objective(config)
@@ -96,7 +96,7 @@ def main(config: Config) -> None:
     collect = online.make_collect(config, model, tokenizer, rewards, environments, prompts, layout)
     placement, sizes = Placement(config.batch_size, config.num_microbatches, layout, group=2), ladder(longest)
     prepare = prepare_pairs(reference, frozen, layout, objective)
-    update = make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
+    update = make_step(objective, model, optimizer, schedule, state)
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(),
                         config.rollouts.allow_failing_rewards)
 
@@ -122,6 +122,36 @@ def main(config: Config) -> None:
         return state, metrics, lambda: recorder.record(draw, number, signs(draw.trained, members), None)
 
     online.train_on_prompts(config, prompts, model, tokenizer, layout, state, step, collect, eval_key, tasks)
+
+
+def make_step(objective: Any, model: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """(state, prepared batch) -> (state, metrics)"""
+    from training.step import make_train_step
+
+    return make_train_step(model.clone(training=True), objective, optimizer, schedule, state)
+
+
+def programs(config: Config, devices: Any, prompt_length: int) -> list[Any]:
+    """What a step runs, over shapes, for prompts of so many tokens (scripts.plan)."""
+    from batch import multiple_of_8
+    from cli.columns import needed_columns
+    from cli.online_shapes import longest_of, sampling_programs, together
+    from cli.shapes import pair_programs, shaped, shaped_reference
+    from models.scoring import score
+    from sharding.mesh import make_layout
+    from training.reference import needs_reference, prepare_pairs
+    from training.runs import open_config
+
+    objective, layout = make_objective(config), make_layout(config.mesh, devices)
+    shapes, longest = shaped(config, open_config(config.model), layout), longest_of(config, prompt_length)
+    reference, frozen = shaped_reference(config, shapes, config.reference) if needs_reference(objective) else (
+        shapes.model, None)
+    needed = needed_columns(objective, ("chosen_length", "ref_logps"), scorer=score)
+    training = pair_programs(config, shapes, make_step(objective, *shapes[1:]),
+                             prepare_pairs(reference, frozen, layout, objective), needed.required,
+                             multiple_of_8(longest))
+    sampling, engine = sampling_programs(config, shapes.model, layout, longest)
+    return together(training, sampling, engine, (shapes.state, frozen))
 
 
 def check(config: Config) -> None:

@@ -13,7 +13,7 @@ from cli.parsing import parse, take_value
 from errors import InputError
 
 ON_ROWS = ("sft", "pretrain", "dpo", "reward")
-ONLINE = ("grpo",)
+ONLINE = ("grpo", "ppo", "online_dpo")
 
 DESCRIPTION = """Compile the very step that a script would run, for TPUs that are not there, and say what it takes.
 

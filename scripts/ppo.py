@@ -96,10 +96,8 @@ def main(config: Config) -> None:
     from cli.experiment import choose_reference, load_model, open_optimizer
     from cli.microbatches import with_microbatch_tokens
     from data.prompts import PromptBatches
-    from models.heads import values_by
     from models.scoring import score, score_by
-    from objectives.base import declared
-    from objectives.ppo import configure_policy, value_loss
+    from objectives.ppo import configure_policy
     from rollouts.credit import GAE, value_metrics
     from rollouts.drawing import draw_groups
     from rollouts.episodes import to_batch
@@ -110,7 +108,7 @@ def main(config: Config) -> None:
     from training.critic import prepare_values
     from training.reference import prepare_rollouts
     from training.state import init_state, with_params_of
-    from training.step import check_split, make_accumulated_step, make_minibatch_updates, make_skip
+    from training.step import check_split, make_minibatch_updates, make_skip
 
     config = with_absolute_critic(with_kl(online.begin(config, check)))
     objective = make_objective(config, configure_policy)
@@ -134,8 +132,7 @@ def main(config: Config) -> None:
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one
     model, params = load_model(config, opened, layout)
-    in_reward = config.beta > 0 and config.algorithm.kl_in == "reward"
-    held = in_reward or "ref_logps" in declared(objective)
+    in_reward, held = counts_reference(config, objective)
     reference, frozen = choose_reference(config, model, layout) if held else (None, None)
     state = init_state(model, params, optimizer, policy_key, layout)
 
@@ -157,11 +154,9 @@ def main(config: Config) -> None:
                  config.algorithm.missing_end_penalty)
     prepare = prepare_rollouts(model, reference, frozen, layout, scorer_of, old=True)
     estimate = prepare_values(critic, layout)
-    update = make_minibatch_updates(make_accumulated_step(
-        model.clone(training=True), objective, optimizer, schedule, state, scorer_of), state)
-    update_critic = make_minibatch_updates(make_accumulated_step(
-        critic.clone(training=True), functools.partial(value_loss, epsilon=config.critic.epsilon), critic_optimizer,
-        critic_schedule, critic_state, values_by), critic_state)
+    update = make_minibatch_updates(make_step(config, objective, model, optimizer, schedule, state), state)
+    update_critic = make_minibatch_updates(make_critic_step(
+        config, critic, critic_optimizer, critic_schedule, critic_state), critic_state)
     skip = make_skip(state)
     recorder = Recorder(run, config.rollouts.log_completions_every, SpreadMonitor(by_group=False),
                         config.rollouts.allow_failing_rewards)
@@ -211,6 +206,74 @@ def main(config: Config) -> None:
 
     online.train_on_prompts(config, prompts, model, tokenizer, layout, state.replace(critic=critic_state), step,
                             collect, eval_key, tasks)
+
+
+def counts_reference(config: Config, objective: Any) -> tuple[bool, bool]:
+    """(whether the KL is in the reward; whether the reference is scored)."""
+    from objectives.base import declared
+
+    in_reward = config.beta > 0 and config.algorithm.kl_in == "reward"
+    return in_reward, in_reward or "ref_logps" in declared(objective)
+
+
+def make_step(config: Config, objective: Any, model: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """Of the policy: (state, micro-batches, ahead) -> (state, metrics, logps)"""
+    from models.scoring import score_by
+    from training.step import make_accumulated_step
+
+    return make_accumulated_step(model.clone(training=True), objective, optimizer, schedule, state,
+                                 functools.partial(score_by, temperature=config.temperature))
+
+
+def make_critic_step(config: Config, critic: Any, optimizer: Any, schedule: Any, state: Any) -> Any:
+    """Of the critic: (state, micro-batches, ahead) -> (state, metrics, values)"""
+    from models.heads import values_by
+    from objectives.ppo import value_loss
+    from training.step import make_accumulated_step
+
+    return make_accumulated_step(critic.clone(training=True), functools.partial(
+        value_loss, epsilon=config.critic.epsilon), optimizer, schedule, state, values_by)
+
+
+def programs(config: Config, devices: Any, prompt_length: int) -> list[Any]:
+    """What a step runs, over shapes, for prompts of so many tokens (scripts.plan)."""
+    from cli.online_shapes import rollouts_of, sampling_programs, scoring_program, together, update_programs
+    from cli.shapes import shaped, shaped_reference
+    from models.scoring import score_by
+    from objectives.ppo import configure_policy
+    from rollouts.abstract import micro_batch_shapes
+    from sharding.mesh import make_layout
+    from training.critic import prepare_values
+    from training.reference import prepare_rollouts
+    from training.runs import open_config
+
+    config, layout = with_kl(config), make_layout(config.mesh, devices)
+    objective, critic = make_objective(config, configure_policy), config.critic
+    shapes = shaped(config, open_config(config.model), layout, config.num_updates)
+    headed = dataclasses.replace(open_config(critic.model or config.model), reward_head=True)
+    of_critic = shaped(for_critic(config, critic), headed, layout, critic.num_updates)
+    _, held = counts_reference(config, objective)
+    reference, frozen = shaped_reference(config, shapes) if held else (None, None)
+
+    rollouts, valued = (rollouts_of(config, layout, prompt_length, each.num_minibatches,
+                                    each.microbatch_tokens or config.microbatch_tokens) for each in (config, critic))
+    scored = ("old_logps",) + ("ref_logps",) * held
+    micro = micro_batch_shapes(rollouts.shape, layout, (*scored, "advantages", "returns"), computed_columns(config))
+    for_values = micro_batch_shapes(valued.shape, layout, ("values", "returns"))
+    step = make_step(config, objective, *shapes[1:])
+    critic_step = make_critic_step(config, *of_critic[1:])
+    prepare = prepare_rollouts(shapes.model, reference, frozen, layout,
+                               functools.partial(score_by, temperature=config.temperature), old=True)
+    training = [
+        *update_programs("policy", shapes, step, micro, rollouts, config.num_updates),
+        *update_programs("critic", of_critic, critic_step, for_values, valued, critic.num_updates),
+        scoring_program("scoring of a micro-batch", shapes, prepare.compiled, (shapes.state, frozen), micro, rollouts,
+                        config.num_minibatches, len(scored)),
+        scoring_program("values of a micro-batch", of_critic, prepare_values(of_critic.model, layout).compiled,
+                        (of_critic.state,), for_values, valued, critic.num_minibatches)]
+    sampling, engine = sampling_programs(config, shapes.model, layout, rollouts.longest)
+    kept = of_critic.state.replace(params={}) if shares_base(config, critic) else of_critic.state
+    return together(training, sampling, engine, (shapes.state, kept, frozen))
 
 
 def check(config: Config) -> None:

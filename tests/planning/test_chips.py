@@ -38,7 +38,8 @@ def test_cores_of_one_chip_exchange_through_its_memory():
 def test_the_tables_agree():
     for name, kind in KINDS.items():
         chip = chip_named(f"{name}:2x2")
-        assert (chip.peak_flops, chip.memory) == (PEAK_TFLOPS[kind] * 1e12, HBM_GIB[kind] * 2**30)
+        assert chip.peak_flops == PEAK_TFLOPS[kind] * 1e12
+        assert 0.97 * HBM_GIB[kind] * 2**30 < chip.memory <= HBM_GIB[kind] * 2**30
         assert 30 < chip.peak_flops / chip.memory_speed < 700
 
 
