@@ -19,8 +19,9 @@ DESCRIPTION = """Compile the very step that a script would run, for TPUs that ar
 
   python -m scripts.plan sft --topology v5p:2x2x2 --model qwen3-0.6b --batch-size 32 --max-length 2048 \\
       --mesh.data 1 --mesh.fsdp 8 --remat full
-  python -m scripts.plan sft --topology v5e:4x4 --slices 2 --mesh.slice 2 ... --json plan.json
-  python -m scripts.plan sft --topology v6e:2x4 --config recipe.yaml --search > fitting.yaml
+  python -m scripts.plan grpo --topology v5e:4x4 --slices 2 --mesh.slice 2 --model qwen3-1.7b --prompt-length 1024 \\
+      --json plan.json
+  python -m scripts.plan sft --topology v6e:2x4 --model qwen3-1.7b --batch-size 64 --max-length 2048 --search
 
 SCRIPT is one of {scripts}; all of its flags are taken, and refused in its own words. Nothing is read of data or
 weights, so --data, --output-dir and how long the run is may be left out; rows have --max-length tokens.

@@ -59,6 +59,10 @@ def check_flags(module, words):
     words = ["1" if word == "N" else word for word in words]
     if "--help" in words or not words:
         return
+    if hasattr(module, "read_own"):  # of plan, which has the flags of others, too
+        own, rest = module.read_own(words)
+        module.read_flags(own.script, rest)
+        return
     if "..." in words:
         words = [word for word in words if word != "..."] + required(module.Config, words)
     check_values(parse(module.Config, words, module.DESCRIPTION))
