@@ -101,7 +101,7 @@ def whole_steps(config: Config, remat: str, num_layers: int) -> dict[str, Figure
             compiled = ours(config, remat, dtype, depth)
             pairs.setdefault(f"Temper, {dtype} sums", []).append(figures(compiled))
         if config.maxtext_python:
-            pairs.setdefault("MaxText", []).append(figures(theirs(config, remat, depth, compiled)))
+            pairs.setdefault("MaxText", []).append(theirs(config, remat, depth, compiled))
     times = (num_layers - config.depths[0]) / (config.depths[1] - config.depths[0])
     return {name: Figures(*(one + times * (other - one) for one, other in zip(few, more, strict=True)))
             for name, (few, more) in pairs.items()}
@@ -155,7 +155,7 @@ def unrolled(devices: Sequence[Any], parsed: Any, depth: int) -> Any:
 
 # -------------------------------------------------------------------------------------------------------------- MaxText
 
-def theirs(config: Config, remat: str, depth: int, compiled: Any) -> Any:
+def theirs(config: Config, remat: str, depth: int, compiled: Any) -> Figures:
     """By maxtext.trainers.pre_train.train_compile; what is not of the compiler's texts is as in ours."""
     from planning.search import devices_in
 
@@ -175,13 +175,15 @@ def theirs(config: Config, remat: str, depth: int, compiled: Any) -> Any:
              *(f"{name}={value}" for name, value in settings.items()), f"base_output_directory={folder}"],
             capture_output=True, text=True, env=os.environ | ENVIRONMENT | {"XLA_FLAGS": dump}, cwd=package.parent)
         seconds = re.search(r"'optimal_seconds': ([\d.e+-]+)", done.stdout)
+        temporaries = re.search(r"temp_size_in_bytes=(\d+)", done.stdout)
         texts = {name: list(Path(folder).glob(f"dump/*jit_train_step*{name}.txt")) for name in (
             "after_codegen", "after_optimizations-buffer-assignment", "after_optimizations-live-range")}
-        if not seconds or not all(texts.values()):
+        if not (seconds and temporaries and all(texts.values())):
             raise InputError(f"MaxText compiled nothing; its last words: {(done.stdout + done.stderr)[-500:]}")
         text, buffers, live_ranges = (found[0].read_text() for found in texts.values())
-    return dataclasses.replace(compiled, text=text, buffers=buffers, live_ranges=live_ranges,
-                               optimal_seconds=float(seconds[1]))
+    found = figures(dataclasses.replace(compiled, text=text, buffers=buffers, live_ranges=live_ranges,
+                                        optimal_seconds=float(seconds[1])))
+    return found._replace(temporaries=int(temporaries[1]) / 1e9)
 
 
 def maxtext_folder(python: Path) -> Path:
