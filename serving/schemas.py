@@ -5,14 +5,14 @@ What is not known is tolerated. What would change the answer and is not done (UN
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from serving.refusals import Refusal
 
 Item = TypeVar("Item")
 Token = Annotated[StrictInt, Field(ge=0)]
 Count = Annotated[StrictInt, Field(ge=1)]
-Some = Annotated[list[Item], Field(min_length=1), FailFast()]
+Some = Annotated[list[Item], Field(min_length=1, fail_fast=True)]
 """one or more; the first that is wrong is told, and not a million"""
 
 UNSUPPORTED = ("suffix", "best_of", "use_beam_search", "length_penalty", "min_tokens", "functions", "function_call",
@@ -55,8 +55,8 @@ class Sampling(Body):
     logit_bias: dict[str, Any] | None = None
     """token ids to numbers"""
     seed: int | None = None
-    stop: str | Annotated[list[str | None], FailFast()] | None = None
-    stop_token_ids: Annotated[list[Token], FailFast()] | None = None
+    stop: str | Annotated[list[str | None], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(fail_fast=True)] | None = None
     ignore_eos: bool | None = None
     n: Count | None = None
     stream: bool | None = None
@@ -124,7 +124,7 @@ class Conversation(Body):
     """What a chat template is given."""
 
     messages: Some[dict[str, Any]]
-    tools: Annotated[list[Tool], FailFast()] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -155,7 +155,7 @@ class TokenizeBody(Conversation):
 class DetokenizeBody(Body):
     """POST /detokenize"""
 
-    tokens: Annotated[list[Token], FailFast()]
+    tokens: Annotated[list[Token], Field(fail_fast=True)]
 
 
 class ScoreBody(Body):
