@@ -1,7 +1,6 @@
 """How much memory sampling takes: what the cache may have, and what a layout puts on each device."""
 
 import math
-import os
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 
 from models.transformer import Transformer
 from sharding.exchange import gather
+from sharding.memory import machine_memory
 
 PAGE = 128
 """positions of a page"""
@@ -29,10 +29,11 @@ def capacity_for(model: Transformer, num_slots: int, longest: int, page: int = P
 
 
 def _memory() -> int:
-    """Bytes of all devices, or of the machines; the same number in all processes, by the smallest of their own."""
+    """Bytes of all devices, or what may be taken of the machines; the same number in all processes, by the smallest of
+    their own."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     limits = [each["bytes_limit"] for each in stats if "bytes_limit" in each]
-    own = sum(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    own = sum(limits) if limits else machine_memory()
     return min(gather(own)) * jax.process_count()
 
 

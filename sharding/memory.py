@@ -1,6 +1,7 @@
 """How much memory a device has, and what follows from it for what is computed a part at a time."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -22,8 +23,8 @@ MEMORY_SPEED: dict[str, float] = {
 """bytes a second of a JAX device's memory, by device_kind; TPUs: Google Cloud's pages of each TPU version, GPUs:
 NVIDIA's data sheets"""
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""of versions 2 and 1, as a container sees its own"""
+CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""where Linux shows control groups, and which ones this process is in"""
 
 LOGITS_SHARE = 1 / 64
 """of a device's memory that the logits of a chunk may take"""
@@ -42,10 +43,21 @@ def memory_of(device: jax.Device) -> int | None:
 
 
 def machine_memory() -> int:
-    """Bytes that this process may take of the machine: all of it, or what its control group is allowed."""
+    """Bytes that this process may take of the machine: all of it, or the least that its control group, or one above
+    it, is allowed (a container's, or a job's of Slurm)."""
     own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [file.read_text().strip() for file in CGROUP_LIMITS if file.exists()]
+    limits = [file.read_text().strip() for file in _limits() if file.exists()]
     return min([own, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def _limits() -> Iterator[Path]:
+    """The files of these limits, by versions 2 and 1 of control groups; a container may not see all of them."""
+    lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers in ("", "memory"):
+            root, name = CGROUPS / controllers, "memory.limit_in_bytes" if controllers else "memory.max"
+            folder = root / group.lstrip("/")
+            yield from (each / name for each in (folder, *folder.parents) if each.is_relative_to(root))
 
 
 def logits_at_a_time(layout: Layout | None) -> int:

@@ -72,15 +72,6 @@ def test_online_micro_batches_are_bounded_by_memory_on_cpus_alone(machine, monke
     assert split(8192) == 1
 
 
-def test_a_control_groups_limit_counts(tmp_path, monkeypatch):
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", (limit, tmp_path / "missing"))
-    all_of_it = memory.machine_memory()
-    for text, expected in (("max", all_of_it), ("1048576", 1048576), (str(2**63), all_of_it)):
-        limit.write_text(text)
-        assert memory.machine_memory() == expected
-
-
 def test_less_is_kept_where_more_is_computed_again():
     order = [bytes_of_position(dataclasses.replace(SMOLLM2, dtype="bfloat16", remat=each), 288)
              for each in ("none", "dots", "full")]
