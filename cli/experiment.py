@@ -14,7 +14,17 @@ from cli.columns import NOTHING, Needed, tell_unread
 from cli.command import print_once
 from cli.flags import RunFlags, TrainingFlags, check_flags
 from cli.parsing import invocation
-from cli.resume import MAY_DIFFER, ON_ROWS, check_place, check_steps, stored_dtype, stored_flags, tell
+from cli.resume import (
+    MAY_DIFFER,
+    ON_ROWS,
+    check_place,
+    check_steps,
+    split_of,
+    stored_dtype,
+    stored_flags,
+    stored_split,
+    tell,
+)
 from cli.values import check_values, defaults
 from errors import InputError
 
@@ -39,13 +49,14 @@ def begin(flags: Flags, check: Callable[[Any], None] = lambda flags: None) -> Fl
 
 
 def resolve(flags: Flags) -> Flags:
-    """The flags with paths of models made absolute and --dtype made concrete: a run's own, where it goes on."""
+    """The flags with paths of models made absolute and --dtype made concrete, and the micro-batches of a run that goes
+    on: its own, as its dtype is."""
     from training.runs import absolute_reference
 
     models = {name: absolute_reference(getattr(flags, name)) for name in ("model", "reference")
               if getattr(flags, name, None)}
     dtype = compute_in(stored_dtype(flags, resolve_dtype(flags.dtype)))
-    return dataclasses.replace(flags, dtype=dtype, **models)
+    return dataclasses.replace(flags, dtype=dtype, **models, **stored_split(flags))
 
 
 def open_sources(flags: RunFlags, tokenizer: Any) -> tuple[list[Any], list[Any]]:
@@ -275,7 +286,7 @@ def train_on_rows(flags: TrainingFlags, streams: Any, config: dict[str, Any], mo
     benchmarks = make_benchmarks(flags, tasks, model, tokenizer, placement.layout)
     about = banner.of_rows(flags, streams, model, placement.layout, state)
     with held(run):
-        start(run, config | {"max_steps": flags.max_steps}, model.config, tokenizer, about)
+        start(run, config | {"max_steps": flags.max_steps} | split_of(flags), model.config, tokenizer, about)
         banner.tell_banner(about)
         train(state, step, lambda position: TrainingBatches(streams, records, flags.workers, position), run, placement,
               loop, evaluate, benchmarks)

@@ -11,7 +11,7 @@ from cli.columns import NOTHING, Needed
 from cli.command import print_once, tell_dropped
 from cli.experiment import Flags, check_output_dir, open_sources, resolve
 from cli.flags import OnlineFlags, check_online_flags
-from cli.resume import check_place
+from cli.resume import check_place, split_of
 from errors import InputError
 
 
@@ -254,7 +254,7 @@ def train_on_prompts(flags: OnlineFlags, prompts: Prompts, model: Any, tokenizer
     loop = loop_config(flags)
     about = banner.of_prompts(flags, prompts, model, layout, state)
     with held(run):
-        start(run, prompts.config, model.config, tokenizer, about)
+        start(run, prompts.config | split_of(flags), model.config, tokenizer, about)
         banner.tell_banner(about)
         train_online(state, step, open_batches, run, loop, evaluate, benchmarks)
     print_done(flags)

@@ -25,6 +25,10 @@ TOLD = ("num_microbatches", "microbatch_tokens", "critic.microbatch_tokens", "re
 """of these, what changes how a step is computed"""
 
 
+SPLIT = ("num_microbatches", "microbatch_tokens")
+"""of these, what is chosen by the machine's memory where it is not given (cli.microbatches)"""
+
+
 def tell(differing: dict[str, tuple[Any, Any]]) -> None:
     """A line where a run goes on with a step that is computed otherwise; sums may round otherwise, too."""
     changed = [f"--{name.replace('_', '-')} {shown(now)}, {shown(stored)} before"
@@ -92,6 +96,18 @@ def stored_dtype(flags: Any, chosen: str) -> str:
     if stored != chosen:
         print_once(f"note: --dtype auto is {chosen} on this hardware; the run goes on in {stored}, as it began")
     return stored
+
+
+def stored_split(flags: Any) -> dict[str, int]:
+    """How the steps of the run that goes on are split, for flags that do not say it: as they were, whatever memory this
+    machine has, since dropout draws other numbers in other micro-batches. {} without a run."""
+    stored = stored_flags(flags)
+    return {name: stored[name] for name in SPLIT if getattr(flags, name, 0) is None and stored.get(name)}
+
+
+def split_of(flags: Any) -> dict[str, int | None]:
+    """How the steps of a run are split, for its config.yaml, which was made before that was chosen."""
+    return {name: getattr(flags, name) for name in SPLIT if hasattr(flags, name)}
 
 
 def check_steps(flags: Any, updates_per_step: int, tokens_per_step: int, idle_steps: int = 0,

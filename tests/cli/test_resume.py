@@ -9,8 +9,8 @@ import tiny
 import yaml
 
 from cli import resume
-from cli.experiment import check_output_dir
-from cli.resume import MAY_DIFFER, check_place, check_steps, stored_dtype, tell
+from cli.experiment import check_output_dir, resolve
+from cli.resume import MAY_DIFFER, SPLIT, check_place, check_steps, split_of, stored_dtype, tell
 from errors import InputError
 from scripts import grpo, pretrain, sft
 from training.optimizer import OptimizerConfig
@@ -128,8 +128,24 @@ def test_auto_is_what_the_run_began_with(tmp_path, capsys, given, stored, chosen
     assert ("--dtype auto is bfloat16 on this hardware; the run goes on in float32" in capsys.readouterr().out) == told
 
 
+@pytest.mark.parametrize(("script", "given", "stored", "found"), [
+    (sft, {}, {"num_microbatches": 4}, {"num_microbatches": 4}), (sft, {}, {}, {"num_microbatches": None}),
+    (sft, {"num_microbatches": 2}, {"num_microbatches": 4}, {"num_microbatches": 2}),
+    (grpo, {}, {"microbatch_tokens": 999}, {"microbatch_tokens": 999})])
+def test_a_run_goes_on_in_the_micro_batches_that_it_has(tmp_path, capsys, script, given, stored, found):
+    """Whatever memory the machine has on which it goes on; unless others are given, which is told."""
+    flags = script.Config(model="m", data=(), output_dir=str(tmp_path), max_steps=1, dtype="float32", **given,
+                          **({"rewards": "length"} if script is grpo else {}))
+    before = json.loads(json.dumps(check_output_dir(flags) | stored))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    flags = resolve(flags)
+    assert split_of(flags) == found
+    check_output_dir(dataclasses.replace(flags, model="m"))
+    assert ("note: the run goes on" in capsys.readouterr().out) == bool(given)
+
+
 def test_what_is_told_may_differ():
-    assert set(resume.TOLD) <= MAY_DIFFER
+    assert {*resume.TOLD, *SPLIT} <= MAY_DIFFER
 
 
 @pytest.mark.parametrize(("changed", "refused"), [({"tasks": ("gsm8k",)}, (grpo,)), ({"limit": 5}, (grpo,)),

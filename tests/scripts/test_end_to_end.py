@@ -129,6 +129,7 @@ def test_a_recipe_and_flags_that_win(run_script, tiny_model, token_rows, tmp_pat
 
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["max_steps"], config["learning_rate"], config["batch_size"]) == (1, 1e-3, 8)
+    assert config["num_microbatches"] == 1  # chosen, and kept for when the run goes on
     assert config["lora"] == {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q", "v"]}
 
 
