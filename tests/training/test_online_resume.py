@@ -58,13 +58,13 @@ def whole(asked, tmp_path_factory):
     return run
 
 
-GRPO = ("rollout", "scoring", "update", "keeping", "saving")
+GRPO = ("rollout", "reward", "scoring", "update", "keeping", "saving")
 PPO = ("rollout", "reward", "scoring", "values", "critic", "update", "keeping", "saving")
 
 
-@pytest.mark.parametrize(("script", "moment"), [("grpo", "reward"), *(
-    pytest.param(script, moment, marks=pytest.mark.slow)
-    for script, moments in (("grpo", GRPO), ("ppo", PPO)) for moment in moments)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "moment"), [
+    *(("grpo", moment) for moment in GRPO), *(("ppo", moment) for moment in PPO)])
 def test_killed_and_started_again(whole, asked, tmp_path, script, moment):
     run, other = tmp_path / "run", whole(script)
     assert run_to_end(script, run, *asked, moment, 8) == -signal.SIGKILL
