@@ -168,9 +168,7 @@ def check(config: Config) -> str | None:
         raise InputError(f"scripts.serve needs {', '.join(missing)}; run: pip install -r requirements-serve.txt")
     from serving.listening import is_loopback
 
-    numbers = ("num_slots", "max_queue", "timeout", *(
-        name for name in ("max_length", "max_new_tokens", "cache_tokens") if getattr(config, name) is not None))
-    check_positive(config, *numbers)
+    check_positive(config, "num_slots", "max_queue", "timeout", "max_length", "max_new_tokens", "cache_tokens")
     if config.port < 0:
         raise InputError(f"--port {config.port}: ports are from 1 to {2**16 - 1}, and 0 is any that is free")
     if "" in config.served_name:

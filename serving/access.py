@@ -1,6 +1,7 @@
 """Who comes in: with the key, by a name of this machine; and what of every request is counted."""
 
 import hmac
+import re
 import time
 from collections.abc import Container
 from typing import Any
@@ -14,7 +15,7 @@ from serving.refusals import Refusal
 
 KEYLESS_PATHS = ("/health",)
 """paths that need no key"""
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK_NAME = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 """what a server that listens on this machine alone is called; a page of the web that has its own name lead here is not
 let in"""
 
@@ -49,7 +50,7 @@ class Access:
     def _refusal(self, scope: Scope) -> Refusal | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._only_here and (host if host.endswith("]") else host.rpartition(":")[0] or host) not in LOOPBACK_NAMES:
+        if self._only_here and not LOOPBACK_NAME.fullmatch(host):
             return Refusal(421, f"this server listens on its own machine alone, as localhost, not as {host!r}")
         if self._key is None or scope["path"] in KEYLESS_PATHS:
             return None

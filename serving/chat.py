@@ -38,7 +38,6 @@ class ChatAnswer:
         limit = served.limit(self._prompt, body.max_completion_tokens or body.max_tokens)
         self.samples = make_samples(body, [self._prompt], [limit], num_likeliest(self._top), grammar)
         self._head = make_head(served, "chatcmpl")
-        self._tokens = 0
 
     def _grammar(self) -> str | None:
         """What the answer must be, if anything."""
@@ -161,7 +160,7 @@ def _callable_tools(served: Served, body: ChatBody) -> list[Any]:
     """The tools that may be called. Raises Refusal where the model has no way to call any, or not the one that it
     must."""
     tools, choice = body.tools or [], body.tool_choice
-    if choice in ("required",) and not tools or isinstance(choice, NamedTool) and choice.function.name not in {
+    if choice == "required" and not tools or isinstance(choice, NamedTool) and choice.function.name not in {
             tool.function.name for tool in tools}:
         raise Refusal(400, "tool_choice asks for a tool that is not among tools", param="tool_choice")
     if choice == "none":

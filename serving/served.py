@@ -79,7 +79,7 @@ class Served:
         return tokens
 
     def limit(self, prompt: Sequence[int], requested: int | None, default: int | None = None) -> int:
-        """Tokens that may follow a prompt. Raises Refusal where what is requested for does not fit."""
+        """Tokens that may follow a prompt. Raises Refusal where what is requested does not fit."""
         room = self.max_length - len(prompt)
         if room < (1 if requested is None else requested):
             wanted = "" if requested is None else f" and {requested} new ones"

@@ -156,8 +156,10 @@ def test_a_page_of_the_web_does_not_reach_a_server_of_this_machine(start, parts)
 
     client = TestClient(app, base_url="http://localhost:8000")
     assert client.get("/v1/models").status_code == 200
-    assert client.get("/v1/models", headers={"Host": "[::1]:8000"}).status_code == 200
-    error_of(client.get("/v1/models", headers={"Host": "evil.example:8000"}), 421)
+    for host in ("[::1]:8000", "[::1]", "LocalHost", "127.0.0.2:80"):
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+    for host in ("evil.example:8000", "127.0.0.1.evil.example", "localhost.evil", "127.evil:80", "evil:127.0.0.1", ""):
+        error_of(client.get("/v1/models", headers={"Host": host}), 421)
 
 
 class Slow:
