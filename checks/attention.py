@@ -49,14 +49,14 @@ class Case:
 
 def cases(long: int) -> list[Case]:
     """Of about `long` columns, a multiple of 4: several blocks of each kernel where that is over 1,024."""
-    half, most = long // 2, long - long // 8 - 1
+    half, part = long // 2, long - long // 8 - 1
     whole, packed = ((0, long),), ((0, half - 3), (half - 3, 1), (half - 2, long // 4))
     return [Case("packed", long, (packed, whole)),
             Case("packed, window", long, (packed, whole), head_dim=128, window=long // 5),
-            Case("rows of one segment", long, (((0, most),), whole), head_dim=128, heads=8, kind="lengths"),
-            Case("rows of one segment, window", long, (((0, most),), ((0, 1),)), window=long // 3, kind="lengths"),
-            Case("rows that begin late", long, (((7, most - 7),), whole), kind="starts"),
-            Case("odd length", long - 1, (((0, most),), ((0, half),)), kv_heads=4),
+            Case("rows of one segment", long, (((0, part),), whole), head_dim=128, heads=8, kind="lengths"),
+            Case("rows of one segment, window", long, (((0, part),), ((0, 1),)), window=long // 3, kind="lengths"),
+            Case("rows that begin late", long, (((7, part - 7),), whole), kind="starts"),
+            Case("odd length", long - 1, (((0, part),), ((0, half),)), kv_heads=4),
             Case("head_dim 256, one kv head", long, (packed, whole), head_dim=256, kv_heads=1),
             Case("completions that share a prompt", long, (((0, long),),), kind="shared")]
 

@@ -27,7 +27,7 @@ PAGE = 128
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Rows whose contexts have these lengths; the last `queries` positions of each ask."""
+    """Rows whose contexts have these lengths; the last `queries` positions of each are queries."""
 
     name: str
     lengths: tuple[int, ...]
@@ -75,7 +75,7 @@ def check(machine: Machine, kernel: str, case: Case, dtype: str) -> Finding:
     with _interpreted(machine, kernel), jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
         q, k, v = (jnp.asarray(each, dtype) for each in arrays)
         found = jax.device_get(jax.jit(functools.partial(decode, case, kernel))(q, k, v))
-    error = worst_error(found, expected(case, arrays), asked(case))
+    error = worst_error(found, expected(case, arrays), is_query(case))
     return judged({"forward": (error, tolerance(dtype, FORWARD, max(case.lengths)))})
 
 
@@ -86,8 +86,8 @@ def contexts(case: Case, seed: int = 0) -> list[np.ndarray]:
             for count in (case.heads, case.kv_heads, case.kv_heads)]
 
 
-def asked(case: Case) -> np.ndarray:
-    """[B, queries], False where a context is shorter than what asks."""
+def is_query(case: Case) -> np.ndarray:
+    """[B, queries], False where a context has fewer positions than `queries`."""
     return _positions(case) >= 0
 
 

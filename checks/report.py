@@ -21,7 +21,7 @@ def exit_status(verdicts: Sequence[Verdict]) -> int:
 
 
 def table(machine: Mapping[str, Any], verdicts: Sequence[Verdict], foretold: Mapping[str, str]) -> Table:
-    """Checks that cannot run here for one reason are one line."""
+    """A line for each verdict, with what was foretold of its check; parts are set apart."""
     made = Table("check", "verdict", "found", "foretold", "s", title=title(machine), title_justify="left")
     part = None
     for verdict in verdicts:

@@ -42,8 +42,6 @@ ROWS, LENGTH, STEPS = 4, 2048, 5
 LORA = LoRAConfig(rank=16)
 
 
-
-
 def checks(machine: Machine) -> list[Check]:
     return [Check(PART, f"{name} {shown_size(preset, machine)}", functools.partial(measure, machine, preset, kind))
             for preset in sizes(machine) for name, kind in (("sft", sft_step), ("dpo", dpo_step))]
