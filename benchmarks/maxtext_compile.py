@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from cli.checks import check_positive
 from cli.command import run
 from errors import InputError
 
@@ -78,6 +79,9 @@ class Figures(NamedTuple):
 def main(config: Config) -> None:
     from models.config import PRESETS
 
+    check_positive(config, "rows", "length")
+    if not 0 < config.depths[0] < config.depths[1]:
+        raise InputError(f"--depths {config.depths[0]} {config.depths[1]}: give a number of layers and a larger one")
     if config.model not in PRESETS:
         raise InputError(f"--model {config.model}: there is no such preset; there are {', '.join(PRESETS)}")
     table = Table("remat", "", "optimal_seconds, ms", "cycles, ms", "attention", "exchange", "together", "of MaxText's",
@@ -187,10 +191,15 @@ def theirs(config: Config, remat: str, depth: int, compiled: Any) -> Figures:
 
 
 def maxtext_folder(python: Path) -> Path:
+    """Raises InputError where this is no python of an environment that has it."""
     find = "import maxtext, pathlib; print(pathlib.Path(maxtext.__file__).parent)"
-    done = subprocess.run([str(python), "-c", find], capture_output=True, text=True, env=os.environ | ENVIRONMENT)
+    try:
+        done = subprocess.run([str(python), "-c", find], capture_output=True, text=True, env=os.environ | ENVIRONMENT)
+    except OSError as error:
+        raise InputError(f"--maxtext-python {python}: cannot be run ({error.strerror}); give a Python") from None
     if done.returncode:
-        raise InputError(f"--maxtext-python {python}: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        raise InputError(f"--maxtext-python {python}: {reason}; run there: pip install \"maxtext[tpu]\"")
     return Path(done.stdout.strip().splitlines()[-1])
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from cli.checks import check_positive
 from cli.command import run
+from errors import InputError
 from models.pretrained import EMBEDDED, open_pretrained
 from rollouts.engine import Engine, Request
 from sharding.mesh import MeshConfig, make_layout
@@ -97,6 +98,8 @@ def main(config: Config) -> None:
 
 
 def describe(load: Load) -> list[str]:
+    if not load.timings:
+        return ["", "", "0", str(len(load.errors))]
     firsts = sorted(timing.first_token for timing in load.timings)
     gap = max(timing.longest_gap for timing in load.timings)
     return [f"{statistics.median(firsts):.2f}, {firsts[int(0.95 * (len(firsts) - 1))]:.2f}", f"{gap:.2f}",
@@ -168,7 +171,10 @@ def serving(config: Config) -> Iterator[str]:
                                                         for part in (f"--{name}", value))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        yield process.stdout.readline().strip().rpartition("http://")[2].removesuffix("/v1")
+        line = process.stdout.readline().strip()
+        if not line:
+            raise InputError("the server did not start; its last words are above")
+        yield line.rpartition("http://")[2].removesuffix("/v1")
     finally:
         process.terminate()
         process.wait()
