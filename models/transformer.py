@@ -65,8 +65,7 @@ class Linear(nn.Module):
         shape, dtype = (math.prod(x.shape[2:]), math.prod(self.features)), jnp.dtype(self.config.dtype)
         stored = jnp.dtype(self.config.param_dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
-        y = matmul(x, self.param("kernel", init, shape, stored), self.axes, self.layout,
-                   self.features)
+        y = matmul(x, self.param("kernel", init, shape, stored), self.axes, self.layout, self.features)
         if self.use_bias:
             bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
                               shape[1:], stored)
