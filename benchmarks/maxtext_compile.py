@@ -147,14 +147,15 @@ def unrolled(devices: Sequence[Any], parsed: Any, depth: int) -> Any:
     import flax.linen as nn
     import jax
 
+    from cli.planned import on_tpus
     from models.config import PRESETS
-    from scripts.plan import make_program
+    from scripts.sft import programs
 
     PRESETS[parsed.model] = dataclasses.replace(PRESETS[parsed.model], num_layers=depth)
     scan, remat = jax.lax.scan, nn.remat
     jax.lax.scan = lambda *arguments, **flags: scan(*arguments, **flags | {"unroll": True})
     nn.remat = lambda target, **flags: remat(target, **flags | {"prevent_cse": True})
-    return make_program(devices, "sft", parsed, 0)
+    return programs(on_tpus(parsed), devices)[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- MaxText
