@@ -4,6 +4,7 @@ The TPU's kernel runs interpreted. Of cuDNN, which needs a GPU, the mask is run 
 """
 
 import functools
+import math
 import re
 from types import SimpleNamespace
 
@@ -358,3 +359,13 @@ def test_what_cannot_be_done_is_an_input_error():
         attend(*qkv, places, places, None, "fast", None)
     with pytest.raises(InputError, match="not float32, 6 and 8"):
         attend(*qkv, places, places, None, "cudnn", None)
+
+
+def test_the_cpus_program_transposes_no_scores():
+    """Nor copies them into another order."""
+    q, k, v = (jnp.zeros((2, 48, heads, 16), jnp.bfloat16) for heads in (6, 2, 2))
+    at = Places(jnp.tile(jnp.arange(48), (2, 1)), jnp.ones((2, 48), int))
+    text = jax.jit(lambda *qkv: xla_attention(*qkv, at, at, None)).lower(q, k, v).compile().as_text()
+    moved = re.findall(r" = \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
+    assert moved  # q, k, v and what comes out
+    assert max(math.prod(map(int, shape.split(","))) for shape in moved) < 2 * 6 * 48 * 48

@@ -97,5 +97,5 @@ def test_dots_keep_what_linear_layers_give_and_attention(interpreted):
 def test_no_policy_keeps_what_matmuls_read_and_no_step_of_elementwise_work():
     """Attention's weights once; q, k and v, q and k before their norms, too; what goes into both norms and comes out;
     gate, up, and what o and down read."""
-    heads = [(2, 4, 128, 128), (128, 2, 4, 8), *[(128, 2, 8)] * 3, *[(128, 8, 8)] * 2]
+    heads = [(2, 4, 128, 8), (2, 4, 128, 128), *[(128, 2, 8)] * 3, *[(128, 8, 8)] * 2]
     assert kept("none", "xla", "bfloat16")[0] == [*heads, *[(128, 32)] * 4, *[(128, 64)] * 3]
