@@ -1,10 +1,14 @@
 """Compiled texts are kept in the user's cache folder: what a program compiles to depends on the flags, the code and the
 compiler's version alone."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import json
+import sys
+import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +35,46 @@ def key_of(*parts: Any) -> str:
 
 
 def usual_seconds(finished: bool) -> float | None:
-    """What the last of this kind took; None of the first."""
-    path = _folder() / f"seconds-{'finished' if finished else 'text'}"
-    return float(path.read_text()) if path.exists() else None
+    """What the last of this kind took; None of the first, and where that cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return float((_folder() / f"seconds-{'finished' if finished else 'text'}").read_text())
+    return None
 
 
 def find(key: str, finished: bool) -> Compiled | None:
-    """What was kept under this key, with machine code made if `finished`."""
+    """What was kept under this key, with machine code made if `finished`. What is damaged is told, and not there."""
     path = _path(key)
-    if not path.exists():
+    try:
+        compiled = Compiled(**json.loads(gzip.decompress(path.read_bytes())))
+    except FileNotFoundError:
         return None
-    values = json.loads(gzip.decompress(path.read_bytes()))
-    path.touch()
-    compiled = Compiled(**values)
+    except (OSError, EOFError, zlib.error, ValueError, TypeError):
+        print(f"warning: {path} is damaged; it is compiled anew", file=sys.stderr)
+        return None
+    with contextlib.suppress(OSError):  # a folder that may only be read
+        path.touch()
     return compiled if not finished or compiled.optimal_seconds is not None or compiled.error else None
 
 
 def keep(key: str, compiled: Compiled) -> None:
-    """Puts it there; the entries that were read least recently are removed."""
-    path = _path(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(compiled)).encode(), 3))
-    partial.rename(path)
+    """Puts it there; the entries that were read least recently are removed. Others may be doing the same. A folder that
+    cannot be written is one warning."""
     kind = "text" if compiled.optimal_seconds is None else "finished"
-    (path.parent / f"seconds-{kind}").write_text(f"{compiled.seconds:.1f}")
-    prune(path.parent, LARGEST)
+    try:
+        _folder().mkdir(parents=True, exist_ok=True)
+        _put(_path(key), gzip.compress(json.dumps(dataclasses.asdict(compiled)).encode(), 3))
+        _put(_folder() / f"seconds-{kind}", f"{compiled.seconds:.1f}".encode())
+        prune(_folder(), LARGEST)
+    except OSError as error:
+        print(f"warning: what was compiled cannot be kept in {_folder()} ({error.strerror or error}); give "
+              f"XDG_CACHE_HOME a folder that can be written, or the same plan is compiled again", file=sys.stderr)
+
+
+def _put(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        (Path(folder) / path.name).write_bytes(content)
+        (Path(folder) / path.name).rename(path)
 
 
 def _path(key: str) -> Path:
