@@ -49,11 +49,11 @@ def check_seed(seed: int) -> None:
         raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {seed}")
 
 
-def check_file(output: str) -> None:
-    """Raises InputError where no file can be written to --output."""
+def check_file(output: str, flag: str = "--output") -> None:
+    """Raises InputError where no file can be written to what the flag names."""
     path = Path(output)
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise InputError(f"--output {output}: no file can be written there; name one in an existing folder")
+        raise InputError(f"{flag} {output}: no file can be written there; name one in an existing folder")
 
 
 def check_folder(output: str) -> None:

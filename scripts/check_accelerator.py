@@ -13,7 +13,9 @@ from checks.all_checks import PARTS, make_checks
 from checks.report import as_json, exit_status, grouped, read_foretold, summary, table
 from checks.supervisor import Options, supervise
 from checks.verdicts import Verdict
+from cli.checks import check_file
 from errors import InputError
+from files import write_text
 
 DESCRIPTION = """Check a fresh GPU or TPU machine: right first, then fast. Nothing is downloaded, no data is needed.
 
@@ -48,8 +50,8 @@ def main(config: Config) -> None:
         raise InputError(f"--parts {unknown[0]!r} is none of the table's; there are {', '.join(PARTS)}")
     if not config.max_minutes > 0:
         raise InputError(f"--max-minutes must be above 0, not {config.max_minutes}")
-    if config.json is not None and not config.json.absolute().parent.is_dir():
-        raise InputError(f"--json {config.json}: there is no such folder; name a file in one that is there")
+    if config.json is not None:
+        check_file(str(config.json), "--json")
     foretold = read_foretold(config.foretold)
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what is told of compiling is of compiling
 
@@ -64,7 +66,7 @@ def main(config: Config) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table(machine, grouped(verdicts), foretold))
     print(summary(verdicts))
     if config.json is not None:
-        config.json.write_text(json.dumps(as_json(machine, verdicts), indent=1) + "\n")
+        write_text(config.json, json.dumps(as_json(machine, verdicts), indent=1) + "\n")
     sys.exit(exit_status(verdicts))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from cli.command import ending
 from cli.parsing import parse, take_value
 from errors import InputError
+from files import write_text
 
 ON_ROWS = ("sft", "pretrain", "dpo", "reward")
 ONLINE = ("grpo", "ppo", "online_dpo")
@@ -82,11 +83,11 @@ def read_own(arguments: list[str]) -> tuple[Own, list[str]]:
     rest = [each for each in rest if each not in ("--search", "--quick")]
     if values["topology"] is None and not {"-h", "--help"} & {*rest}:
         raise InputError("give --topology, a chip and its topology, such as v5p:2x2x2 (--help lists what there is)")
-    if values["prompt-length"] and script not in ONLINE:
+    if values["prompt-length"] is not None and script not in ONLINE:
         raise InputError(f"--prompt-length is of scripts that sample ({', '.join(ONLINE)}); rows have --max-length")
-    slices, prompt = (_number(f"--{name}", values[name] or usual) for name, usual in (
+    slices, prompt = (_number(f"--{name}", usual if values[name] is None else values[name]) for name, usual in (
         ("slices", "1"), ("prompt-length", "512")))
-    libtpu, to_json = (values[name] and Path(values[name]) for name in ("libtpu", "json"))
+    libtpu, to_json = (None if values[name] is None else Path(values[name]) for name in ("libtpu", "json"))
     return Own(script, values["topology"], slices, prompt, libtpu, to_json, search, quick), rest
 
 
@@ -116,12 +117,15 @@ def make_program(devices: Sequence[Any], script: str, config: Any, prompt_length
 
 
 def plan(own: Own, config: Any) -> None:
+    from cli.checks import check_file
     from cli.planned import known_by
     from planning.compiling import Target
     from planning.libtpu import find_libtpu, version_of
     from planning.planner import Planner
     from planning.report import as_json, printed
 
+    if own.json is not None:
+        check_file(str(own.json), "--json")
     libtpu = find_libtpu(own.libtpu)
     planner = Planner(Target(own.topology, own.slices, libtpu), version_of(libtpu), make_program)
     if own.search:
@@ -130,8 +134,8 @@ def plan(own: Own, config: Any) -> None:
     estimates = planner.estimates((own.script, config, own.prompt_length), known, not own.quick)
     title = f"scripts.{own.script} on {f'{own.slices} x ' if own.slices > 1 else ''}{own.topology}"
     print(printed(estimates, flags_of(config), title), end="", file=sys.stderr if own.search else sys.stdout)
-    if own.json:
-        own.json.write_text(json.dumps([as_json(each, flags_of(config)) for each in estimates], indent=1) + "\n")
+    if own.json is not None:
+        write_text(own.json, json.dumps([as_json(each, flags_of(config)) for each in estimates], indent=1) + "\n")
 
 
 def found(own: Own, config: Any, planner: Any) -> Any:

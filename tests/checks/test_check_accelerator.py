@@ -23,7 +23,8 @@ def test_flags_are_read_without_tyro():
 @pytest.mark.parametrize(("changed", "words"), [
     ({"parts": ("speed",)}, "--parts 'speed' is none of the table's; there are hardware, attention"),
     ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
-    ({"json": Path("nowhere/a.json")}, "there is no such folder"),
+    ({"json": Path("nowhere/a.json")}, "--json nowhere/a.json: no file can be written there"),
+    ({"json": ROOT}, "no file can be written there"),
     ({"foretold": ("plan.json",)}, "give CHECK=FILE")])
 def test_bad_input_is_one_line(changed, words):
     from errors import InputError
