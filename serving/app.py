@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -119,7 +118,7 @@ class _Handlers:
         prepared = await anyio.to_thread.run_sync(prepare)
         job = self._jobs.submit(prepared.samples, prepared.rows)
         try:
-            await job.accepted()
+            await _accepted(job, self._served.timeout)
             if streams:
                 return _Events(prepared, job, self._served.timeout)
             return await _whole(request, prepared, job, self._served.timeout)
@@ -176,11 +175,20 @@ async def _content(request: Request) -> bytes:
 
 # ----------------------------------------------------------------------------------------------------------- answering
 
+async def _accepted(job: Job, seconds: float) -> None:
+    """Waits until the engine, which may be compiling, has the job. Raises Refusal where that takes too long."""
+    try:
+        async with asyncio.timeout(job.left(seconds)):
+            await job.accepted()
+    except TimeoutError:
+        raise too_late(seconds) from None
+
+
 async def _whole(request: Request, prepared: Answer, job: Job, seconds: float) -> Response:
     """The answer; it is given up where the client goes before it is there, or where it takes too long."""
     answering, leaving = asyncio.ensure_future(prepared.whole(job)), asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({answering, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({answering, leaving}, timeout=job.left(seconds), return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
             return JsonResponse(answering.result())
         if leaving.done():
@@ -214,10 +222,10 @@ class _Events(StreamingResponse):
 
 async def _events(prepared: Answer, job: Job, seconds: float) -> AsyncIterator[bytes]:
     """Its chunks, then [DONE]; or, after what has come, an error."""
-    chunks, end = prepared.chunks(job), time.monotonic() + seconds
+    chunks = prepared.chunks(job)
     try:
         while True:
-            chunk = await asyncio.wait_for(anext(chunks, None), end - time.monotonic())
+            chunk = await asyncio.wait_for(anext(chunks, None), job.left(seconds))
             if chunk is None:
                 break
             yield _event(chunk)

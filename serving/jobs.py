@@ -65,6 +65,10 @@ class Job:
     def missing(self) -> int:
         return self._samples + self._rows
 
+    def left(self, seconds: float) -> float:
+        """Of so many seconds since it came, those that are left."""
+        return max(0.0, seconds - (time.monotonic() - self._start))
+
     def _put(self, events: Sequence[Event]) -> None:
         for event in events:
             self._events.put_nowait(event)

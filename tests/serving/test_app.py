@@ -228,6 +228,20 @@ def test_what_takes_too_long_is_given_up(start, stream):
     assert served.jobs.num_pending == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_is_busy_before_it_takes_a_request_counts(start, stream):
+    """With compiling, say; before a stream begins, that is a status."""
+    class Busy(Slow):
+        def submit(self, requests):
+            time.sleep(0.6)
+            return super().submit(requests)
+
+    served = start(engine=Busy(), timeout=0.2)
+    error = error_of(served.client.post("/v1/completions", json={"prompt": "abc", "stream": stream}), 504)
+    assert error["type"] == "timeout"
+    assert served.jobs.num_pending == 0
+
+
 def test_too_many_are_told_to_come_back(start):
     """Who comes while as many wait as may; where nobody waits, one request may ask for more than that."""
     served = start(engine=Slow(), max_queue=2)
