@@ -92,7 +92,7 @@ class TrainingFlags(RunFlags):
     or --max-steps."""
     num_microbatches: int | None = None
     """A step's rows are split into this many parts to save memory; the loss and gradient stay the same. By default 1,
-    or on CPUs as many as keep the run within half of the machine's memory."""
+    or on CPUs as many as keep weights, optimiser state and activations within half of the machine's memory."""
     max_length: int | None = None
     """A row may have this many tokens, and a packed row has as many; by default the model's context."""
     too_long: Literal["error", "truncate", "drop"] = "error"
@@ -246,7 +246,8 @@ class OnlineFlags(RunFlags):
     """A completion has this many tokens at the most; with --environment.make, all that comes after the opening."""
     microbatch_tokens: int | None = None
     """A micro-batch has this many positions on each device at the most, to bound memory; one episode at least. The loss
-    and gradient stay the same. By default 16384, or on CPUs what keeps the run within half of the machine's memory."""
+    and gradient stay the same. By default 16384, or on CPUs what keeps weights, optimiser state and
+    activations within half of the machine's memory."""
     temperature: float = temperature_field()
     """Completions are drawn at this temperature, and the policy is trained at it."""
     too_long: Literal["error", "drop"] = "error"

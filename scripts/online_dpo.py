@@ -33,7 +33,7 @@ same command is given again."""
 class Config(PairLossFlags, ReferenceFlags, OnlineFlags):
     num_microbatches: int | None = None
     """A step's pairs are split into this many parts to save memory; the loss and gradient stay the same. By default
-    1, or on CPUs as many as keep the run within half of the machine's memory."""
+    1, or on CPUs as many as keep weights, optimiser state and activations within half of the machine's memory."""
     dynamic_sampling_tries: int = 1
     """Groups whose rewards are all equal, which make no pair, are replaced by those of other prompts, in this many
     tries in all; 1 replaces none."""
