@@ -84,6 +84,8 @@ def main(config: Config) -> None:
         raise InputError(f"--depths {config.depths[0]} {config.depths[1]}: give a number of layers and a larger one")
     if config.model not in PRESETS:
         raise InputError(f"--model {config.model}: there is no such preset; there are {', '.join(PRESETS)}")
+    if config.maxtext_python:
+        maxtext_folder(config.maxtext_python)  # before minutes go by
     table = Table("remat", "", "optimal_seconds, ms", "cycles, ms", "attention", "exchange", "together", "of MaxText's",
                   "temporaries, GB",
                   title=f"{config.model}, {config.topology}, fsdp, {config.rows} x {config.length} tokens a device")

@@ -72,7 +72,8 @@ def _by_halves(x: Array, cos: Array, sin: Array) -> Array:
 
 def _by_matmul(x: Array, cos: Array, sin: Array) -> Array:
     """TPUs exchange halves by a matmul with zeros and ones: half a register's width is slow there. It is exact of
-    bfloat16, and of float32 at the highest precision, which --dtype float32 asks for (cli.checks.compute_in)."""
+    bfloat16, and of float32 at the highest precision, which --dtype float32 asks for (cli.checks.compute_in); what it
+    gives back, the cotangent times sin, bfloat16 rounds once more."""
     exchange = jnp.asarray(np.roll(np.eye(x.shape[-1]), x.shape[-1] // 2, axis=0), jnp.float32)
     cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
     wide = x.astype(jnp.float32)
