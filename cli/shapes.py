@@ -46,16 +46,18 @@ def row_length(flags: Any, context: int) -> int:
 
 def update_program(flags: Any, shapes: Shapes, step: Any, group: int = 1, columns: tuple[str, ...] = (),
                    length: int | None = None) -> Any:
-    """The train step of a run on rows, of `length` tokens or as the flags say; `columns` are an objective's, one number
-    a token."""
+    """The train step of a run on rows, as the flags say, or of one that makes its own, of `length` tokens; `columns`
+    are an objective's, one number a token."""
+    from data.reading import COUNTS
     from planning.program import Program
     from sharding.placement import Placement
     from training.abstract import batch_shapes
     from training.throughput import flops_per_token
 
+    counts = () if length else COUNTS
     length = length or row_length(flags, shapes.model.config.max_length)
     placement = Placement(flags.batch_size, flags.num_microbatches, shapes.layout, group=group)
-    batch = batch_shapes(placement, length, getattr(flags, "packing", "none") != "none", columns)
+    batch = batch_shapes(placement, length, getattr(flags, "packing", "none") != "none", columns, counts)
     tokens = flags.batch_size * group * length
     flops = flops_per_token(shapes.model.config, length, shapes.model.lora) * tokens
     return Program("update", step, (shapes.state, batch), shapes.layout, flops, tokens=tokens)

@@ -25,7 +25,8 @@ def find_libtpu(given: Path | None) -> Path:
     if given:
         raise InputError(f"--libtpu {given}: there is no libtpu; get it by: {command}")
     print(f"libtpu, the TPU's compiler (some 140 MB), is fetched once: {command}", file=sys.stderr)
-    done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True)
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), "libtpu"]
+    done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
         raise InputError(f"libtpu could not be fetched ({reason}); where there is a network: {command}, and give "

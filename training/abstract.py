@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from batch import Row, pad
+from batch import COUNT, Row, pad
 from models.transformer import Transformer, init_variables
 from sharding.layout import Layout
 from sharding.placement import Placement
@@ -39,11 +39,13 @@ def _placed(boxed: Any, layout: Layout) -> Any:
 
 
 def batch_shapes(placement: Placement, length: int, packed: bool = False,
-                 further: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A batch of rows of `length` tokens as the loop puts it onto the mesh; `further` columns are float32."""
+                 further: tuple[str, ...] = (), counts: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A batch of rows of `length` tokens as the loop puts it onto the mesh; `further` columns are float32, `counts`
+    are int32, one a row."""
     row = Row(np.zeros(length, np.int32), np.zeros(length, np.float32), {name: np.zeros(length) for name in further})
     columns = pad([row.columns()], [length])
     if packed:
         del columns["row_length"]
+    columns |= {COUNT + name: np.zeros(1, np.int32) for name in counts}
     return {name: jax.ShapeDtypeStruct((*placement.shape, *column.shape[1:]), column.dtype, sharding=placement.sharding)
             for name, column in columns.items()}

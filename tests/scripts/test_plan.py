@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -36,18 +37,22 @@ GRADIENT, UPDATE = "policy: gradient of a micro-batch", "policy: update"
 SAMPLING = ["sampling: prefill", "sampling: a token in every slot"]
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(("script", "arguments", "names"), [
-    ("sft", [*FLAGS, *ROWS, "--packing", "first-fit"], ["update"]),
-    ("pretrain", [*PRETRAIN, *ROWS, "--z-loss", "1e-4"], ["update"]),
+    slow("sft", [*FLAGS, *ROWS, "--packing", "first-fit"], ["update"]),
+    slow("pretrain", [*PRETRAIN, *ROWS, "--z-loss", "1e-4"], ["update"]),
     ("dpo", [*FLAGS, *ROWS], ["update", "reference"]),
-    ("dpo", [*FLAGS, *ROWS, "--keep-reference"], ["update"]),
-    ("dpo", [*FLAGS, *ROWS, "--sync.every", "5"], ["update", "reference"]),
-    ("reward", [*FLAGS, *ROWS, "--lora.rank", "4"], ["update"]),
-    ("grpo", [*FLAGS, *SAMPLED], [GRADIENT, UPDATE, *SAMPLING]),
-    ("grpo", [*FLAGS, *SAMPLED, "--beta", "0.1", "--num-minibatches", "2"],
+    slow("dpo", [*FLAGS, *ROWS, "--keep-reference"], ["update"]),
+    slow("dpo", [*FLAGS, *ROWS, "--sync.every", "5"], ["update", "reference"]),
+    slow("reward", [*FLAGS, *ROWS, "--lora.rank", "4"], ["update"]),
+    slow("grpo", [*FLAGS, *SAMPLED], [GRADIENT, UPDATE, *SAMPLING]),
+    slow("grpo", [*FLAGS, *SAMPLED, "--beta", "0.1", "--num-minibatches", "2"],
      [GRADIENT, UPDATE, "scoring of a micro-batch", *SAMPLING]),
-    ("online_dpo", [*FLAGS, *SAMPLED], ["update", "reference", *SAMPLING]),
-    ("ppo", [*FLAGS, *SAMPLED[:2], "--lora.rank", "4", "--critic.lora.rank", "4"],
+    slow("online_dpo", [*FLAGS, *SAMPLED], ["update", "reference", *SAMPLING]),
+    slow("ppo", [*FLAGS, *SAMPLED[:2], "--lora.rank", "4", "--critic.lora.rank", "4"],
      [GRADIENT, UPDATE, "critic: gradient of a micro-batch", "critic: update", "scoring of a micro-batch",
       "values of a micro-batch", *SAMPLING])])
 def test_the_programs_of_a_step_can_be_traced(script, arguments, names):
@@ -57,6 +62,7 @@ def test_the_programs_of_a_step_can_be_traced(script, arguments, names):
         each.function.trace(*each.arguments)
 
 
+@pytest.mark.slow
 def test_each_program_knows_what_else_is_there():
     from planning.program import held
 
@@ -77,14 +83,14 @@ def test_the_step_is_the_scripts(monkeypatch, tmp_path):
     seen = {}
 
     def train(state, step, open_batches, run, placement, *_):
-        batch = placement.put(next(open_batches(None))[0], placement.local_rows())
+        batch = placement.put(next(open_batches(None)), placement.local_rows())
         seen.update(arguments=(state, batch), text=step.lower(state, batch).as_text())
 
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr("cli.experiment.load_model", made_up)
-    monkeypatch.setattr("training.runs.open_policy", lambda name: Opened())
+    monkeypatch.setattr("training.runs.open_policy", lambda name: Opened(tmp_path))
     arguments = [*FLAGS, "--max-steps", "1", "--data", str(tmp_path / "rows.jsonl"), "--output-dir",
-                 str(tmp_path / "run"), "--max-length", "40", "--dtype", "float32", "--num-microbatches", "2"]
+                 str(tmp_path / "run"), "--max-length", "40", "--dtype", "bfloat16", "--num-microbatches", "2"]
     sft.main(read_flags("sft", arguments))
     [planned] = programs("sft", arguments)
     real = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), seen["arguments"])
@@ -94,8 +100,8 @@ def test_the_step_is_the_scripts(monkeypatch, tmp_path):
 
 @dataclasses.dataclass
 class Opened:
+    tokenizer: Path
     config = TINY
-    tokenizer = None
 
 
 def made_up(flags, opened, layout):
