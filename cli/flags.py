@@ -277,6 +277,8 @@ def check_flags(flags: RunFlags) -> None:
         check_not_negative(flags, "workers")
     if isinstance(flags, AnsweringFlags):
         check_not_negative(flags, "sample_prompts")
+    if hasattr(flags, "lora"):
+        check_positive(flags.lora, "alpha", prefix="lora.")
     _check_duration(flags)
 
 

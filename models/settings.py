@@ -35,7 +35,7 @@ class LoRAConfig:
             raise InputError(f"lora.targets {shown(self.targets)}: choose from {', '.join(LINEAR_LAYERS)}")
         if self.rank < 0 or not 0 <= self.dropout < 1:
             raise InputError(f"lora.rank {self.rank} must be 0 or more, lora.dropout {self.dropout} in [0, 1)")
-        if not self.alpha > 0:
+        if not self.alpha >= 0:  # 0 is what an export of --lora-scale 0 has; no run does (cli.flags)
             raise InputError(f"lora.alpha {self.alpha} must be above 0; the adapter would do nothing, or the opposite")
 
     @property
