@@ -23,7 +23,7 @@ def test_a_longer_run(run_script, tiny_model, token_rows, tmp_path):
     status, out, err = train("longer", 4, "--num-microbatches", 2, "--remat", "full")
     assert status == 0, err
     assert "note: --max-steps 4, 2 before: the learning rate stays as it is" in out
-    assert "--num-microbatches 2, 1 before; --remat full, none before" in out
+    assert "--remat full, none before; --num-microbatches 2, 1 before" in out
     assert losses(tmp_path / "longer") == pytest.approx(losses(tmp_path / "straight"), rel=1e-5)
     assert yaml.safe_load((tmp_path / "longer" / "config.yaml").read_text())["max_steps"] == 4
     status, out, _ = train("longer", 4)
