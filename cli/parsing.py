@@ -83,7 +83,9 @@ def parse_recipe(config_type: type[Config], recipe: str | Path, **flags: Any) ->
 
 def take_value(arguments: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
     """The value of a flag that is no field of a script's, if it is given, and the other arguments. Raises InputError
-    for a flag without value, which is `what`."""
+    for a flag without value, which is `what`, and for one given twice."""
+    if sum(argument == flag or argument.startswith(f"{flag}=") for argument in arguments) > 1:
+        raise InputError(f"{flag} is given more than once; give it once")
     for place, argument in enumerate(arguments):
         before, after = arguments[:place], arguments[place + 1 :]
         if argument.startswith(f"{flag}="):

@@ -112,6 +112,8 @@ def test_flags_of_all_scripts_are_taken_out_with_their_value():
     for bad in (["--cache"], ["--cache", "--model", "m"]):
         with pytest.raises(InputError, match="^--cache needs a folder$"):
             take_value(bad, "--cache", "a folder")
+    with pytest.raises(InputError, match="^--cache is given more than once; give it once$"):
+        take_value(["--cache", "a", "--b", "--cache=off"], "--cache", "a folder")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
