@@ -48,6 +48,10 @@ USABLE_GIB = {"TPU v5 lite": 15.75, "TPU v6 lite": 31.25}
 KINDS = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5", "tpu7x": "TPU7x"}
 """device_kind by the name of a topology's chip"""
 
+PODS = {"v5e": (2, 256), "v6e": (2, 256), "v5p": (3, 8960), "tpu7x": (3, 9216)}
+"""(dimensions of the torus, chips of the largest), by the name of a topology's chip, from Google Cloud's pages of each
+TPU version: the compiler takes others, too"""
+
 
 def chip_of(device_kind: str) -> Chip:
     """Raises InputError for a kind that the table has not."""

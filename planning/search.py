@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from errors import InputError
 from models.config import ModelConfig
-from planning.chips import Chip
+from planning.chips import PODS, Chip, chip_named
 from planning.estimate import Estimate
 from training.least_exchange import RECOMPUTED
 from training.throughput import flops_per_token
@@ -179,7 +179,12 @@ def _next(waiting: Sequence[Foretold], room: float, fitting: Sequence[tuple[floa
 
 def devices_in(topology: str, slices: int) -> int:
     """Of a topology's name: chips, and of TPU7x two a chip. Raises InputError where it is none."""
+    chip_named(topology)
     name, _, sizes = topology.partition(":")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})*", sizes):
         raise InputError(f"--topology {topology}: give a chip and its topology, such as v5p:2x2x2")
-    return math.prod(int(size) for size in sizes.split("x")) * slices * (2 if name == "tpu7x" else 1)
+    each, (dimensions, largest) = [int(size) for size in sizes.split("x")], PODS[name]
+    if len(each) != dimensions or math.prod(each) > largest:
+        raise InputError(f"--topology {topology}: there is none; {name} has {dimensions} dimensions and up to "
+                         f"{largest} chips, such as {name}:{'x'.join('2' * dimensions)}")
+    return math.prod(each) * slices * (2 if name == "tpu7x" else 1)

@@ -119,14 +119,12 @@ def make_program(devices: Sequence[Any], script: str, config: Any, prompt_length
 def plan(own: Own, config: Any) -> None:
     from cli.checks import check_file
     from cli.planned import known_by
-    from planning.chips import chip_named
     from planning.compiling import Target
     from planning.libtpu import find_libtpu, version_of
     from planning.planner import Planner
     from planning.report import as_json, printed
     from planning.search import devices_in
 
-    chip_named(own.topology)
     devices_in(own.topology, own.slices)
     if own.json is not None:
         check_file(str(own.json), "--json")

@@ -92,3 +92,6 @@ def test_a_topology_has_so_many_devices():
     for bad in ("v5p", "v5p:", "v5p:0x2", "v5p:2x", "v5p:axb"):
         with pytest.raises(InputError, match=f"--topology {bad}: give a chip"):
             devices_in(bad, 1)
+    for bad in ("v5p:2x2", "v5e:2x2x2", "v6e:4", "v5e:16x32", "v5p:99999x99998x2"):
+        with pytest.raises(InputError, match=f"--topology {bad}: there is none; v.. has [23] dimensions and up to"):
+            devices_in(bad, 1)
