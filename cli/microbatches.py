@@ -9,6 +9,8 @@ import math
 from typing import Any, TypeVar
 
 from cli.command import print_once
+from sharding.layout import Layout
+from sharding.placement import Placement
 
 Flags = TypeVar("Flags")
 
@@ -22,42 +24,60 @@ MOST_TOKENS = 16384
 """positions of an online run's micro-batch where memory does not ask for less"""
 
 
-def with_microbatches(flags: Flags, config: Any, streams: Any, objective: Any, group: int = 1) -> Flags:
+def with_microbatches(flags: Flags, config: Any, streams: Any, objective: Any, layout: Layout,
+                      group: int = 1) -> Flags:
     """The flags with a --num-microbatches, for a step of rows as `streams` makes them, `group` to a record."""
     longest = max(streams.lengths) if streams.packing == "none" else streams.length
-    return with_microbatches_of(flags, config, longest, objective, group)
+    return with_microbatches_of(flags, config, longest, objective, layout, group)
 
 
-def with_microbatches_of(flags: Flags, config: Any, longest: int, objective: Any, group: int = 1) -> Flags:
+def with_microbatches_of(flags: Flags, config: Any, longest: int, objective: Any, layout: Layout,
+                         group: int = 1) -> Flags:
     """The same for rows of up to `longest` tokens. A loss that couples the rows of a batch has it whole."""
     if flags.num_microbatches is not None:
         return flags
-    positions = None if getattr(objective, "couples_rows", False) else positions_at_a_time(flags, config, longest)
-    parts = num_parts(flags.batch_size, group * longest, positions)
+    positions = None if couples_rows(objective) else positions_at_a_time(flags, config, longest)
+    parts = num_parts(Placement(flags.batch_size, 1, layout, group), longest, positions)
     if parts > 1:
         print_once(f"note: a step is computed in {parts} parts, so that this machine's memory holds it; "
                    f"--num-microbatches, or --remat dots, changes that")
     return dataclasses.replace(flags, num_microbatches=parts)
 
 
-def with_microbatch_tokens(flags: Flags, config: Any, longest: int) -> Flags:
-    """The flags with a --microbatch-tokens, for rows of up to `longest` tokens."""
+def with_microbatch_tokens(flags: Flags, config: Any, longest: int, objective: Any, layout: Layout) -> Flags:
+    """The flags with a --microbatch-tokens, which are of each device, for rows of up to `longest` tokens."""
     if flags.microbatch_tokens is not None:
         return flags
-    positions = positions_at_a_time(flags, config, longest)
-    if positions is not None and positions < MOST_TOKENS:
-        print_once(f"note: micro-batches have up to {positions:,} tokens, so that this machine's memory holds them; "
-                   f"--microbatch-tokens, or --remat dots, changes that")
-    return dataclasses.replace(flags, microbatch_tokens=min(MOST_TOKENS, positions or MOST_TOKENS))
+    positions = None if couples_rows(objective) else positions_at_a_time(flags, config, longest)
+    each = MOST_TOKENS if positions is None else max(1, positions // shards_of_a_process(layout))
+    if each < MOST_TOKENS:
+        print_once(f"note: micro-batches have up to {each:,} tokens on each device, so that this machine's memory "
+                   f"holds them; --microbatch-tokens, or --remat dots, changes that")
+    return dataclasses.replace(flags, microbatch_tokens=min(MOST_TOKENS, each))
 
 
-def num_parts(records: int, each: int, positions: int | None) -> int:
-    """Equal parts of so many records of `each` positions, of which none has more than `positions` (None: one part);
-    a record is not divided."""
+def couples_rows(objective: Any) -> bool:
+    return getattr(objective, "couples_rows", False)
+
+
+def shards_of_a_process(layout: Layout) -> int:
+    """Parts of the rows that the devices of one process hold."""
+    import jax
+
+    return -(-layout.ways("batch") // jax.process_count())
+
+
+def num_parts(whole: Placement, longest: int, positions: int | None) -> int:
+    """The fewest micro-batches of which a process has no more than `positions` (None: one), and which hold no more
+    empty rows than the whole; where there are none, as many as there are rows of a device."""
+    records, shards = whole.batch_size, whole.layout.ways("batch")
     if positions is None:
         return 1
-    return next(parts for parts in range(1, records + 1)
-                if parts == records or (records % parts == 0 and records // parts * each <= positions))
+    rows = {parts: dataclasses.replace(whole, num_microbatches=parts).shape[1]
+            for parts in range(1, -(-records // shards) + 1)}
+    fitting = [parts for parts, each in rows.items()
+               if parts * each <= rows[1] and each // shards * shards_of_a_process(whole.layout) * longest <= positions]
+    return min(fitting, default=max(rows))
 
 
 def positions_at_a_time(flags: Any, config: Any, longest: int) -> int | None:

@@ -127,7 +127,8 @@ def main(config: Config) -> None:
     prompts = online.open_prompts(config, opened, tokenizer, GRPO, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
-    config = with_microbatch_tokens(config, opened.config, prompts.max_length + config.max_new_tokens)
+    config = with_microbatch_tokens(config, opened.config, prompts.max_length + config.max_new_tokens, objective,
+                                    layout)
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 
     # the policy; the reference, if it counts, is the same model without its adapter, or else a frozen one

@@ -58,7 +58,8 @@ def main(config: Config) -> None:
     opened = open_policy(config.model)
     needed = needed_columns(objective, ("ref_logps", "kto_z"), scorer=score)
     rows = open_rows(config, opened, form="labelled", needed=needed)
-    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, group=2)
+    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, layout,
+                               group=2)
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
     tokenizer = open_tokenizer(opened.tokenizer)

@@ -82,7 +82,7 @@ def main(config: Config) -> None:
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
     longest = prompts.max_length + config.max_new_tokens
-    config = with_microbatches_of(config, opened.config, longest, objective, group=2)
+    config = with_microbatches_of(config, opened.config, longest, objective, layout, group=2)
     opened_reference = open_reference_of(config, opened, tokenizer, longest, "lower --max-new-tokens")
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 

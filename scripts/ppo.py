@@ -126,7 +126,8 @@ def main(config: Config) -> None:
     prompts = online.open_prompts(config, opened, tokenizer, {}, needed)
     tasks = open_benchmarks(config, tokenizer, opened.config.vocab_size, layout)
     prompts = online.without_questions(prompts, tasks)
-    config = with_microbatch_tokens(config, opened.config, prompts.max_length + config.max_new_tokens)
+    config = with_microbatch_tokens(config, opened.config, prompts.max_length + config.max_new_tokens, objective,
+                                    layout)
     opened_critic = open_critic_of(config.critic, opened, tokenizer, prompts.max_length + config.max_new_tokens)
     rewards = online.open_rewards(config, layout, tokenizer, prompts)
 

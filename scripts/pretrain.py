@@ -89,7 +89,7 @@ def main(config: Config) -> None:
     encoder = make_encoder(config, config.packing, tokenizer_path, model_config.vocab_size, context, columns=columns)
     run_config = check_output_dir(config, sources, eval_sources)
     streams = make_streams(config, config.packing, sources, encoder, context)
-    config = with_microbatches(with_steps(config, streams), model_config, streams, objective)
+    config = with_microbatches(with_steps(config, streams), model_config, streams, objective, layout)
     optimizer, schedule = open_optimizer(config, tokens_per_step=config.batch_size * streams.length)
     eval_encoder = dataclasses.replace(encoder, max_length=None, columns=(), absent=())
     eval_rows = windows(read_all(eval_sources, eval_encoder)[0], streams.length)

@@ -56,7 +56,8 @@ def main(config: Config) -> None:
     # the model, not read yet, and the pairs
     opened = open_model(config.model)
     rows = open_rows(config, opened, form="pair", needed=needed_columns(objective, scorer=score_rewards))
-    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, group=2)
+    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, layout,
+                               group=2)
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout, group=2)
 

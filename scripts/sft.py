@@ -47,7 +47,7 @@ def main(config: Config) -> None:
     # the model, not read yet, and the rows
     opened = open_policy(config.model)
     rows = open_rows(config, opened, config.packing, needed=needed_columns(objective, scorer=score))
-    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective)
+    config = with_microbatches(with_steps(config, rows.streams), opened.config, rows.streams, objective, layout)
     optimizer, schedule = open_optimizer(config)
     placement = Placement(config.batch_size, config.num_microbatches, layout)
     tokenizer = open_tokenizer(opened.tokenizer)

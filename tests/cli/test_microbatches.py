@@ -5,12 +5,14 @@ import types
 
 import jax
 import pytest
+from tiny import one_device
 
 from cli import microbatches
 from models.activations import bytes_of_position
 from models.config import PRESETS
 from models.settings import LoRAConfig
 from sharding import memory
+from sharding.mesh import MeshConfig, make_layout
 
 SMOLLM2 = PRESETS["smollm2-135m"]
 
@@ -34,8 +36,14 @@ def machine(monkeypatch):
     return of
 
 
-def split(longest, objective=None, group=1, **flags):
-    return microbatches.with_microbatches_of(Flags(**flags), SMOLLM2, longest, objective, group).num_microbatches
+def split(longest, objective=None, group=1, layout=None, **flags):
+    return microbatches.with_microbatches_of(Flags(**flags), SMOLLM2, longest, objective, layout or one_device(),
+                                             group).num_microbatches
+
+
+def tokens(longest, objective=None, layout=None, **flags):
+    return microbatches.with_microbatch_tokens(Flags(**flags), SMOLLM2, longest, objective,
+                                               layout or one_device()).microbatch_tokens
 
 
 def test_a_machine_splits_what_it_does_not_hold(machine, capsys):
@@ -53,22 +61,30 @@ def test_a_machine_splits_what_it_does_not_hold(machine, capsys):
     assert split(8192, batch_size=7) == 7
 
 
+def test_no_part_has_more_empty_rows_than_the_whole(machine):
+    """Rows are split over the mesh first: a part has one of each device at the least."""
+    machine(1)
+    layout = make_layout(MeshConfig(data=4, fsdp=2))
+    assert [split(8192, layout=layout, batch_size=rows) for rows in (8, 16, 24, 7, 20)] == [1, 2, 3, 1, 3]
+    machine(64)
+    assert 1 < split(2048, layout=layout, batch_size=64) == split(2048, batch_size=64)  # all devices are this machine's
+
+
 def test_what_is_given_is_kept_and_a_coupled_loss_is_whole(machine):
     machine(1)
     assert split(8192, num_microbatches=2) == 2
     assert split(8192, types.SimpleNamespace(couples_rows=True)) == 1
-    assert microbatches.with_microbatch_tokens(Flags(microbatch_tokens=99), SMOLLM2, 8192).microbatch_tokens == 99
+    assert tokens(8192, microbatch_tokens=99) == 99
+    assert tokens(8192, types.SimpleNamespace(couples_rows=True)) == microbatches.MOST_TOKENS
 
 
 def test_online_micro_batches_are_bounded_by_memory_on_cpus_alone(machine, monkeypatch):
-    def tokens():
-        return microbatches.with_microbatch_tokens(Flags(), SMOLLM2, 320).microbatch_tokens
-
-    small = tokens()
+    small = tokens(320)
     assert 2_000 < small < microbatches.MOST_TOKENS
     assert small * bytes_of_position(dataclasses.replace(SMOLLM2, dtype="bfloat16"), 320) < 8 * 2**30
+    assert tokens(320, layout=make_layout(MeshConfig(data=8))) == small // 8
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert tokens() == microbatches.MOST_TOKENS
+    assert tokens(320) == microbatches.MOST_TOKENS
     assert split(8192) == 1
 
 
