@@ -64,12 +64,26 @@ NOT_COMPILED = ("data", "eval_data", "output_dir", "rewards")
 
 
 def known_by(config: Any) -> dict[str, Any]:
-    """The flags that the programs depend on."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_COMPILED}
+    """What the programs depend on: flags, and what the names among them stand for now."""
+    from training.runs import open_config
+
+    flags = {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_COMPILED}
+    return {"flags": flags, "objective": source_of(getattr(config, "objective", None)),
+            "model": dataclasses.asdict(open_config(config.model)) if config.model else None}
 
 
-def job_of(config: Any, topology: str, slices: int) -> Any:
-    """What --search looks for settings of."""
+def source_of(name: str | None) -> str | None:
+    """The source of a function that a flag names, with the rest of its file."""
+    import inspect
+
+    from data.specs import load_function
+
+    file = inspect.getsourcefile(inspect.unwrap(load_function(name))) if name else None
+    return Path(file).read_text() if file else None
+
+
+def job_of(config: Any, topology: str, slices: int, group: int = 1) -> Any:
+    """What --search looks for settings of; `group` rows are a record."""
     from cli.experiment import lora_of
     from cli.shapes import architecture_of, row_length
     from planning.search import Job, devices_in
@@ -81,7 +95,7 @@ def job_of(config: Any, topology: str, slices: int) -> Any:
     model = open_config(config.model) if config.model else architecture_of(config)
     length = row_length(config, model.max_length)
     return Job(dataclasses.replace(model, dtype=config.dtype), lora_of(config), config.optimizer.name,
-               config.batch_size, length, devices_in(topology, slices), slices)
+               group * config.batch_size, length, devices_in(topology, slices), slices)
 
 
 def with_choice(config: Any, choice: Any) -> Any:

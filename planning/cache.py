@@ -1,11 +1,13 @@
-"""Compiled texts are kept in the user's cache folder: what a program compiles to depends on the flags, the code and the
-compiler's version alone."""
+"""Compiled texts are kept in the user's cache folder, by all that they depend on: flags, model, objective, code,
+versions and the compiler's own flags."""
 
 import contextlib
 import dataclasses
 import gzip
 import hashlib
+import importlib.metadata
 import json
+import os
 import sys
 import tempfile
 import zlib
@@ -20,13 +22,16 @@ CODE = ("batch.py", "models", "objectives", "training", "sharding", "rollouts", 
 """of the project, what a program may depend on"""
 FACTS = ("planning/facts.py", "planning/flops.py", "planning/program.py", "planning/compiling.py")
 """and what is said of it before it is compiled"""
+PACKAGES = ("jax", "jaxlib", "flax", "optax")
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 LARGEST = 2 * 2**30
 """bytes that are kept"""
 
 
 def key_of(*parts: Any) -> str:
-    """Of what a compiled text depends on, the code included."""
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    """Of what a compiled text depends on, code, versions and environment included."""
+    around = [importlib.metadata.version(name) for name in PACKAGES], [os.environ.get(name) for name in VARIABLES]
+    digest = hashlib.sha256(json.dumps((parts, around), sort_keys=True, default=str).encode())
     for name in (*CODE, *FACTS):
         path = ROOT / name
         for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

@@ -96,7 +96,9 @@ def estimate(compiled: Compiled) -> Estimate:
     mesh = jax.sharding.AbstractMesh(tuple(facts["mesh"][axis] for axis in AXES), AXES)
     found = collectives(compiled.text, mesh)
     memory = read_memory(compiled.buffers, compiled.live_ranges, compiled.text)
-    memory = memory._replace(limit=refused and refused.limit)
+    if refused:  # what was written before it was refused may lack what is on the chip besides
+        least = max(memory.temporaries, refused.total - memory.arguments)
+        memory = memory._replace(limit=refused.limit, temporaries=least)
     return Estimate(facts, chip, memory, _times(compiled, chip, found), tally(found), compiled.seconds)
 
 

@@ -75,10 +75,11 @@ def choices(job: Job, group: int = 1) -> Iterator[Choice]:
         for data in (size for size in range(1, chips // tensor + 1) if chips // tensor % size == 0):
             mesh = ("slice", job.slices), ("data", data), ("fsdp", chips // tensor // data), ("tensor", tensor)
             ways = job.slices * chips // tensor
-            for power in range(0, max(1, job.rows // (ways * group)).bit_length()):
+            each = max(1, job.rows // (ways * group))
+            for count in (2**power for power in range(each.bit_length()) if each % 2**power == 0):
                 for remat in AGAIN:
                     for rules in ((), ("residual_length=tensor",))[: 1 if tensor == 1 else 2]:
-                        yield Choice(2**power, remat, mesh, rules)
+                        yield Choice(count, remat, mesh, rules)
 
 
 def foretell(job: Job, choice: Choice, chip: Chip) -> Foretold:

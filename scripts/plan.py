@@ -15,6 +15,8 @@ from files import write_text
 
 ON_ROWS = ("sft", "pretrain", "dpo", "reward")
 ONLINE = ("grpo", "ppo", "online_dpo")
+PAIRS = {"dpo": 2, "reward": 2, "online_dpo": 2}
+"""rows of a record"""
 
 DESCRIPTION = """Compile the very step that a script would run, for TPUs that are not there, and say what it takes.
 
@@ -148,8 +150,9 @@ def found(own: Own, config: Any, planner: Any) -> Any:
     from planning.report import gib, tried_line
     from planning.search import choices, foretell, search
 
-    job, chip = job_of(config, own.topology, own.slices), chip_named(own.topology)
-    candidates = [foretell(job, each, chip) for each in choices(job)]
+    group = PAIRS.get(own.script, 1)
+    job, chip = job_of(config, own.topology, own.slices, group), chip_named(own.topology)
+    candidates = [foretell(job, each, chip) for each in choices(job, group)]
     print(f"{len(candidates)} ways to run it; those that promise most are compiled", file=sys.stderr)
 
     def compiled(choice: Any) -> Any:

@@ -52,3 +52,20 @@ def test_a_model_that_fits_nowhere_is_one_line_by_how_much():
     with pytest.raises(InputError, match=r"nothing fits v5e:2x2: .* needs 20.00 GiB of 15.00 GiB .* 5.00 GiB too much; "
                                          "take a larger topology"):
         plan.found(own, read_flags("sft", FLAGS), planner)
+
+
+def test_a_plan_is_known_by_what_names_stand_for(tmp_path, monkeypatch):
+    """An objective of one's own that was changed under the same name is another plan."""
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = []
+    for factor in (1, 2):
+        (tmp_path / "mine.py").write_text(f"def loss(scores, batch):\n    return {factor} * scores\n")
+        config = read_flags("sft", [*FLAGS, "--objective", "mine:loss"])
+        texts.append(known_by(config))
+    assert texts[0]["flags"] == texts[1]["flags"]
+    assert texts[0]["objective"] != texts[1]["objective"]
+    assert texts[0]["model"]["num_layers"] == 28
+
+
+def test_a_job_of_pairs_has_two_rows_a_record():
+    assert job_of(read_flags("dpo", FLAGS), "v5e:2x4", 1, group=2).rows == 64

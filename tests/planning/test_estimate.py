@@ -63,6 +63,7 @@ def test_what_fits_counts_what_else_is_there():
     refused = made(error="Ran out of memory. Used 96.00G of 94.00G hbm.")
     assert not refused.fits
     assert refused.limit == 94 * GIB
+    assert refused.need >= 96 * GIB  # not what was laid out before it was refused
 
 
 @pytest.mark.parametrize(("facts", "flags", "expected"), [

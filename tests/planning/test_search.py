@@ -95,3 +95,10 @@ def test_a_topology_has_so_many_devices():
     for bad in ("v5p:2x2", "v5e:2x2x2", "v6e:4", "v5e:16x32", "v5p:99999x99998x2"):
         with pytest.raises(InputError, match=f"--topology {bad}: there is none; v.. has [23] dimensions and up to"):
             devices_in(bad, 1)
+
+
+def test_micro_batches_divide_the_rows_of_a_device():
+    """Pairs stay together: 24 rows on 4 chips are 3 pairs each, which 2 does not divide."""
+    job = JOB._replace(rows=24, chips=4, slices=1)
+    assert {each.num_microbatches for each in choices(job, group=2) if dict(each.mesh)["tensor"] == 1} == {1}
+    assert {each.num_microbatches for each in choices(job) if dict(each.mesh)["tensor"] == 1} == {1, 2}
