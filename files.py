@@ -50,15 +50,17 @@ def only_one(output: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, beside `path`; the file takes that name when all is written. Raises InputError as writing.
-    What is there and no file (/dev/stdout, a named pipe) is written to as it is, and never replaced."""
+    What is there and no file (/dev/stdout, a named pipe) is written to as it is, and a link is followed: neither is
+    replaced."""
     if path.exists() and not path.is_file() and not path.is_dir():
         with writing(path):
             yield path
         return
-    partial = path.with_name(path.name + ".partial")
+    real = path.resolve()
+    partial = real.with_name(real.name + ".partial")
     with writing(path):
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, real)
 
 
 def write_text(path: Path, text: str) -> None:

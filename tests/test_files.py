@@ -30,3 +30,10 @@ def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
     assert read == ["all of it"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_text(tmp_path / "link", "all of it")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "all of it"
