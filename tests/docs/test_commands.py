@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "DESCRIPTION = " in path.read_text())
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python -m|make|pip) [^`]+)`")
-NOT_OURS = {"pip", "curl", "tensorboard", "xprof", "wandb", "kubectl", "gcloud", "srun", "sbatch",
+NOT_OURS = {"pip", "curl", "lm_eval", "tensorboard", "xprof", "wandb", "kubectl", "gcloud", "srun", "sbatch",
             "scripts/launch/local.sh"}
 """programs of others, and what starts several processes: marked here as not run"""
 FILLED = {"model": "smollm2-135m-instruct", "data": "rows.jsonl", "output_dir": "runs/mine", "max_steps": "10",
