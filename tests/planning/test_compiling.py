@@ -58,7 +58,7 @@ def test_for_tpus_with_machine_code_and_without(tmp_path):
     least = 3 * 2 * 2048**3 / 4 / 197e12
     found = estimate(whole)
     assert least < found.times.core < 4 * least
-    assert 0.5 < found.times.core / whole.optimal_seconds / 3 < 2
+    assert 0 < whole.optimal_seconds < 4 * least
     assert found.memory.temporaries == estimate(quick).memory.temporaries
     assert {row.kind for row in found.rows} >= {"all-gather"}
 
