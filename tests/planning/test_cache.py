@@ -30,7 +30,7 @@ def test_what_was_kept_is_found_finished_only_where_it_was_finished(folder):
 
 @pytest.mark.parametrize("content", [
     b"", b"junk", gzip.compress(b"{}")[:12], gzip.compress(b"{"), gzip.compress(b"{}"), gzip.compress(b"[1]"),
-    gzip.compress(b'{"text": "of another version"}'), gzip.compress(b"\xff\xfe")])
+    gzip.compress(b'{"text": "of another version"}'), gzip.compress(b"\xff\xfe")], ids=range(8))
 def test_a_damaged_entry_is_compiled_anew(content, folder, capsys):
     folder.mkdir(parents=True)
     (folder / "key-cache").write_bytes(content)
