@@ -67,6 +67,7 @@ def test_the_pages_test_stands_where_eight_devices_are_simulated(files):
         folder / "conftest.py" for folder in (Path(__file__).parents[2] / path).parents]
 
 
+@pytest.mark.slow
 def test_the_pages_test_passes_and_can_fail(files, tmp_path):
     space = {}
     exec(compile(files["test_chipo"], "test_chipo.py", "exec"), space)

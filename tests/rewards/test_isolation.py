@@ -46,7 +46,8 @@ def rewarded(programs, tests, **options):
     return values
 
 
-@pytest.mark.parametrize("isolation", ["strict", "shared", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("isolation", ["strict", *(pytest.param(each, marks=pytest.mark.slow)
+                                                   for each in ("shared", "auto"))])
 def test_cheats_get_nothing(isolation):
     values = rewarded([program for program, _ in CHEATS.values()], [[tests] for _, tests in CHEATS.values()],
                       isolation=isolation, timeout=3.0)
