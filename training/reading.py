@@ -156,7 +156,7 @@ def _restore(folder: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me))
     options = ocp.CheckpointManagerOptions(read_only=True, create=False, multiprocessing_options=alone)
-    with ocp.CheckpointManager(folder.parent, options=options) as manager:
+    with ocp.CheckpointManager(folder.parent.absolute(), options=options) as manager:
         return dict(manager.restore(int(folder.name), args=ocp.args.Composite(
             **{item: ocp.args.StandardRestore(tree) for item, tree in shapes.items()}, data=ocp.args.JsonRestore())))
 
@@ -186,7 +186,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     folder.stat()
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         try:
-            return _shapes(handler.metadata(folder).tree)  # a Checkpointer would say None, whatever the error
+            return _shapes(handler.metadata(folder.absolute()).tree)  # a Checkpointer says None at any error
         except (KeyError, TypeError, AttributeError) as error:
             raise UndecodableError(f"the list of its arrays is none ({type(error).__name__}: {error})") from None
 

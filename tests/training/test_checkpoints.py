@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -337,6 +338,17 @@ def test_restored_onto_other_meshes(tmp_path, shapes):
             assert all(leaf.sharding.mesh == layout.mesh for leaf in jax.tree.leaves(state.opt_state))
             checkpoints.save(manager, at(state, step), position, None)
     assert_same(state, make_state(layouts[0], tiny.LORA, seed=5))
+
+
+def test_a_run_may_be_named_from_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    """Orbax takes absolute paths alone."""
+    state, run = make_state(tiny.one_device(), tiny.LORA), Path("runs/mine")
+    monkeypatch.chdir(tmp_path)
+    with checkpoints.open_manager(run) as manager:
+        checkpoints.save(manager, at(state, 1), POSITION, None)
+    with checkpoints.open_manager(run) as manager:
+        assert checkpoints.restore_newest(manager, make_state(tiny.one_device(), tiny.LORA))[1] == POSITION
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore_trainable(run, state.trainable), state.trainable)
 
 
 def test_all_checkpoints_of_a_run_by_name(tmp_path):
