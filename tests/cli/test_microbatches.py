@@ -13,6 +13,7 @@ from models.config import PRESETS
 from models.settings import LoRAConfig
 from sharding import memory
 from sharding.mesh import MeshConfig, make_layout
+from sharding.placement import Placement
 
 SMOLLM2 = PRESETS["smollm2-135m"]
 
@@ -66,6 +67,8 @@ def test_no_part_has_more_empty_rows_than_the_whole(machine):
     machine(1)
     layout = make_layout(MeshConfig(data=4, fsdp=2))
     assert [split(8192, layout=layout, batch_size=rows) for rows in (8, 16, 24, 7, 20)] == [1, 2, 3, 1, 3]
+    # 17 rows are 24 on 8 devices; 2 parts of 16 would be 32, where 3 of 8 are no more
+    assert microbatches.num_parts(Placement(17, 1, layout), 100, 2000) == 3
     machine(64)
     assert 1 < split(2048, layout=layout, batch_size=64) == split(2048, batch_size=64)  # all devices are this machine's
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import importlib.metadata
 
 import pytest
 
@@ -46,3 +47,12 @@ def test_a_folder_that_cannot_be_written_is_one_warning(folder, capsys):
     cache.keep("key", TEXT)
     warning, = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"warning: what was compiled cannot be kept in {folder} (Not a directory); give XDG_C")
+
+
+def test_a_plan_is_known_by_versions_and_the_compilers_flags(monkeypatch):
+    first = cache.key_of("a")
+    assert cache.key_of("a") == first != cache.key_of("b")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
+    second = cache.key_of("a")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "another")
+    assert len({first, second, cache.key_of("a")}) == 3

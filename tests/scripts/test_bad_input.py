@@ -130,6 +130,10 @@ def test_prompts_that_do_not_fit_are_left_out_of_what_is_generated(run_script, t
     assert [row["id"] for row in rows] == [1, 1]
 
 
+def test_an_adapter_that_would_do_nothing(sft):
+    assert "--lora.alpha must be above 0" in sft(**{"lora.rank": 4, "lora.alpha": 0})
+
+
 @pytest.mark.parametrize("flag", ["max_steps", "batch_size", "num_microbatches", "learning_rate"])
 def test_numbers_that_must_be_positive(sft, flag):
     assert f"--{flag.replace('_', '-')} must be above 0" in sft(**{flag: 0})
