@@ -52,11 +52,14 @@ def main(config: Config) -> None:
     print_table(lines)
 
 
-def trained(module: Any, **flags: Any) -> Callable[[Config], Iterator[Line]]:
-    """A comparison of train steps; `flags` are of its own."""
+def trained(module: Any, check: Callable[[Any, Any], None] = turns.check_same_work,
+            **flags: Any) -> Callable[[Config], Iterator[Line]]:
+    """A comparison of train steps, which `check` ends where the two sides did not do the same work; `flags` are of its
+    own."""
     def compare(config: Config) -> Iterator[Line]:
         work, done = module.compare(module.Config(
             trl_python=config.trl_python, rounds=config.rounds, steps=config.steps, **flags))
+        check(work, done)
         sides = tuple(done.values())
         yield Line(work.title, f"{work.unit}/s", tuple(work.per_step / turns.median_step(each) for each in sides),
                    tuple(max(turn.peak_gib for turn in each) for each in sides),
@@ -80,8 +83,8 @@ def sampled(dtype: str) -> Callable[[Config], Iterator[Line]]:
 
 
 COMPARISONS = {"sft": trained(sft_vs_trl), "sft-full": trained(sft_vs_trl, rank=0), "dpo": trained(dpo_vs_trl),
-               "grpo": trained(grpo_vs_trl), "sampling-bfloat16": sampled("bfloat16"),
-               "sampling-float32": sampled("float32")}
+               "grpo": trained(grpo_vs_trl, lambda work, done: grpo_vs_trl.check_lengths(done)),
+               "sampling-bfloat16": sampled("bfloat16"), "sampling-float32": sampled("float32")}
 
 
 def print_table(lines: list[Line]) -> None:
