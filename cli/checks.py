@@ -85,6 +85,14 @@ def compute_in(dtype: str) -> str:
     (TPUs) or to TF32 (NVIDIA's, from Ampere on). What JAX_DEFAULT_MATMUL_PRECISION says comes before."""
     import jax
 
-    if dtype == "float32" and jax.default_backend() != "cpu" and jax.config.jax_default_matmul_precision is None:
-        jax.config.update("jax_default_matmul_precision", "highest")
+    if jax.default_backend() != "cpu":
+        multiply_in(dtype)
     return dtype
+
+
+def multiply_in(dtype: str) -> None:
+    """See compute_in; of what is compiled for accelerators, wherever that is done."""
+    import jax
+
+    if dtype == "float32" and jax.config.jax_default_matmul_precision is None:
+        jax.config.update("jax_default_matmul_precision", "highest")

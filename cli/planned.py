@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from cli.checks import multiply_in
 from cli.flags import OnlineFlags, check_flags, check_online_flags
 from cli.microbatches import MOST_TOKENS
 from cli.parsing import take_value
@@ -51,10 +52,7 @@ def check_planned(config: Any, check: Callable[[Any], None]) -> Any:
 
 def on_tpus(config: Any) -> Any:
     """In the process that compiles, whose JAX is the CPU's: what it would choose by platform, as TPUs choose it."""
-    import jax
-
-    if config.dtype == "float32" and jax.config.jax_default_matmul_precision is None:
-        jax.config.update("jax_default_matmul_precision", "highest")
+    multiply_in(config.dtype)
     kernel = "flash" if (getattr(config, "max_length", None) or LANES) >= LANES else "xla"
     return dataclasses.replace(config, attention=kernel) if config.attention == "auto" else config
 
