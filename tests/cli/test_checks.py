@@ -8,8 +8,10 @@ import pytest
 import tiny
 
 from cli.checks import compute_in
+from cli.planned import on_tpus
 from models.transformer import Transformer
 from objectives.sft import sft
+from scripts.plan import read_flags
 from training.state import init_state
 from training.step import make_train_step
 
@@ -29,6 +31,15 @@ def test_accelerators_do_not_round_float32(monkeypatch, dtype, backend, own, fou
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     jax.config.update("jax_default_matmul_precision", own)
     assert compute_in(dtype) == dtype
+    assert jax.config.jax_default_matmul_precision == found
+
+
+@pytest.mark.parametrize(("dtype", "found"), [("float32", "highest"), ("bfloat16", None)])
+def test_what_is_planned_rounds_as_a_run_does(dtype, found):
+    """On the CPU that compiles for TPUs."""
+    jax.config.update("jax_default_matmul_precision", None)
+    flags = ["--model", "qwen3-0.6b", "--batch-size", "8", "--max-length", "256", "--dtype", dtype]
+    assert on_tpus(read_flags("sft", flags)).attention == "flash"
     assert jax.config.jax_default_matmul_precision == found
 
 
