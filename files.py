@@ -69,6 +69,13 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def put(path: Path, content: bytes) -> None:
+    """A file of a cache, there whole or not at all, which several processes may be writing. Raises OSError."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        (Path(folder) / path.name).write_bytes(content)
+        (Path(folder) / path.name).rename(path)
+
+
 @contextlib.contextmanager
 def whole_lines(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that writes a row as a line of JSON. Raises InputError where the file cannot be written."""

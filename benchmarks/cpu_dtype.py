@@ -19,10 +19,11 @@ from rich.table import Table
 from batch import Batch
 from cli import command
 from cli.checks import check_positive
-from models.config import PRESETS, ModelConfig, default_dtype
+from models.config import PRESETS, ModelConfig
 from models.lora import LoRAConfig
 from models.transformer import Transformer, init_variables
 from objectives.sft import sft
+from sharding.fastest_dtype import default_dtype
 from sharding.layout import Layout
 from sharding.mesh import MeshConfig, make_layout
 from sharding.placement import Placement

@@ -33,9 +33,9 @@ class Config:
 def main(config: Config) -> None:
     from data.reading import Encoder, read_all
     from data.sources import open_source
-    from models.config import default_dtype
     from models.heads import score_rewards
     from rewards.learned import open_reward_model
+    from sharding.fastest_dtype import default_dtype
     from sharding.mesh import MeshConfig, make_layout
     from training.evaluation import score_rows
     from training.progress import track

@@ -75,7 +75,7 @@ def max_row_length(max_length: int | None, context: int) -> int:
 
 def resolve_dtype(dtype: str) -> str:
     """`auto` made concrete for the platform."""
-    from models.config import default_dtype
+    from sharding.fastest_dtype import default_dtype
 
     return default_dtype() if dtype == "auto" else dtype
 

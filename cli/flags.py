@@ -56,8 +56,8 @@ class RunFlags:
     profile: str | None = None
     """FIRST:LAST writes a JAX profiler trace of these steps to profile/ in the run directory."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Matmuls are computed in this type, and the frozen weights under LoRA kept in it; auto is what is fastest here.
-    float32 is not rounded to TF32 or bfloat16 by accelerators."""
+    """Matmuls are computed in this type, and the frozen weights under LoRA kept in it; auto is what is fastest here, on
+    CPUs as measured at the first start. float32 is not rounded to TF32 or bfloat16 by accelerators."""
     remat: Remat = "none"
     """To save memory, the backward pass recomputes nothing, all but matmuls and attention's kernel (dots), all but the
     kernel (attention), or whole layers (full); with offload, all but the kernel, and what layers keep is in the host's

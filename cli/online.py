@@ -145,7 +145,7 @@ def open_rewards(flags: OnlineFlags, layout: Any, tokenizer: Any, prompts: Promp
     from rewards.scoring import check_columns
 
     rewards = load_rewards(flags.rewards, layout=layout, unsafe=flags.unsafe_code_without_sandbox,
-                           chat=bool(tokenizer.chat_template))
+                           chat=bool(tokenizer.chat_template), dtype=flags.dtype)
     for names in prompts.for_rewards():
         check_columns(rewards, names)
     return rewards

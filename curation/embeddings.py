@@ -90,7 +90,7 @@ class ModelEncoder:
     @functools.cached_property
     def _embed(self) -> Callable[[Sequence[TokenRow]], list[MeanHidden]]:
         from batch import ladder
-        from models.config import default_dtype
+        from sharding.fastest_dtype import default_dtype
         from sharding.mesh import MeshConfig, make_layout
         from training.evaluation import make_row_scorer
 

@@ -100,7 +100,7 @@ class LocalTeacher:
         if self._weights is not None:
             return
         from data.encode import check_ends
-        from models.config import default_dtype
+        from sharding.fastest_dtype import default_dtype
         from sharding.mesh import MeshConfig, make_layout
         from training.checksums import checksums
 

@@ -169,8 +169,8 @@ class TokenScorer:
     @functools.cached_property
     def _score(self) -> Callable[[Sequence[TokenRow]], list[Any]]:
         from batch import ladder
-        from models.config import default_dtype
         from models.scoring import score
+        from sharding.fastest_dtype import default_dtype
         from sharding.mesh import MeshConfig, make_layout
         from training.evaluation import make_row_scorer
 

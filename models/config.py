@@ -142,25 +142,3 @@ HUB_IDS: dict[str, str] = {
     "llama3.1-70b": "meta-llama/Llama-3.1-70B",
 }
 """where `--model PRESET` finds the pretrained weights of a preset"""
-
-
-def default_dtype() -> str:
-    """Compute dtype that is fastest where this runs: bfloat16 on accelerators, and on CPUs as measured.
-
-    XLA's CPU backend has fast bfloat16 matmuls from jax 0.11 on where the processor has instructions for them; without
-    these, float32 wins (benchmarks/cpu_dtype.py).
-    """
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return "bfloat16"
-    recent = tuple(int(part) for part in jax.__version__.split(".")[:2]) >= (0, 11)
-    return "bfloat16" if recent and _cpu_has_bfloat16() else "float32"
-
-
-def _cpu_has_bfloat16() -> bool:
-    from pathlib import Path
-
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -9,11 +9,11 @@ import importlib.metadata
 import json
 import os
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
 
+from files import put
 from planning.compiling import Compiled
 from sharding.compilation_cache import default_folder, prune
 
@@ -67,19 +67,12 @@ def keep(key: str, compiled: Compiled) -> None:
     kind = "text" if compiled.optimal_seconds is None else "finished"
     try:
         _folder().mkdir(parents=True, exist_ok=True)
-        _put(_path(key), gzip.compress(json.dumps(dataclasses.asdict(compiled)).encode(), 3))
-        _put(_folder() / f"seconds-{kind}", f"{compiled.seconds:.1f}".encode())
+        put(_path(key), gzip.compress(json.dumps(dataclasses.asdict(compiled)).encode(), 3))
+        put(_folder() / f"seconds-{kind}", f"{compiled.seconds:.1f}".encode())
         prune(_folder(), LARGEST)
     except OSError as error:
         print(f"warning: what was compiled cannot be kept in {_folder()} ({error.strerror or error}); give "
               f"XDG_CACHE_HOME a folder that can be written, or the same plan is compiled again", file=sys.stderr)
-
-
-def _put(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        (Path(folder) / path.name).write_bytes(content)
-        (Path(folder) / path.name).rename(path)
 
 
 def _path(key: str) -> Path:

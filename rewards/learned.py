@@ -12,9 +12,10 @@ from data.chat import render_answered
 from data.encode import check_ids, encode_text, is_rendered, template_columns
 from data.tokenizer import open_tokenizer
 from errors import InputError
-from models.config import ModelConfig, default_dtype
+from models.config import ModelConfig
 from models.heads import score_rewards
 from rewards.contract import NotReachedError, Reward, on_device, time_left, values_or_raise
+from sharding.fastest_dtype import default_dtype
 from sharding.layout import Layout
 from sharding.mesh import MeshConfig, make_layout
 from training.evaluation import make_row_scorer
@@ -22,7 +23,7 @@ from training.runs import open_model
 
 
 def load_reward_model(reference: str, layout: Layout | None = None, batch_size: int = 8,
-                      chat: bool | None = None) -> Reward:
+                      chat: bool | None = None, dtype: str | None = None) -> Reward:
     """The reward model that `reference` names (run directory, or folder or Hub id of a one-label classifier).
 
     It sees a prompt as the policy did: messages, and strings where the policy takes them for a user's message (`chat`;
@@ -30,7 +31,8 @@ def load_reward_model(reference: str, layout: Layout | None = None, batch_size: 
     other strings are put together and ended with the end token. An empty completion is scored like any other; a row
     beyond the model's context or embedding is one that failed (RowErrors), and so are those that its time_left() does
     not reach: it stops between batches, and computes in the thread that asks (on_device). It is compiled once for each
-    of a few lengths. Where `layout` spans several processes, each scores its own rows on its own devices.
+    of a few lengths, and computes in `dtype` (None: the fastest here). Where `layout` spans several processes, each
+    scores its own rows on its own devices.
     Raises InputError for a language model, one without a tokenizer, and where `chat` finds no chat template.
     """
     opened = open_reward_model(reference)
@@ -42,7 +44,8 @@ def load_reward_model(reference: str, layout: Layout | None = None, batch_size: 
                          f"message; put a chat_template.jinja into its folder")
     chat = bool(tokenizer.chat_template) if chat is None else chat
     layout = own_layout(layout)
-    model, variables = opened.load(layout, dtype=default_dtype(), param_dtype=default_dtype())
+    dtype = dtype or default_dtype()
+    model, variables = opened.load(layout, dtype=dtype, param_dtype=dtype)
     scorer = make_row_scorer(model, batch_size, layout, score_rewards, ladder(opened.config.max_length))
 
     @on_device

@@ -84,7 +84,7 @@ class Config:
     unsafe_code_without_sandbox: bool = False
     """The answers' code runs where this machine cannot isolate it: it may do whatever you may do."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Matmuls are computed in this type; auto is what is fastest here."""
+    """Matmuls are computed in this type; auto is what is fastest here, on CPUs as measured at the first start."""
     sampling: SamplingMeshFlags = SamplingMeshFlags()
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()

@@ -63,7 +63,7 @@ class Config:
     chat_template_kwargs: str | None = None
     """The chat template gets these besides, such as "{enable_thinking: false}"; a request's come before them."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Matmuls are computed in this type; auto is what is fastest here."""
+    """Matmuls are computed in this type; auto is what is fastest here, on CPUs as measured at the first start."""
     sampling_layout: Annotated[SamplingMeshFlags, tyro.conf.arg(name="sampling")] = SamplingMeshFlags()
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()

@@ -15,6 +15,8 @@ from typing import Any
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 ENABLED = "JAX_ENABLE_COMPILATION_CACHE"
+OFF = ("n", "no", "f", "false", "off", "0")
+"""how ENABLED says so, by jax.config"""
 LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 LARGEST = 8 * 2**30
 """bytes that are kept; JAX's own bound takes a lock at each read, which many processes on a network's file system, or
@@ -47,6 +49,18 @@ def default_folder() -> Path:
     """temper/xla in the user's cache folder, as the XDG Base Directory specification finds it."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "temper" / "xla"
+
+
+def folder_in_use() -> Path | None:
+    """Where what is compiled is kept, or would be by default where no cache was opened; None where it is kept nowhere,
+    or not on this machine's file systems."""
+    folder = os.environ.get(FOLDER, "")
+    if os.environ.get(ENABLED, "").lower() in OFF or "://" in folder:
+        return None
+    try:
+        return Path(folder) if folder else default_folder()
+    except RuntimeError:  # there is no home
+        return None
 
 
 def _prepare(folder: Path) -> None:

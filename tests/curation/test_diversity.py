@@ -97,7 +97,6 @@ def test_a_model_gives_the_mean_of_its_hidden_states(tmp_path, monkeypatch):
 
     from models.pretrained import open_pretrained
 
-    monkeypatch.setattr("models.config.default_dtype", lambda: "float32")
     folder = str(write_model(tmp_path / "model"))
     encoder = ModelEncoder(folder, 8, 2)
     found = encoder(["a", "some text that is longer", "bc"])

@@ -46,7 +46,6 @@ def rows():
 
 @pytest.mark.slow
 def test_perplexity_and_difficulty_are_what_their_definitions_say(folder, nll, monkeypatch):
-    monkeypatch.setattr("models.config.default_dtype", lambda: "float32")
     tokenizer = load_tokenizer(folder)
     out = list(instruction_difficulty(model=str(folder), max_difficulty=None)(perplexity(model=str(folder))(
         each for each in rows()[:3])))

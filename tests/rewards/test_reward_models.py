@@ -89,21 +89,23 @@ def test_tools_reach_the_reward_models_template(folder, tmp_path):
     assert [one == other for one, other in zip(without, with_tools)] == [False, True, False]
 
 
-def test_the_run_says_how_its_policy_takes_a_string(folder, tmp_path):
-    """Through the flag: a policy without a chat template continues the string."""
+def test_the_run_says_how_its_policy_takes_a_string_and_in_what_is_computed(folder, tmp_path):
+    """Through the flags: a policy without a chat template continues the string."""
     from cli.flags import OnlineFlags
     from cli.online import Prompts, open_rewards
 
     class Policy:
         chat_template = None
 
-    flags = OnlineFlags(data=(), output_dir="", model="", rewards=f"model:{folder}", max_steps=1)
+    flags = OnlineFlags(data=(), output_dir="", model="", rewards=f"model:{folder}", max_steps=1, dtype="bfloat16")
     prompts = Prompts([[]], [], [], 0, 0, (), {})
     [continuing] = open_rewards(flags, one_device(), Policy, prompts)
     Policy.chat_template = "{{ messages }}"
     [chatting] = open_rewards(flags, one_device(), Policy, prompts)
-    plain = load_reward_model(str(folder), one_device(), chat=False)
+    plain, exact = (load_reward_model(str(folder), one_device(), chat=False, dtype=dtype)
+                    for dtype in ("bfloat16", "float32"))
     assert continuing.function(["Hi"], ["Hm"]) == plain(["Hi"], ["Hm"]) != chatting.function(["Hi"], ["Hm"])
+    assert plain(["Hi"], ["Hm"]) != exact(["Hi"], ["Hm"])
 
 
 def test_an_empty_completion_is_scored(folder, reward):
