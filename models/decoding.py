@@ -5,6 +5,7 @@ own: a stacked cache would be read and written whole for every token, where this
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -67,10 +68,17 @@ def forward(model: Transformer, weights: Weights, cache: Cache, tokens: Int[Arra
     updated = []
     for number, (layer, pages) in enumerate(zip(weights["layers"], cache, strict=True)):
         of_layer = dataclasses.replace(config, sliding_window=config.window_of(number))
-        block = Block(of_layer, None, False, model.layout)
-        (x, _), changed = block.apply({"params": layer, "cache": pages}, x, None, rope, places, mutable=["cache"])
-        updated.append(changed["cache"])
+        x, pages = _through_block(Block(of_layer, None, False, model.layout), layer, pages, x, rope, places)
+        updated.append(pages)
     return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _through_block(block: Block, params: Any, pages: dict[str, Any], x: Array, rope: Any,
+                   places: Places) -> tuple[Array, dict[str, Any]]:
+    """A function of its own, since JAX traces and lowers it once for all layers that are alike."""
+    (x, _), changed = block.apply({"params": params, "cache": pages}, x, None, rope, places, mutable=["cache"])
+    return x, changed["cache"]
 
 
 def project(model: Transformer, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
