@@ -31,8 +31,15 @@ def open_gguf(path: Path) -> Any:
     """The file's reader. Raises InputError where it is no GGUF file."""
     import gguf
 
+    class Reader(gguf.GGUFReader):
+        """The library's own slices its data for each token and merge of the tokenizer, which takes four times as long of
+        a memmap as of a plain array."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
     try:
-        return gguf.GGUFReader(path)
+        return Reader(path)
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise InputError(f"{path}: not a readable GGUF file ({error}); fetch it again") from None
 
