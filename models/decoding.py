@@ -1,11 +1,13 @@
 """Decoding against a KV cache: the transformer's own blocks, on weights that are made ready for it once.
 
-The train step scans over stacked layers. Decoding runs them one after the other, each with weights and a cache of its
-own: a stacked cache would be read and written whole for every token, where this one is updated in place.
+The train step scans over stacked layers, each of which gives its part of a stack back. A cache would be read and
+written whole for every token so; here it is carried from layer to layer, and updated in place. The G layers of a group
+are stacked and gone through in a loop; how many are worth that depends on the device (layer_groups).
 """
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -21,14 +23,31 @@ from models.transformer import Block, RMSNorm, Transformer
 from sharding.layout import Layout, constrain
 
 Weights = dict[str, Any]
-"""embedding [V, D], lm_head [V, D] where it is not tied, final_norm, and layers: a list of L trees of Block's params"""
+"""embedding [V, D], lm_head [V, D] where it is not tied, final_norm, and layers: of each group a tree of Block's
+params, stacked, [G, ...]"""
 Cache = list[dict[str, Any]]
-"""of every layer, as Block's `cache` collection: keys and values [D, K, P, S, H], P pages of S positions for each of D
-shares of the rows"""
+"""of each group, as Block's `cache` collection: keys and values [D, K, G, P, S, H], P pages of S positions for each
+layer and each of D shares of the rows"""
+CACHE = (*PAGES[:2], None, *PAGES[2:])
+
+
+def layer_groups(config: ModelConfig, layout: Layout | None = None) -> list[range]:
+    """The layers, in groups; those of one group follow each other and have the same window.
+
+    In bfloat16 on CPUs all that may are one group: that compiles in a third of the time, and decodes a seventh faster
+    (docs/measured.md). In float32 it is an eighth slower there, and on GPUs XLA copies the weights of a layer out of
+    their stack, so that each layer is a group.
+    """
+    platform = layout.mesh.devices.flat[0].platform if layout else jax.default_backend()
+    if platform != "cpu" or config.dtype != "bfloat16":
+        return [range(layer, layer + 1) for layer in range(config.num_layers)]
+    alike = [list(group) for _, group in itertools.groupby(range(config.num_layers), config.window_of)]
+    return [range(group[0], group[-1] + 1) for group in alike]
 
 
 def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
-    """Weights for decoding: LoRA merged in (in float32), cast to compute dtype, layers apart; norms stay as they are.
+    """Weights for decoding: LoRA merged in (in float32), cast to compute dtype, groups of layers apart; norms stay as
+    they are.
 
     In bfloat16 the merge rounds to what the weights can hold. Applied apart, adapters agree a little better with the
     trainer, and take an eighth more of the time of sampling on a CPU (docs/measured.md).
@@ -38,19 +57,19 @@ def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
         params = merge(params, variables["lora"], model.lora.scale)
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if path[-1].key == "scale" else leaf.astype(model.config.dtype), params)
-    layers = [jax.tree.map(lambda leaf: leaf[layer], params["layers"])  # noqa: B023
-              for layer in range(model.config.num_layers)]
+    layers = [jax.tree.map(lambda leaf: leaf[group.start:group.stop], params["layers"])  # noqa: B023
+              for group in layer_groups(model.config, model.layout)]
     head = {} if model.config.tie_embeddings else {"lm_head": params["lm_head"].T}
     return params | head | {"layers": layers}
 
 
 def init_cache(config: ModelConfig, shares: int, pages: int, size: int, layout: Layout | None = None) -> Cache:
     """Empty pages of `size` positions, in compute dtype: `pages` for each share of the rows."""
-    def empty() -> Array:
-        shape = shares, config.num_kv_heads, pages, size, config.head_dim
-        return constrain(layout, jnp.zeros(shape, config.dtype), *PAGES)
+    def empty(group: range) -> Array:
+        shape = shares, config.num_kv_heads, len(group), pages, size, config.head_dim
+        return constrain(layout, jnp.zeros(shape, config.dtype), *CACHE)
 
-    return [{"attn": {"keys": empty(), "values": empty()}} for _ in range(config.num_layers)]
+    return [{"attn": {"keys": empty(group), "values": empty(group)}} for group in layer_groups(config, layout)]
 
 
 def forward(model: Transformer, weights: Weights, cache: Cache, tokens: Int[Array, "B T"],
@@ -66,19 +85,30 @@ def forward(model: Transformer, weights: Weights, cache: Cache, tokens: Int[Arra
     x = constrain(model.layout, x, "batch", "residual_length", "features")
     rope, places = cos_sin(config, positions), Places(positions, (positions >= 0).astype(jnp.int32), table=table)
     updated = []
-    for number, (layer, pages) in enumerate(zip(weights["layers"], cache, strict=True)):
-        of_layer = dataclasses.replace(config, sliding_window=config.window_of(number))
-        x, pages = _through_block(Block(of_layer, None, False, model.layout), layer, pages, x, rope, places)
+    for group, layers, pages in zip(layer_groups(config, model.layout), weights["layers"], cache, strict=True):
+        of_group = dataclasses.replace(config, sliding_window=config.window_of(group.start))
+        x, pages = _through_layers(Block(of_group, None, False, model.layout), layers, pages, x, rope, places)
         updated.append(pages)
     return RMSNorm(config).apply({"params": weights["final_norm"]}, x), updated
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _through_block(block: Block, params: Any, pages: dict[str, Any], x: Array, rope: Any,
-                   places: Places) -> tuple[Array, dict[str, Any]]:
-    """A function of its own, since JAX traces and lowers it once for all layers that are alike."""
-    (x, _), changed = block.apply({"params": params, "cache": pages}, x, None, rope, places, mutable=["cache"])
-    return x, changed["cache"]
+def _through_layers(block: Block, layers: Any, cache: dict[str, Any], x: Float[Array, "B T D"], rope: Any,
+                    places: Places) -> tuple[Float[Array, "B T D"], dict[str, Any]]:
+    """The layers of one group, whose pages lie behind each other. A function of its own, so that JAX traces and lowers
+    it once for all groups that are alike."""
+    count, num_pages = jax.tree.leaves(cache)[0].shape[2:4]
+
+    def through(number: Any, carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        x, pages = carry
+        params = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), layers)
+        own = places.replace(table=places.table + number * num_pages)
+        (x, _), changed = block.apply({"params": params, "cache": pages}, x, None, rope, own, mutable=["cache"])
+        return x, changed["cache"]
+
+    behind = jax.tree.map(lambda pages: pages.reshape(*pages.shape[:2], -1, *pages.shape[4:]), cache)
+    x, behind = jax.lax.fori_loop(0, count, through, (x, behind), unroll=count == 1)
+    return x, jax.tree.map(lambda pages, given: pages.reshape(given.shape), behind, cache)
 
 
 def project(model: Transformer, weights: Weights, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:

@@ -32,8 +32,8 @@ def open_gguf(path: Path) -> Any:
     import gguf
 
     class Reader(gguf.GGUFReader):
-        """The library's own slices its data for each token and merge of the tokenizer, which takes four times as long of
-        a memmap as of a plain array."""
+        """The library's own slices its data for each token and merge of the tokenizer, which takes four times as long
+        of a memmap as of a plain array."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, np.asarray(value) if name == "data" else value)

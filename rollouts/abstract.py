@@ -7,8 +7,7 @@ import numpy as np
 
 from batch import MicroBatch
 from data.prompts import Prompt
-from models.decoding import init_cache
-from models.paged_attention import PAGES
+from models.decoding import CACHE, init_cache
 from models.transformer import Transformer
 from rollouts.arguments import SEGMENT, decode_rows, page_table
 from rollouts.decoder import Seen
@@ -59,8 +58,8 @@ def sampling_shapes(model: Transformer, num_slots: int, longest: int, layout: La
     capacity = capacity_for(model, num_slots, longest, shares=shares, memory=memory and memory * layout.mesh.size)
     model = model.clone(layout=inside)
     of_share, pages = -(-num_slots // shares), -(-capacity // (PAGE * shares))
-    cache = jax.eval_shape(lambda: init_cache(model.config, shares, pages, PAGE))
-    cache = jax.tree.map(lambda leaf: _placed(leaf, inside, PAGES), cache)
+    cache = jax.eval_shape(lambda: init_cache(model.config, shares, pages, PAGE, inside))
+    cache = jax.tree.map(lambda leaf: _placed(leaf, inside, CACHE), cache)
     slots, vocab = of_share * shares, model.config.vocab_size
     seen = Seen(*(_placed(jax.ShapeDtypeStruct((slots, vocab), dtype), inside, ("batch", "vocab"))
                   for dtype in (bool, np.int32, np.float32)))

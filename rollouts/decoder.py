@@ -87,7 +87,11 @@ def init_seen(model: Transformer, slots: int) -> Seen:
 @functools.partial(jax.jit, static_argnums=1)
 def grow_cache(cache: decoding.Cache, pages: int) -> decoding.Cache:
     """The same with empty pages behind, `pages` in all."""
-    return jax.tree.map(lambda each: jnp.pad(each, ((0, 0), (0, 0), (0, pages - each.shape[2]), (0, 0), (0, 0))), cache)
+    def grown(held: Array) -> Array:
+        behind = [(0, pages - size if axis == 3 else 0) for axis, size in enumerate(held.shape)]
+        return jnp.pad(held, behind)
+
+    return jax.tree.map(grown, cache)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -101,7 +105,7 @@ def admit(seen: Seen, slot: Int[Array, ""], in_prompt: Bool[Array, "V"], count: 
 def copy_pages(cache: decoding.Cache, sources: Int[Array, "D A"], targets: Int[Array, "D A"]) -> decoding.Cache:
     """Copies pages within each share; a target past the last page is none."""
     def copy(pages: Array, source: Array, target: Array) -> Array:
-        return pages.at[:, target].set(pages.at[:, source].get(mode="clip"), mode="drop")
+        return pages.at[:, :, target].set(pages.at[:, :, source].get(mode="clip"), mode="drop")
 
     return jax.tree.map(lambda each: jax.vmap(copy)(each, sources, targets), cache)
 

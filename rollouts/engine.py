@@ -198,7 +198,7 @@ class Engine:
 
     def _grow(self) -> None:
         """The cache to as many pages as are given out."""
-        if self._slots.num_pages > jax.tree.leaves(self._cache)[0].shape[2]:
+        if self._slots.num_pages > jax.tree.leaves(self._cache)[0].shape[3]:
             self._cache = decoder.grow_cache(self._cache, self._slots.num_pages)
 
     def _copy(self, copies: abc.Sequence[Copy]) -> None:

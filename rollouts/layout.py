@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import InputError, shown
-from models.decoding import Weights, prepare
+from models.decoding import Weights, layer_groups, prepare
 from models.transformer import Transformer, init_variables
 from sharding.layout import AXES, RULES, Layout, path_name
 from sharding.settings import SamplingMesh
@@ -120,11 +120,10 @@ def preparing(model: Transformer) -> Callable[[Any], Weights]:
 
 
 def _axes_of_prepared(model: Transformer, axes: Any) -> Any:
-    """Layers apart."""
-    layer = jax.tree.map(lambda names: names[1:], axes["params"]["layers"],
-                         is_leaf=lambda leaf: isinstance(leaf, tuple))
+    """Groups of layers apart."""
+    groups = [axes["params"]["layers"]] * len(layer_groups(model.config, model.layout))
     head = {} if model.config.tie_embeddings else {"lm_head": axes["params"]["lm_head"][::-1]}
-    return axes["params"] | head | {"layers": [layer] * model.config.num_layers}
+    return axes["params"] | head | {"layers": groups}
 
 
 def _sharding(layout: Layout, names: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:

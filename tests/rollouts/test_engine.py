@@ -14,6 +14,7 @@ from tiny import CONFIG, LORA, jitted_score, one_device, padded, random_variable
 from batch import Row
 from data.tokenizer import load_tokenizer
 from errors import InputError
+from models.decoding import layer_groups
 from models.lora import merge
 from models.pretrained import EMBEDDED, open_pretrained
 from models.transformer import Transformer, output_kernel
@@ -92,6 +93,20 @@ def test_the_numbers_are_the_same_on_each_mesh(params):
     layout = make_layout(MeshConfig(2, 2, 2))
     split = greedy(MODEL, variables_on(layout)["params"], PROMPTS, 16, layout=layout)
     for one, other in zip(alone, split, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.logps, other.logps, atol=1e-4)
+
+
+def test_layers_in_a_loop_give_the_same_numbers(params, monkeypatch):
+    """As in bfloat16 on CPUs."""
+    apart = greedy(MODEL, params, PROMPTS, 16)
+    assert len(layer_groups(CONFIG)) == CONFIG.num_layers > 1
+    for module in ("models.decoding", "rollouts.layout"):
+        monkeypatch.setattr(f"{module}.layer_groups", lambda config, layout: [range(config.num_layers)])
+    model = Transformer(dataclasses.replace(CONFIG, family="mistral"))  # computes the same, is prepared anew
+    layout = make_layout(MeshConfig(2, 2, 2))
+    stacked = greedy(model, variables_on(layout)["params"], PROMPTS, 16, layout=layout)
+    for one, other in zip(apart, stacked, strict=True):
         assert one.tokens == other.tokens
         np.testing.assert_allclose(one.logps, other.logps, atol=1e-4)
 
