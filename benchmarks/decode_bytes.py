@@ -130,7 +130,7 @@ def shapes(model: Any, config: Config) -> tuple[Any, ...]:
     rows, pages = config.rows, -(-config.context // PAGE)
     variables = jax.eval_shape(lambda: nn.unbox(init_variables(model, jax.random.key(0))))
     return (jax.eval_shape(functools.partial(decoding.prepare, model), variables),
-            jax.eval_shape(lambda: decoding.init_cache(model.config, 1, rows * pages, PAGE)),
+            jax.eval_shape(lambda: decoding.init_cache(model.config, 1, rows * pages, PAGE, model.layout)),
             np.zeros(rows, np.int32), np.zeros(rows, np.int32), np.zeros((rows, pages), np.int32), np.int32(1))
 
 

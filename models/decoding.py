@@ -31,7 +31,7 @@ layer and each of D shares of the rows"""
 CACHE = (*PAGES[:2], None, *PAGES[2:])
 
 
-def layer_groups(config: ModelConfig, layout: Layout | None = None) -> list[range]:
+def layer_groups(config: ModelConfig, layout: Layout | None) -> list[range]:
     """The layers, in groups; those of one group follow each other and have the same window.
 
     In bfloat16 on CPUs all that may are one group: that compiles in a third of the time, and decodes a seventh faster
@@ -63,7 +63,7 @@ def prepare(model: Transformer, variables: dict[str, Any]) -> Weights:
     return params | head | {"layers": layers}
 
 
-def init_cache(config: ModelConfig, shares: int, pages: int, size: int, layout: Layout | None = None) -> Cache:
+def init_cache(config: ModelConfig, shares: int, pages: int, size: int, layout: Layout | None) -> Cache:
     """Empty pages of `size` positions, in compute dtype: `pages` for each share of the rows."""
     def empty(group: range) -> Array:
         shape = shares, config.num_kv_heads, len(group), pages, size, config.head_dim

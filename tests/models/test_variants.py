@@ -163,7 +163,7 @@ def test_gradients_of_layers_that_differ(remat):
 def test_a_loop_of_decoding_has_layers_with_one_window(monkeypatch):
     def groups(platform, dtype):
         monkeypatch.setattr(jax, "default_backend", lambda: platform)
-        return decoding.layer_groups(dataclasses.replace(MIXED, dtype=dtype))
+        return decoding.layer_groups(dataclasses.replace(MIXED, dtype=dtype), None)
 
     assert MIXED.layer_types == ("sliding_attention",) * 3 + ("full_attention",)
     assert groups("cpu", "bfloat16") == [range(3), range(3, 4)]
@@ -174,10 +174,10 @@ def test_a_loop_of_decoding_has_layers_with_one_window(monkeypatch):
 @pytest.mark.parametrize("in_loops", [False, True])
 def test_decoding_reads_each_layers_own_window(in_loops, monkeypatch):
     model, variables, columns = Transformer(MIXED), random_variables(config=MIXED), batch()
-    groups = decoding.layer_groups(dataclasses.replace(MIXED, dtype="bfloat16" if in_loops else "float32"))
+    groups = decoding.layer_groups(dataclasses.replace(MIXED, dtype="bfloat16" if in_loops else "float32"), None)
     monkeypatch.setattr(decoding, "layer_groups", lambda config, layout: groups)
     forward = jax.jit(lambda *arguments: decoding.forward(*arguments), static_argnums=0)
-    weights, cache = decoding.prepare(model, variables), decoding.init_cache(MIXED, 1, 12, 8)
+    weights, cache = decoding.prepare(model, variables), decoding.init_cache(MIXED, 1, 12, 8, None)
     table = jnp.arange(12).reshape(2, 6)
     hidden, cache = forward(model, weights, cache, columns["tokens"][:, :30], columns["positions"][:, :30], table)
     for at in range(30, 34):

@@ -100,7 +100,7 @@ def test_the_numbers_are_the_same_on_each_mesh(params):
 def test_layers_in_a_loop_give_the_same_numbers(params, monkeypatch):
     """As in bfloat16 on CPUs."""
     apart = greedy(MODEL, params, PROMPTS, 16)
-    assert len(layer_groups(CONFIG)) == CONFIG.num_layers > 1
+    assert len(layer_groups(CONFIG, None)) == CONFIG.num_layers > 1
     for module in ("models.decoding", "rollouts.layout"):
         monkeypatch.setattr(f"{module}.layer_groups", lambda config, layout: [range(config.num_layers)])
     model = Transformer(dataclasses.replace(CONFIG, family="mistral"))  # computes the same, is prepared anew
