@@ -68,7 +68,7 @@ class Subject:
         self.model, self.tokenizer, self.layout = model, tokenizer, layout
         self.cache, self._progress = cache, progress
         self.max_length = model.config.max_length
-        self.engine, self._own_engine, self._longest = engine, engine is None, 0
+        self.engine, self._own_engine, self._longest, self._slots_made = engine, engine is None, 0, 0
         self._num_slots, self._sampling = num_slots, sampling
         self.variables, self.version = None, 0
         self._score = make_scorer(model, layout)
@@ -170,20 +170,26 @@ class Subject:
         return requests
 
     def _draw(self, requests: Sequence[Request], indices: Sequence[int]) -> Iterator[tuple[int, tuple[list[int], str]]]:
-        """(index, (tokens, finish reason)) of these requests, as they finish, from an engine that is as long as all of
-        them need, whichever are known: what an evaluation that goes on draws is what it would have drawn."""
+        """(index, (tokens, finish reason)) of these requests, as they finish, from an engine as long and with as many
+        slots as all of them need, whichever are known: what an evaluation that goes on draws is what it would have
+        drawn."""
         wanted = [requests[index] for index in indices]
-        self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in requests))
+        self._make_engine(max(len(each.tokens) + each.max_new_tokens for each in requests), len(requests))
         for number, completion in stream(self.engine, wanted):
             yield indices[number], (completion.tokens, completion.finish_reason)
 
-    def _make_engine(self, longest: int) -> None:
-        """One whose cache is for contexts of `longest` tokens, or of a few lengths above, unless there is one."""
-        if not self._own_engine or (self.engine is not None and longest <= self._longest):
+    def _make_engine(self, longest: int, count: int) -> None:
+        """One for contexts of `longest` tokens, or of a few lengths above, with slots for `count` requests, a power of
+        two unless these are more than there may be; the one that there is, if it is such."""
+        if not self._own_engine:
+            return
+        num_slots = min(self._num_slots, 1 << (count - 1).bit_length())
+        if self.engine is not None and longest <= self._longest and num_slots == self._slots_made:
             return
         self.engine = None  # what is replaced gives its memory back first
-        self._longest = min(self.max_length, bucket_length(longest, ladder(self.max_length)))
-        self.engine = make_engine(self.model, self._num_slots, self._longest, self.layout, self._sampling)
+        self._longest = min(self.max_length, bucket_length(max(longest, self._longest), ladder(self.max_length)))
+        self._slots_made = num_slots
+        self.engine = make_engine(self.model, num_slots, self._longest, self.layout, self._sampling)
         self.engine.load(self.variables, self.version)
 
     def _answer(self, tokens: Sequence[int], finish_reason: str, stops: Sequence[str]) -> Answer:

@@ -80,7 +80,7 @@ class Config:
     seed: int = seed_field()
     """What is drawn follows from the seed; the questions and their examples do not."""
     num_slots: int = 64
-    """This many answers are decoded at a time."""
+    """At most this many answers are decoded at a time."""
     unsafe_code_without_sandbox: bool = False
     """The answers' code runs where this machine cannot isolate it: it may do whatever you may do."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -170,9 +170,18 @@ def test_what_an_evaluation_lacks_is_computed_as_it_would_have_been(subject, mon
     def requests(*prompts):
         return [Request(prompt, 4, jax.random.key(0), GREEDY) for prompt in prompts]
 
-    monkeypatch.setattr(subject, "_make_engine", lambda longest: (_ for _ in ()).throw(KeyError(longest)))
-    with pytest.raises(KeyError, match="^13$"):
+    monkeypatch.setattr(subject, "_make_engine", lambda *made_for: (_ for _ in ()).throw(KeyError(made_for)))
+    with pytest.raises(KeyError, match=r"^\(13, 2\)$"):
         next(subject._draw(requests([5], [6] * 9), [0]))
+
+
+def test_an_engine_has_slots_for_the_requests_and_the_longest_context_so_far(subject):
+    made = []
+    for longest, count in ((10, 3), (9, 4), (12, 1), (10, 200)):
+        subject._make_engine(longest, count)
+        made.append((subject.engine.num_slots, subject.engine))
+    assert [slots for slots, _ in made] == [4, 4, 1, 4]  # the subject has 4 at the most
+    assert made[0][1] is made[1][1]
 
 
 @pytest.mark.parametrize("text", [b"no JSON\n", b"[1]\n", b"{}\n", b"\xff\n", b"3\n"])
