@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +20,7 @@ from sharding.hosts import lost_peers
 DEBUG = "--debug"
 CACHE = "--compilation-cache"
 MALLOC = "glibc.malloc.hugetlb=1"
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def run(main: Callable[[Any], None], config_type: type, description: str,
@@ -53,14 +56,24 @@ def ending() -> Iterator[None]:
 
 
 def set_malloc() -> None:
-    """Starts a script that computes on CPUs over with a malloc that asks for huge pages (Linux).
+    """Starts a script that computes on CPUs over with a malloc that asks for huge pages, where asking gives them.
 
     XLA's CPU backend takes its temporary memory fresh from the system at every step, and gives it back; mapping it in
     pages of 4 KiB costs a seventh of a training step (docs/measured.md). glibc reads this setting at start only, and
-    mallopt has none for it. Nothing is done where GLIBC_TUNABLES is set already, or an accelerator computes.
+    mallopt has none for it; prctl can only forbid huge pages. Nothing is done where GLIBC_TUNABLES is set already, or
+    an accelerator computes.
     """
-    if is_script() and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and on_cpus(os.environ):
+    if is_script() and "GLIBC_TUNABLES" not in os.environ and huge_pages_for_asking() and on_cpus(os.environ):
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": MALLOC})
+
+
+def huge_pages_for_asking() -> bool:
+    """Whether glibc's malloc has to ask for huge pages, and gets them: neither where the system gives them unasked or
+    never, nor with another system or libc."""
+    try:
+        return "[madvise]" in HUGE_PAGES.read_text() and platform.libc_ver()[0] == "glibc"
+    except OSError:  # there are none
+        return False
 
 
 def tell_dropped(kept: int, total: int, max_length: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import platform
 import sys
 
 import pytest
@@ -15,13 +16,16 @@ class Config:
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """Runs as a script of scripts/ would; what it does to its process is collected."""
+def script(monkeypatch, tmp_path):
+    """Runs as a script of scripts/ would, where huge pages are given to who asks; what it does to its process is
+    collected."""
     done = []
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    monkeypatch.setattr(command, "HUGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(command, "is_script", lambda: True)
     monkeypatch.setattr(command, "open_cache", lambda choice: done.append(("cache", choice)))
     monkeypatch.setattr(os, "execve", lambda program, arguments, environ: done.append(environ["GLIBC_TUNABLES"]))
-    monkeypatch.setattr(sys, "platform", "linux")
 
     def start(*arguments):
         done.clear()
@@ -40,6 +44,19 @@ def test_malloc_is_set_once_and_where_cpus_compute(script, monkeypatch, platform
     if tunables is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", tunables)
     assert (command.MALLOC in script()) is set_now
+
+
+@pytest.mark.parametrize(("enabled", "libc", "asks"), [
+    ("always [madvise] never\n", "glibc", True), ("[always] madvise never\n", "glibc", False),
+    ("always madvise [never]\n", "glibc", False), ("", "glibc", False), (None, "glibc", False),
+    ("always [madvise] never\n", "musl", False), ("always [madvise] never\n", "", False)])
+def test_malloc_is_set_where_it_is_glibcs_and_has_to_ask(script, monkeypatch, enabled, libc, asks):
+    """A system without the file is macOS, or Linux without huge pages."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(platform, "libc_ver", lambda: (libc, ""))
+    command.HUGE_PAGES.unlink() if enabled is None else command.HUGE_PAGES.write_text(enabled)
+    assert (command.MALLOC in script()) is asks
 
 
 def test_a_script_keeps_what_it_compiles_where_it_is_told(script, monkeypatch):
