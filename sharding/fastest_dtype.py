@@ -126,13 +126,13 @@ def measure() -> dict[str, float]:
 def fastest(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     """Seconds of each call's fastest turn, so that what else the machine does hardly counts; the calls take turns."""
     seconds, end = dict.fromkeys(calls, math.inf), time.perf_counter() + SECONDS
-    for turn in range(TURNS):
-        if turn and time.perf_counter() > end:
-            break
+    for _ in range(TURNS):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
+        if time.perf_counter() > end:
+            break
     return seconds
 
 
