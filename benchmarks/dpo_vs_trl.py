@@ -25,7 +25,7 @@ each side draws for itself, and so small that bfloat16 rounds much of them away,
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(turns.Flags):
+class Config(turns.TuningFlags):
     batch_size: int = 4
     """pairs of a step"""
     prompt_length: int = 64
@@ -53,7 +53,8 @@ def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
         turns.write_rows(folder, [as_row(*pair) for pair in pairs])
         done = turns.take_turns(
             config, work,
-            Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.dpo", loss="sigmoid", beta=BETA),
+            Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.dpo", model=config.model,
+                                                      loss="sigmoid", beta=BETA),
             TRL=lambda number: turns.trl_turn(config, folder, number, "trl_dpo_worker.py", pairs=pairs, beta=BETA))
     return work, done
 

@@ -6,9 +6,7 @@ place of what is done to what waits.
 """
 
 import dataclasses
-import json
 import random
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +17,7 @@ from rich.table import Table
 
 from benchmarks import turns
 from cli.checks import check_positive
-from cli.command import MALLOC, run
+from cli.command import run
 
 DESCRIPTION = """Sampling on the CPU, Temper against transformers, by turns.
 
@@ -57,10 +55,7 @@ def compare(config: Config) -> list[dict[str, list[dict[str, Any]]]]:
     check_positive(config, "batches", "prompt_length", "rounds")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"exporting {config.model} for transformers ...", flush=True)
-        turns.run_child([sys.executable, "-m", "scripts.export", "--model", config.model, "--output",
-                         str(folder / "model")], folder / "export.log")
-        vocab_size = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
+        vocab_size = turns.export(config.model, folder, "transformers")
         return [measure(config, folder, size, vocab_size) for size in config.batch_sizes]
 
 
@@ -70,24 +65,8 @@ def measure(config: Config, folder: Path, size: int, vocab_size: int) -> dict[st
     settings = {"model": str(folder / "model"), "dtype": config.dtype, "batch_size": size, "threads": turns.threads(),
                 "prompts": [[rng.randrange(vocab_size) for _ in range(config.prompt_length)] for _ in range(count)],
                 "limits": [rng.randint(*config.new_tokens) for _ in range(count)]}
-    (folder / "settings.json").write_text(json.dumps(settings))
-    done: dict[str, list[dict[str, Any]]] = {"Temper": [], "transformers": []}
-    for number in range(config.rounds):
-        for side, command, environment in workers(config):
-            result = folder / f"{side}-{size}-{number}.json"
-            files = [str(folder / "settings.json"), str(result)]
-            spent = turns.run_child([*command, *files], folder / f"{side}.log", **environment)
-            done[side].append(turn := json.loads(result.read_text()) | {"spent": spent})
-            print(f"batch {size}, {side}: {turn['tokens'] / turn['seconds']:.1f} tokens/s", flush=True)
-    return done
-
-
-def workers(config: Config) -> tuple[tuple[str, list[str], dict[str, str]], ...]:
-    """Name, command and environment of each side; Temper's has the malloc settings that its scripts give themselves."""
-    other = Path(__file__).with_name("transformers_generate_worker.py")
-    return (("Temper", [sys.executable, "-m", "benchmarks.temper_generate_worker"],
-             {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": MALLOC}),
-            ("transformers", [config.peer_python, str(other)], {"HF_HUB_OFFLINE": "1"}))
+    return turns.run_workers(config.peer_python, settings, folder, config.rounds, "temper_generate_worker",
+                             "transformers_generate_worker", f"batch {size}")
 
 
 def print_results(config: Config, measured: list[dict[str, list[dict[str, Any]]]]) -> None:
@@ -98,7 +77,7 @@ def print_results(config: Config, measured: list[dict[str, list[dict[str, Any]]]
         tokens = {turn["tokens"] for each in done.values() for turn in each}
         if len(tokens) != 1:
             sys.exit(f"batch {size}: the sides sampled {sorted(tokens)} tokens, not the same work")
-        ours, theirs = (statistics.median(turn["tokens"] / turn["seconds"] for turn in each) for each in done.values())
+        ours, theirs = map(turns.token_speed, done.values())
         table.add_row(str(size), f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}", str(tokens.pop()))
     Console().print(table)
 

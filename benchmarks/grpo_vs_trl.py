@@ -27,7 +27,7 @@ LENGTHS_DIFFER = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(turns.Flags):
+class Config(turns.TuningFlags):
     batch_size: int = 4
     """prompts of a step"""
     group_size: int = 8
@@ -67,7 +67,7 @@ def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
 
 
 def temper_turn(config: Config, folder: Path, number: int) -> turns.Turn:
-    more = {"rewards": "benchmarks.grpo_vs_trl:reward", "group-size": config.group_size,
+    more = {"model": config.model, "rewards": "benchmarks.grpo_vs_trl:reward", "group-size": config.group_size,
             "max-new-tokens": config.max_new_tokens, "rollouts.log-completions-every": 0,
             "rollouts.num-slots": config.batch_size * config.group_size}
     turn = turns.temper_turn(config, folder, number, "scripts.grpo", **more)

@@ -22,7 +22,7 @@ TOLERANCES = (0.01,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(turns.Flags):
+class Config(turns.TuningFlags):
     length: int = 284
     """tokens of a row"""
 
@@ -47,7 +47,7 @@ def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
         turns.write_rows(folder, [{"tokens": row} for row in rows])
         done = turns.take_turns(
             config, work,
-            Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.sft"),
+            Temper=lambda number: turns.temper_turn(config, folder, number, "scripts.sft", model=config.model),
             TRL=lambda number: turns.trl_turn(config, folder, number, "trl_worker.py", rows=rows))
     return work, done
 

@@ -82,10 +82,10 @@ def facts(trainer: transformers.Trainer) -> dict[str, Any]:
     return {
         "versions": {name: module.__version__ for name, module in (
             ("trl", trl), ("torch", torch), ("transformers", transformers), ("peft", peft))},
-        "frozen weights": dtypes(frozen), "trained weights": dtypes(trained),
+        "frozen weights": dtypes(frozen) or "none", "trained weights": dtypes(trained),
         "trained numbers": sum(weight.numel() for weight in trained),
         "autocast": trainer.accelerator.mixed_precision, "gradient checkpointing": model.is_gradient_checkpointing,
-        "attention": model.config._attn_implementation, "loss": args.loss_type, "optimiser": str(args.optim.value),
+        "attention": model.config._attn_implementation, "loss": getattr(args, "loss_type", "the model's"), "optimiser": str(args.optim.value),
         "threads": torch.get_num_threads(),
     }
 

@@ -1,7 +1,7 @@
-"""Temper against TRL by turns: each turn is a process of its own, at rest while the other side works.
+"""Temper against TRL or transformers by turns: each turn is a process of its own, at rest while the other side works.
 
-Shared by the scripts that train with LoRA on the CPU, on the same batch at every step, so that the losses can be
-compared as well as the speed.
+Shared by the scripts that train on the CPU, on the same batch at every step, so that the losses can be compared as well
+as the speed, and by those that run a worker on either side.
 """
 
 import dataclasses
@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from cli.checks import check_not_negative, check_positive, check_seed
+from cli.command import MALLOC
 from errors import InputError
 from training.metrics import read_metrics
 
@@ -36,7 +37,10 @@ WARM_UP = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-    """What each of these benchmarks is told."""
+    """What each benchmark that trains is told."""
+
+    rank: ClassVar[int] = 0
+    """all weights are trained"""
 
     trl_python: str
     """the Python of an environment with torch, transformers, trl, peft and datasets"""
@@ -50,14 +54,20 @@ class Flags:
     """of matmuls and frozen weights, on both sides; LoRA's own weights are float32 on both"""
     trl_autocast: bool = True
     """bfloat16 only: TRL runs under torch.autocast (its default) and not just with bfloat16 weights"""
-    model: str = "smollm2-135m-instruct"
-    """any model that scripts.export can write as a Hugging Face folder"""
-    rank: int = 16
-    """of LoRA, on all linear layers; alpha is twice that; 0 trains all weights, which are float32 then"""
     learning_rate: float = 2e-4
     """constant"""
     seed: int = 0
     """of the rows"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningFlags(Flags):
+    """And what those are told that train an existing model."""
+
+    model: str = "smollm2-135m-instruct"
+    """any model that scripts.export can write as a Hugging Face folder"""
+    rank: int = 16
+    """of LoRA, on all linear layers; alpha is twice that; 0 trains all weights, which are float32 then"""
 
 
 class Turn(NamedTuple):
@@ -99,11 +109,21 @@ def check(flags: Flags, work: Work) -> None:
                          f"{len(work.tolerances)} are compared), not {flags.steps}")
 
 
-def prepare(flags: Flags, folder: Path) -> int:
+def prepare(flags: TuningFlags, folder: Path) -> int:
     """Tries TRL's environment, writes the model for TRL as a Hugging Face folder, and gives its vocabulary's size."""
+    try_imports(flags, folder)
+    return export(flags.model, folder, "TRL")
+
+
+def try_imports(flags: Flags, folder: Path) -> None:
+    """Exits where TRL's environment lacks a package."""
     run_child([flags.trl_python, "-c", "import datasets, peft, torch, transformers, trl"], folder / "imports.log")
-    print(f"exporting {flags.model} for TRL ...")
-    run_child([sys.executable, "-m", "scripts.export", "--model", flags.model, "--output", str(folder / "model")],
+
+
+def export(model: str, folder: Path, peer: str) -> int:
+    """Writes the model for the peer as a Hugging Face folder, `model` in this one, and gives its vocabulary's size."""
+    print(f"exporting {model} for {peer} ...", flush=True)
+    run_child([sys.executable, "-m", "scripts.export", "--model", model, "--output", str(folder / "model")],
               folder / "export.log")
     return json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
 
@@ -126,10 +146,11 @@ def take_turns(flags: Flags, work: Work, **sides: Callable[[int], Turn]) -> Turn
 def temper_turn(flags: Flags, folder: Path, number: int, script: str, **more: Any) -> Turn:
     """A script of Temper on rows.jsonl, in a run directory of its own; its metrics.jsonl tells the rest."""
     run = folder / f"temper-{number}"
-    given = {"model": flags.model, "data": folder / "rows.jsonl", "output-dir": run, "max-steps": flags.steps,
+    lora = {"lora.rank": flags.rank, "lora.alpha": 2.0 * flags.rank} if flags.rank else {}
+    given = {"data": folder / "rows.jsonl", "output-dir": run, "max-steps": flags.steps,
              "batch-size": flags.batch_size, "learning-rate": flags.learning_rate, "dtype": flags.dtype,
-             "save-every": 0, "lora.rank": flags.rank, "optimizer.schedule": "constant", "optimizer.weight-decay": 0.0,
-             "optimizer.max-grad-norm": 1.0} | ({"lora.alpha": 2.0 * flags.rank} if flags.rank else {}) | more
+             "save-every": 0, "optimizer.schedule": "constant", "optimizer.weight-decay": 0.0,
+             "optimizer.max-grad-norm": 1.0} | lora | more
     given["compilation-cache"] = "off"  # the first step is compiled in each round, as in the peers'
     command = [sys.executable, "-m", script, *(f"--{name}={value}" for name, value in given.items())]
     spent = run_child(command, folder / f"temper-{number}.log", JAX_PLATFORMS="cpu")
@@ -162,6 +183,30 @@ def trl_turn(flags: Flags, folder: Path, number: int, worker: str, **more: Any) 
 def threads() -> int:
     """Processors that this process may run on; XLA takes as many, and torch is told to."""
     return len(os.sched_getaffinity(0))
+
+
+def run_workers(peer_python: str, settings: dict[str, Any], folder: Path, rounds: int, ours: str, theirs: str,
+                title: str) -> dict[str, list[dict[str, Any]]]:
+    """What each side's worker, a file of this folder, says of `settings`, by side and round, beside `spent`. Temper's
+    has the malloc settings that its scripts give themselves."""
+    sides = {"Temper": ([sys.executable, "-m", f"benchmarks.{ours}"],
+                        {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": MALLOC}),
+             "transformers": ([peer_python, str(Path(__file__).with_name(f"{theirs}.py"))], {"HF_HUB_OFFLINE": "1"})}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    done: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for number in range(1, rounds + 1):
+        for side, (command, environment) in sides.items():
+            files = [str(folder / "settings.json"), str(folder / f"{side}-{number}.json")]
+            spent = run_child([*command, *files], folder / f"{side}.log", **environment)
+            done[side].append(turn := json.loads(Path(files[1]).read_text()) | {"spent": spent})
+            print(f"{title}, round {number} of {rounds}: {side} {turn['tokens'] / turn['seconds']:,.1f} tokens/s",
+                  flush=True)
+    return done
+
+
+def token_speed(done: list[dict[str, Any]]) -> float:
+    """Tokens a second, the median of a worker's turns."""
+    return statistics.median(turn["tokens"] / turn["seconds"] for turn in done)
 
 
 class Spent(NamedTuple):
