@@ -6,11 +6,19 @@ the other, and what they measured is put together as docs/measured.md has it.
 
 import dataclasses
 import datetime
-import statistics
+import importlib.metadata
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from benchmarks import dpo_vs_trl, generate_vs_transformers, grpo_vs_trl, sft_vs_trl, turns
+from benchmarks import (
+    dpo_vs_trl,
+    generate_vs_transformers,
+    grpo_vs_trl,
+    pretrain_vs_transformers,
+    score_vs_transformers,
+    sft_vs_trl,
+    turns,
+)
 from cli import command
 from cli.checks import check_positive
 
@@ -24,7 +32,8 @@ DESCRIPTION = """Temper against TRL and transformers on this machine's CPUs, by 
 class Config:
     trl_python: str
     """the Python of an environment with torch, transformers, trl, peft and datasets"""
-    only: tuple[Literal["sft", "sft-full", "dpo", "grpo", "sampling-bfloat16", "sampling-float32"], ...] = ()
+    only: tuple[Literal["sft", "sft-full", "dpo", "grpo", "sampling-bfloat16", "sampling-float32", "score",
+                        "pretrain"], ...] = ()
     """these comparisons; by default all"""
     rounds: int = 2
     """turns of each side of each comparison"""
@@ -46,10 +55,26 @@ class Line(NamedTuple):
 
 def main(config: Config) -> None:
     check_positive(config, "rounds", "steps")
+    peers = turns.peer_versions(config.trl_python, "torch", "transformers", "trl")
     lines: list[Line] = []
-    for name in config.only or COMPARISONS:
-        lines += COMPARISONS[name](config)
-    print_table(lines)
+    try:
+        for name in config.only or COMPARISONS:
+            lines += COMPARISONS[name](config)
+    finally:  # what was measured is told though the next comparison fails
+        print_table(lines)
+        print(f"\n{environment(peers)}\n`{as_command(config)}`")
+
+
+def environment(peers: str) -> str:
+    """What the table is of."""
+    ours = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    return f"{turns.processor()}; {ours}; peers: {peers}; {datetime.date.today()}"
+
+
+def as_command(config: Config) -> str:
+    """Which makes the table again."""
+    only = f" --only {' '.join(config.only)}" if config.only else ""
+    return f"python -m benchmarks.all --trl-python PYTHON{only} --rounds {config.rounds} --steps {config.steps}"
 
 
 def trained(module: Any, check: Callable[[Any, Any], None] = turns.check_same_work,
@@ -73,24 +98,36 @@ def sampled(dtype: str) -> Callable[[Config], Iterator[Line]]:
     def compare(config: Config) -> Iterator[Line]:
         own = generate_vs_transformers.Config(peer_python=config.trl_python, rounds=config.rounds, dtype=dtype)
         for size, done in zip(own.batch_sizes, generate_vs_transformers.compare(own), strict=True):
-            sides = tuple(done.values())
-            yield Line(f"sampling, batch {size}, {dtype}", "tokens/s",
-                       tuple(statistics.median(turn["tokens"] / turn["seconds"] for turn in each) for each in sides),
-                       tuple(max(turn["spent"].peak_gib for turn in each) for each in sides),
-                       max(turn["spent"].others for each in sides for turn in each))
+            yield worked(f"sampling, batch {size}, {dtype}", done)
 
     return compare
 
 
+def scored(config: Config) -> Iterator[Line]:
+    """The comparison of scoring, which ends where the two sides' log-probabilities differ."""
+    own = score_vs_transformers.Config(peer_python=config.trl_python, rounds=config.rounds)
+    done = score_vs_transformers.compare(own)
+    score_vs_transformers.check_same_scores(own, done)
+    yield worked(score_vs_transformers.title(own), done)
+
+
+def worked(what: str, done: dict[str, list[dict[str, Any]]]) -> Line:
+    """What workers say (turns.run_workers), as a line."""
+    sides = tuple(done.values())
+    return Line(what, "tokens/s", tuple(map(turns.token_speed, sides)),
+                tuple(max(turn["spent"].peak_gib for turn in each) for each in sides),
+                max(turn["spent"].others for each in sides for turn in each))
+
+
 COMPARISONS = {"sft": trained(sft_vs_trl), "sft-full": trained(sft_vs_trl, rank=0), "dpo": trained(dpo_vs_trl),
                "grpo": trained(grpo_vs_trl, lambda work, done: grpo_vs_trl.check_lengths(done)),
-               "sampling-bfloat16": sampled("bfloat16"), "sampling-float32": sampled("float32")}
+               "sampling-bfloat16": sampled("bfloat16"), "sampling-float32": sampled("float32"),
+               "score": scored, "pretrain": trained(pretrain_vs_transformers)}
 
 
 def print_table(lines: list[Line]) -> None:
     """In Markdown, so that it can be kept as it is."""
-    print(f"\n{turns.processor()}, {datetime.date.today()}\n")
-    print("| what | Temper | peer | ratio | peak memory, GiB | peer's | others on the machine |")
+    print("\n| what | Temper | peer | ratio | peak memory, GiB | peer's | others on the machine |")
     print("|---|---|---|---|---|---|---|")
     for line in lines:
         ours, theirs = line.speeds

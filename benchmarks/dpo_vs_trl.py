@@ -43,7 +43,7 @@ def main(config: Config) -> None:
 def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
     """What is measured, and both sides' turns."""
     lengths = f"{config.prompt_length} + {config.answer_length} tokens"
-    title = f"DPO with LoRA, {config.model}, {config.batch_size} pairs, {lengths}"
+    title = f"DPO with LoRA, {config.model}, {config.batch_size} pairs, {lengths}, {config.dtype}"
     work = turns.Work(title, "pairs", config.batch_size, TOLERANCES[config.dtype])
     turns.check(config, work)
     check_positive(config, "prompt_length", "answer_length")

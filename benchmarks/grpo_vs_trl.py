@@ -52,7 +52,7 @@ def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
     """What is measured, and both sides' turns."""
     rows = config.batch_size * config.group_size
     title = f"GRPO with LoRA, {config.model}, {config.batch_size} prompts x {config.group_size}, up to " \
-            f"{config.max_new_tokens} new tokens"
+            f"{config.max_new_tokens} new tokens, {config.dtype}"
     work = turns.Work(title, "completions", rows, ())
     turns.check(config, work)
     check_positive(config, "group_size", "max_new_tokens")

@@ -18,7 +18,7 @@ DESCRIPTION = """Pre-training on the CPU, Temper against transformers' Trainer, 
 
   python -m benchmarks.pretrain_vs_transformers --trl-python path/to/environment/bin/python --rounds 3 --steps 8"""
 
-TOLERANCES = {"float32": (1e-5, 1e-3, 1e-3), "bfloat16": (1e-3, 0.01, 0.01)}
+TOLERANCES = {"float32": (1e-5, 1e-4, 1e-4), "bfloat16": (1e-3, 1e-3, 1e-3)}
 """of the first losses, by --dtype: same weights, rows and updates, so they differ by rounding only. The first is near
 log(vocabulary) whatever is trained; the others fall as the updates make them."""
 
@@ -45,8 +45,9 @@ def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         millions = write_model(config, folder / "model") / 1e6
-        work = turns.Work(f"pre-training, {millions:.0f}M from random weights, {config.batch_size} x {config.length} "
-                          f"tokens", "tokens", config.batch_size * config.length, TOLERANCES[config.dtype])
+        title = f"pre-training, {millions:.0f}M from random weights, {config.batch_size} x {config.length} tokens, " \
+                f"{config.dtype}"
+        work = turns.Work(title, "tokens", config.batch_size * config.length, TOLERANCES[config.dtype])
         turns.check(config, work)
         turns.try_imports(config, folder)
         rows = make_rows(config)

@@ -24,22 +24,23 @@ DESCRIPTION = """Scoring on the CPU, Temper against transformers, by turns.
 
   python -m benchmarks.score_vs_transformers --peer-python path/to/environment/bin/python"""
 
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.2}
 """nats, by --dtype: mean absolute difference of the sides' log-probabilities above which they cannot be doing the same
-work"""
+work. transformers' logits are bfloat16, whose neighbours near 16 lie 1/16 to 1/8 apart; a token scored in the wrong
+place is off by nats."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     peer_python: str
     """the Python of an environment with torch and transformers"""
-    rows: int = 96
+    rows: int = 64
     """prompts with a completion each"""
     batch_size: int = 8
     """rows scored at a time"""
-    prompt_tokens: tuple[int, int] = (32, 384)
+    prompt_tokens: tuple[int, int] = (16, 192)
     """least and most of a prompt, drawn evenly between them"""
-    completion_tokens: tuple[int, int] = (16, 256)
+    completion_tokens: tuple[int, int] = (16, 192)
     """of a completion, likewise"""
     rounds: int = 1
     """turns of each side"""
@@ -96,6 +97,11 @@ def print_results(config: Config, done: dict[str, list[dict[str, Any]]]) -> None
     console = Console()
     console.print(table)
     ours, theirs = map(turns.token_speed, done.values())
+    for side, each in done.items():
+        others = max(turn["spent"].others for turn in each)
+        if others > turns.OTHERS:
+            console.print(f"the machine was not quiet: others took {others:.0%} of its processors beside {side}; do "
+                          f"not quote this run", soft_wrap=True)
     console.print(f"{' / '.join(done)}: {ours / theirs:.2f}; log-probabilities differ by {difference(done):.4f} nats "
                   f"on average", soft_wrap=True)
 

@@ -36,7 +36,7 @@ def main(config: Config) -> None:
 def compare(config: Config) -> tuple[turns.Work, turns.Turns]:
     """What is measured, and both sides' turns."""
     kind = "LoRA" if config.rank else "full"
-    title = f"{kind} fine-tuning, {config.model}, {config.batch_size} x {config.length} tokens"
+    title = f"{kind} fine-tuning, {config.model}, {config.batch_size} x {config.length} tokens, {config.dtype}"
     work = turns.Work(title, "tokens", config.batch_size * config.length, TOLERANCES)
     turns.check(config, work)
     if config.length < 2:

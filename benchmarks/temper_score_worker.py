@@ -18,13 +18,20 @@ from models.scoring import score
 from sharding.mesh import MeshConfig, make_layout
 from training.evaluation import make_row_scorer
 
+MANY = 1000
+"""batches of a file that is worth some compiling"""
+
 
 def main(settings: dict[str, Any]) -> dict[str, Any]:
-    """Scores all rows twice: once to compile and warm up, then measured. The scores are waited for."""
+    """Scores all rows twice: once to compile and warm up, then measured. The scores are waited for.
+
+    Rows are padded to lengths that suit a file of MANY batches like these: for a small one, scripts.score would compile
+    fewer and pad more, which is the cost of starting.
+    """
     layout, dtype = make_layout(MeshConfig()), compute_in(settings["dtype"])
     model, variables = open_pretrained(settings["model"]).load(layout, dtype=dtype, param_dtype=dtype)
     rows = [as_row(*each) for each in zip(settings["prompts"], settings["completions"], strict=True)]
-    sizes = choose_lengths((len(row.tokens) for row in rows), settings["batch_size"])
+    sizes = choose_lengths((len(row.tokens) for row in rows), settings["batch_size"], MANY)
     score_all = make_row_scorer(model, settings["batch_size"], layout, score, sizes)
     score_all(variables, rows)
     start = time.perf_counter()

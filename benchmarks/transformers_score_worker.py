@@ -1,5 +1,5 @@
-"""The other side of score_vs_transformers.py: log-probabilities of completions, batch after batch, as one writes it with
-transformers.
+"""The other side of score_vs_transformers.py: log-probabilities of completions, batch after batch, as one writes them
+with transformers.
 
   python transformers_score_worker.py SETTINGS.json RESULT.json
 

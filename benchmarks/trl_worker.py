@@ -85,8 +85,8 @@ def facts(trainer: transformers.Trainer) -> dict[str, Any]:
         "frozen weights": dtypes(frozen) or "none", "trained weights": dtypes(trained),
         "trained numbers": sum(weight.numel() for weight in trained),
         "autocast": trainer.accelerator.mixed_precision, "gradient checkpointing": model.is_gradient_checkpointing,
-        "attention": model.config._attn_implementation, "loss": getattr(args, "loss_type", "the model's"), "optimiser": str(args.optim.value),
-        "threads": torch.get_num_threads(),
+        "attention": model.config._attn_implementation, "loss": getattr(args, "loss_type", "the model's"),
+        "optimiser": str(args.optim.value), "threads": torch.get_num_threads(),
     }
 
 

@@ -13,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,15 @@ def prepare(flags: TuningFlags, folder: Path) -> int:
 def try_imports(flags: Flags, folder: Path) -> None:
     """Exits where TRL's environment lacks a package."""
     run_child([flags.trl_python, "-c", "import datasets, peft, torch, transformers, trl"], folder / "imports.log")
+
+
+def peer_versions(peer_python: str, *packages: str) -> str:
+    """As the peer's environment has them."""
+    code = ("import sys; from importlib.metadata import version\n"
+            "print(*(f'{name} {version(name)}' for name in sys.argv[1:]), sep=', ')")
+    with tempfile.TemporaryDirectory() as name:
+        run_child([peer_python, "-c", code, *packages], Path(name) / "versions.log")
+        return (Path(name) / "versions.log").read_text().strip()
 
 
 def export(model: str, folder: Path, peer: str) -> int:
