@@ -5,6 +5,7 @@ they need so as not to run again in the backward pass bears the name ATTENTION (
 """
 
 import functools
+import itertools
 import math
 
 import jax
@@ -22,6 +23,9 @@ QUERY_BLOCK = 512
 
 KEPT_SCORES = 2**23
 """scores of a layer (32 MiB in float32) up to which the xla kernel keeps them for the backward pass"""
+
+PART, MAX_PARTS = 128, 4
+"""queries of a part that the xla kernel computes with the keys up to its end, at the least, and the most such parts"""
 
 MASKED_QUERIES = 512
 """queries for which the cudnn kernel holds a mask at a time"""
@@ -41,16 +45,30 @@ LANES = 128
 
 def xla_attention(q, k, v, queries: Places, keys: Places, window, layout: Layout | None = None):
     """Plain XLA, the scores of QUERY_BLOCK queries at a time. Those of a small batch are kept for the backward pass,
-    more than KEPT_SCORES of them recomputed there."""
-    return checkpoint_name(_in_blocks(q, k, v, queries.replace(lengths=None, starts=None), keys, window), ATTENTION)
+    more than KEPT_SCORES of them recomputed there. As many keys as queries are of the same columns."""
+    queries = queries.replace(lengths=None, starts=None)
+    parts = min(MAX_PARTS, q.shape[1] // PART) if q.shape[1] == k.shape[1] else 1
+    kept = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] <= KEPT_SCORES
+    attend = functools.partial(_in_blocks, window=window, kept=kept)
+    out = attend(q, k, v, queries, keys) if parts < 2 else _causally(attend, parts, q, k, v, queries, keys)
+    return checkpoint_name(out, ATTENTION)
 
 
-def _in_blocks(q, k, v, queries: Places, keys: Places, window):
+def _causally(attend, parts, q, k, v, queries: Places, keys: Places):
+    """Queries in parts, each with the keys up to its end alone: none sees a key of a later column."""
+    ends, outs = [round(q.shape[1] * part / parts) for part in range(parts + 1)], []
+    for start, end in itertools.pairwise(ends):
+        own = jax.tree.map(lambda x: x[:, start:end], (q, queries))  # noqa: B023
+        seen = jax.tree.map(lambda x: x[:, :end], (k, v, keys))  # noqa: B023
+        outs.append(attend(own[0], *seen[:2], own[1], seen[2]))
+    return jnp.concatenate(outs, axis=1)
+
+
+def _in_blocks(q, k, v, queries: Places, keys: Places, *, window, kept):
     block = functools.partial(_attend_block, window=window)
     length = q.shape[1]
     if length <= QUERY_BLOCK:
-        small = q.shape[0] * length * q.shape[2] * k.shape[1] <= KEPT_SCORES
-        return (block if small else jax.checkpoint(block))(q, k, v, queries, keys)
+        return (block if kept else jax.checkpoint(block))(q, k, v, queries, keys)
     split = functools.partial(_split_queries, blocks=-(-length // QUERY_BLOCK))
     out = jax.lax.map(lambda xs: jax.checkpoint(block)(xs[0], k, v, xs[1], keys), jax.tree.map(split, (q, queries)))
     return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :length]
@@ -72,12 +90,28 @@ def _attend_block(q, k, v, queries: Places, keys: Places, *, window):
     # by head first, and the mask as a sum: XLA's CPU backend then computes products and softmax as one kernel; the
     # usual order would have it transpose all scores, and a selection write and read them again (docs/measured.md)
     q = jnp.moveaxis(q.reshape(*q.shape[:2], k.shape[2], groups, q.shape[3]), 1, 3)
-    scores = jnp.einsum("bkgth,bskh->bkgts", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
+    scores = _scores(q, k) / math.sqrt(q.shape[-1])
     # finite, so that the softmax of a padding query, which sees nothing, has no NaN; a score is nothing beside it
     unseen = jax.lax.optimization_barrier(jnp.where(visible(queries, keys, window), 0.0, -1e30))
     scores = scores + unseen[:, None, None]
     out = jnp.einsum("bkgts,bskh->bkgth", _softmax(jnp.dtype(v.dtype), scores), v)
     return jnp.moveaxis(out, 3, 1).reshape(out.shape[0], out.shape[3], -1, out.shape[-1])
+
+
+@jax.custom_vjp
+def _scores(q, k):
+    """q k^T, in float32: [B, K, G, T, S] of queries [B, K, G, T, H] and keys [B, S, K, H]."""
+    return jnp.einsum("bkgth,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+
+
+def _to_q_and_k(operands, cotangent):
+    """The scores' cotangent is rounded to the operands' dtype, as flash attention's kernels do."""
+    q, k = operands
+    cotangent = cotangent.astype(q.dtype)
+    return jnp.einsum("bkgts,bskh->bkgth", cotangent, k), jnp.einsum("bkgts,bkgth->bskh", cotangent, q)
+
+
+_scores.defvjp(lambda q, k: (_scores(q, k), (q, k)), _to_q_and_k)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

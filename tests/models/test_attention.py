@@ -153,6 +153,18 @@ def test_blocks_of_queries_change_nothing(monkeypatch, block, window):
     assert_close(output_and_grads(xla_attention, qkv, PACKED, window), whole)
 
 
+@pytest.mark.parametrize(("part", "block", "window"), [(8, 512, None), (7, 5, None), (12, 512, 7)])
+def test_parts_of_queries_with_the_keys_up_to_their_end_change_nothing(monkeypatch, part, block, window):
+    qkv = random_qkv(PACKED)
+    whole = output_and_grads(xla_attention, qkv, PACKED, window)
+    monkeypatch.setattr(attention_kernels, "PART", part)
+    monkeypatch.setattr(attention_kernels, "QUERY_BLOCK", block)
+    assert_close(output_and_grads(xla_attention, qkv, PACKED, window), whole)
+    text = jax.jit(lambda *qkv: xla_attention(*qkv, PACKED, PACKED, window)).lower(*qkv).as_text()
+    columns = PACKED.positions.shape[1]
+    assert f"tensor<{len(PACKED.positions)}x2x2x{columns}x{columns}xf32>" not in text
+
+
 def test_packed_equals_separate(kernel):
     lengths = (9, 10)
     row = packed(24, lengths)
@@ -369,3 +381,14 @@ def test_the_cpus_program_transposes_no_scores():
     moved = re.findall(r" = \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
     assert moved  # q, k, v and what comes out
     assert max(math.prod(map(int, shape.split(","))) for shape in moved) < 2 * 6 * 48 * 48
+
+
+def test_the_cpus_gradient_multiplies_scores_as_they_are():
+    """In bfloat16: a product that XLA's CPU backend would rather have in float32 is preceded by a copy in that."""
+    q, k, v = (jnp.zeros((2, 48, heads, 16), jnp.bfloat16) for heads in (6, 2, 2))
+    at = Places(jnp.tile(jnp.arange(48), (2, 1)), jnp.ones((2, 48), int))
+    gradient = jax.grad(lambda qkv: jnp.sum(xla_attention(*qkv, at, at, None).astype(jnp.float32) ** 2))
+    text = jax.jit(gradient).lower((q, k, v)).compile().as_text()
+    made = re.findall(r"= (\w+)\[([\d,]+)\].*transpose\(jvp", text[text.index("\nENTRY"):])
+    scores = {dtype for dtype, shape in made if math.prod(map(int, shape.split(","))) == 2 * 6 * 48 * 48}
+    assert scores == {"bf16"}
