@@ -29,8 +29,8 @@ CLEARLY = 1.1
 EMBED, MLP = 576, 1536
 WORKS = {"training": (512, 1), "decoding": (16, 8)}
 """what is measured -> (rows, layers): gradients of many rows; few rows, for which weights are read from memory"""
-TURNS, SECONDS = 7, 0.3
-"""of each work: as many turns of each dtype as fit into the seconds, but one"""
+TURNS, SECONDS = 7, 0.5
+"""of each work: so many turns of each dtype, and none that begins after so many seconds but the first"""
 CPUINFO = Path("/proc/cpuinfo")
 LASTING = ("model name", "flags", "Features", "CPU implementer", "CPU part")
 """what CPUINFO says of x86 and ARM that no load changes"""
