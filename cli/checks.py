@@ -74,10 +74,11 @@ def max_row_length(max_length: int | None, context: int) -> int:
 
 
 def resolve_dtype(dtype: str) -> str:
-    """`auto` made concrete for the platform."""
+    """`auto` made concrete for the platform; the same in all processes of a run, which all call this."""
+    from sharding.exchange import decided
     from sharding.fastest_dtype import default_dtype
 
-    return default_dtype() if dtype == "auto" else dtype
+    return decided(default_dtype) if dtype == "auto" else dtype
 
 
 def compute_in(dtype: str) -> str:

@@ -21,7 +21,6 @@ import numpy as np
 
 from files import put
 from sharding.compilation_cache import folder_in_use
-from sharding.exchange import decided
 
 DTYPES = ("float32", "bfloat16")
 CLEARLY = 1.1
@@ -38,10 +37,10 @@ LASTING = ("model name", "flags", "Features", "CPU implementer", "CPU part")
 
 @functools.cache
 def default_dtype() -> str:
-    """Compute dtype that is fastest where this runs, the same in all processes of a run, which all call this."""
+    """Compute dtype that is fastest where this process runs."""
     import jax
 
-    return "bfloat16" if jax.default_backend() != "cpu" else decided(_kept_or_measured)
+    return "bfloat16" if jax.default_backend() != "cpu" else _kept_or_measured()
 
 
 def _kept_or_measured() -> str:
@@ -115,11 +114,14 @@ def _path(folder: Path, circumstances: Mapping[str, Any]) -> Path:
 
 
 def measure() -> dict[str, float]:
-    """How many times as fast bfloat16 is, by work."""
+    """How many times as fast bfloat16 is, by work, compiled as it would be where JAX_DISABLE_JIT looks for an error."""
+    import jax
+
     ratios = {}
-    for name, (rows, layers) in WORKS.items():
-        seconds = fastest({dtype: compiled(dtype, rows, layers, name == "training") for dtype in DTYPES})
-        ratios[name] = seconds["float32"] / seconds["bfloat16"]
+    with jax.disable_jit(False):
+        for name, (rows, layers) in WORKS.items():
+            seconds = fastest({dtype: compiled(dtype, rows, layers, name == "training") for dtype in DTYPES})
+            ratios[name] = seconds["float32"] / seconds["bfloat16"]
     return ratios
 
 

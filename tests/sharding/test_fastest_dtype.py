@@ -141,15 +141,23 @@ def test_what_is_measured_computes_in_its_dtype(gradient, monkeypatch):
         assert jax.numpy.isfinite(last).all()
 
 
+def test_it_is_measured_compiled_where_nothing_else_is(monkeypatch):
+    monkeypatch.setattr(fastest_dtype, "MLP", 8)
+    monkeypatch.setattr(fastest_dtype, "WORKS", {"training": (2, 1)})
+    with jax.disable_jit():
+        assert fastest_dtype.measure()["training"] > 0
+
+
 PROGRAM = """
 import sys
+from cli.checks import resolve_dtype
 from sharding import fastest_dtype
 from sharding.hosts import HostsConfig, connect
 coordinator, number = sys.argv[1:]
 connect(HostsConfig(coordinator, 2, int(number)))
 fastest_dtype.measure = lambda: {"training": 0.5 + int(number)}
 fastest_dtype.folder_in_use = lambda: None
-print(fastest_dtype.default_dtype())
+print(resolve_dtype("auto"))
 """
 
 
