@@ -10,7 +10,7 @@ import pytest
 from processes import WAIT, start_program
 
 from sharding import compilation_cache
-from sharding.compilation_cache import ENABLED, FOLDER, LEAST_SECONDS, default_folder, open_cache, prune
+from sharding.compilation_cache import ENABLED, FOLDER, LEAST_SECONDS, default_folder, folder_in_use, open_cache, prune
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +69,21 @@ def test_no_home_is_one_warning(monkeypatch, capsys):
     open_cache(None)
     assert capsys.readouterr().err == ("warning: compiled programs cannot be kept in a cache folder (no home "
                                        "directory); give --compilation-cache another, or off\n")
+
+
+def test_what_else_is_kept_lies_in_the_same_folder(tmp_path, monkeypatch):
+    assert folder_in_use() == tmp_path / "cache" / "temper" / "xla"  # that of a benchmark, which opens none
+    open_cache(str(tmp_path / "given"))
+    assert folder_in_use() == tmp_path / "given"
+    monkeypatch.setenv(FOLDER, "gs://bucket/folder")
+    assert folder_in_use() is None
+    open_cache("off")
+    monkeypatch.delenv(FOLDER)
+    assert folder_in_use() is None
+    monkeypatch.delenv(ENABLED)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert folder_in_use() is None
 
 
 def test_what_was_read_last_is_kept_up_to_the_bound(tmp_path):
