@@ -165,6 +165,15 @@ def test_parts_of_queries_with_the_keys_up_to_their_end_change_nothing(monkeypat
     assert f"tensor<{len(PACKED.positions)}x2x2x{columns}x{columns}xf32>" not in text
 
 
+def test_parts_of_rows_with_known_lengths(monkeypatch):
+    row = packed(24, (20,), (24,))
+    qkv = random_qkv(row)
+    whole = output_and_grads(xla_attention, qkv, row)
+    monkeypatch.setattr(attention_kernels, "PART", 8)
+    known = row.replace(lengths=jnp.array([20, 24]), starts=jnp.zeros(2, jnp.int32))
+    assert_close(output_and_grads(xla_attention, qkv, known), whole)
+
+
 def test_packed_equals_separate(kernel):
     lengths = (9, 10)
     row = packed(24, lengths)
