@@ -2,6 +2,7 @@
 to the parts."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -43,15 +44,26 @@ def _give_back(axes: tuple[str, str], features: tuple[int, ...], layout: Layout 
     x, kernel = saved
     outer = tuple(range(-len(features), 0))
     to_x = jnp.tensordot(cotangent, _whole(axes, features, layout, x, kernel), axes=(outer, outer))
-    # written as x^T dy: JAX's own, (dy^T x)^T, has XLA's CPU backend transpose all of dy
     dtype = None if layout is None else jnp.dtype(layout.reduce_dtype)
-    to_kernel = jnp.tensordot(x, cotangent, axes=((0, 1), (0, 1)), preferred_element_type=dtype).reshape(kernel.shape)
+    to_kernel = _across_rows(x, cotangent, dtype).reshape(kernel.shape)
     if layout is not None:
         to_kernel = jax.lax.with_sharding_constraint(to_kernel, layout.sharding(*axes))
     return to_x, to_kernel.astype(kernel.dtype)
 
 
 _matmul.defvjp(_keep, _give_back)
+
+
+def _across_rows(x: Float[Array, "B T *inner"], y: Float[Array, "B T *outer"], dtype: Any) -> Array:
+    """x^T y, [*inner, *outer]. XLA's CPU backend transposes the whole first factor of a product: where y is much
+    narrower, as of an adapter's first matrix, that is y."""
+    def product(x: Array, y: Array) -> Array:
+        return jnp.tensordot(x, y, axes=((0, 1), (0, 1)), preferred_element_type=dtype)
+
+    if math.prod(x.shape[2:]) < 8 * math.prod(y.shape[2:]):
+        return product(x, y)
+    turned = jax.lax.optimization_barrier(product(y, x))  # or XLA would turn the factors, and not what comes out
+    return jnp.moveaxis(turned, tuple(range(y.ndim - 2)), tuple(range(2 - y.ndim, 0)))
 
 
 def _whole(axes: tuple[str, str], features: tuple[int, ...], layout: Layout | None, x: Array, kernel: Array) -> Array:

@@ -41,7 +41,7 @@ class Statistics(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Mesh axes over which rows, the head's vocabulary and its embedding are split; none on one device."""
+    """Mesh axes, of several devices, over which rows, the head's vocabulary and its embedding are split."""
 
     rows: tuple[str, ...] = ()
     vocab: tuple[str, ...] = ()
@@ -145,7 +145,8 @@ def _specs(layout: Layout | None, tied: bool, hidden: Array) -> tuple[Split, Any
         return Split(), (None, None, None)
     (batch,), (embed, vocab) = layout.entries(("batch",)), layout.entries(("embed", "vocab"))
     batch = batch if hidden.shape[0] % layout.size(batch) == 0 else None
-    split = Split(*map(names_of, (batch, vocab, embed)))
+    split = Split(*(tuple(name for name in names_of(entry) if layout.mesh.shape[name] > 1)
+                    for entry in (batch, vocab, embed)))
     kernel = PartitionSpec(vocab, embed) if tied else PartitionSpec(embed, vocab)
     return split, (PartitionSpec(batch, None, None), kernel, PartitionSpec(batch, None))
 
