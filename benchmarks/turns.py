@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.checks import check_not_negative, check_positive, check_seed
-from cli.command import MALLOC
+from cli.command import MALLOC, huge_pages_for_asking
 from errors import InputError
 from training.metrics import read_metrics
 
@@ -199,8 +199,9 @@ def run_workers(peer_python: str, settings: dict[str, Any], folder: Path, rounds
                 title: str) -> dict[str, list[dict[str, Any]]]:
     """What each side's worker, a file of this folder, says of `settings`, by side and round, beside `spent`. Temper's
     has the malloc settings that its scripts give themselves."""
-    sides = {"Temper": ([sys.executable, "-m", f"benchmarks.{ours}"],
-                        {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": MALLOC}),
+    asks = "GLIBC_TUNABLES" not in os.environ and huge_pages_for_asking()
+    malloc = {"GLIBC_TUNABLES": MALLOC} if asks else {}
+    sides = {"Temper": ([sys.executable, "-m", f"benchmarks.{ours}"], {"JAX_PLATFORMS": "cpu"} | malloc),
              "transformers": ([peer_python, str(Path(__file__).with_name(f"{theirs}.py"))], {"HF_HUB_OFFLINE": "1"})}
     (folder / "settings.json").write_text(json.dumps(settings))
     done: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}

@@ -20,6 +20,8 @@ from sharding.hosts import lost_peers
 DEBUG = "--debug"
 CACHE = "--compilation-cache"
 MALLOC = "glibc.malloc.hugetlb=1"
+MALLOC_SINCE = 2, 35
+"""the glibc that has this setting"""
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -69,9 +71,12 @@ def set_malloc() -> None:
 
 def huge_pages_for_asking() -> bool:
     """Whether glibc's malloc has to ask for huge pages, and gets them: neither where the system gives them unasked or
-    never, nor with another system or libc."""
+    never, nor with another system or libc, or a glibc too old to ask."""
+    name, version = platform.libc_ver()
+    if name != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < MALLOC_SINCE:
+        return False
     try:
-        return "[madvise]" in HUGE_PAGES.read_text() and platform.libc_ver()[0] == "glibc"
+        return "[madvise]" in HUGE_PAGES.read_text()
     except OSError:  # there are none
         return False
 

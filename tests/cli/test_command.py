@@ -47,14 +47,15 @@ def test_malloc_is_set_once_and_where_cpus_compute(script, monkeypatch, platform
 
 
 @pytest.mark.parametrize(("enabled", "libc", "asks"), [
-    ("always [madvise] never\n", "glibc", True), ("[always] madvise never\n", "glibc", False),
-    ("always madvise [never]\n", "glibc", False), ("", "glibc", False), (None, "glibc", False),
-    ("always [madvise] never\n", "musl", False), ("always [madvise] never\n", "", False)])
+    ("always [madvise] never\n", ("glibc", "2.35"), True), ("[always] madvise never\n", ("glibc", "2.36"), False),
+    ("always madvise [never]\n", ("glibc", "2.36"), False), ("", ("glibc", "2.36"), False),
+    (None, ("glibc", "2.36"), False), ("always [madvise] never\n", ("glibc", "2.34"), False),
+    ("always [madvise] never\n", ("musl", "1.2.5"), False), ("always [madvise] never\n", ("", ""), False)])
 def test_malloc_is_set_where_it_is_glibcs_and_has_to_ask(script, monkeypatch, enabled, libc, asks):
     """A system without the file is macOS, or Linux without huge pages."""
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
     command.HUGE_PAGES.unlink() if enabled is None else command.HUGE_PAGES.write_text(enabled)
     assert (command.MALLOC in script()) is asks
 
