@@ -57,8 +57,8 @@ def nothing_shown(total: int, what: str) -> Iterator[Callable[[int], None]]:
 class Subject:
     """A model that is judged; see the module.
 
-    `engine`: a training run's own; None: one is made for the longest context that is asked for. `num_slots` and
-    `sampling` are of that one.
+    `engine`: a training run's own; None: one is made for the longest context and the number of answers that are asked
+    for, with `num_slots` slots at the most, laid out as `sampling` says.
     """
 
     def __init__(self, model: Transformer, tokenizer: Any, layout: Layout, engine: Engine | None = None,
@@ -68,8 +68,8 @@ class Subject:
         self.model, self.tokenizer, self.layout = model, tokenizer, layout
         self.cache, self._progress = cache, progress
         self.max_length = model.config.max_length
-        self.engine, self._own_engine, self._longest, self._slots_made = engine, engine is None, 0, 0
-        self._num_slots, self._sampling = num_slots, sampling
+        self.engine, self._own_engine, self._longest, self._num_slots = engine, engine is None, 0, 0
+        self._max_num_slots, self._sampling = num_slots, sampling
         self.variables, self.version = None, 0
         self._score = make_scorer(model, layout)
 
@@ -183,12 +183,12 @@ class Subject:
         two unless these are more than there may be; the one that there is, if it is such."""
         if not self._own_engine:
             return
-        num_slots = min(self._num_slots, 1 << (count - 1).bit_length())
-        if self.engine is not None and longest <= self._longest and num_slots == self._slots_made:
+        num_slots = min(self._max_num_slots, 1 << (count - 1).bit_length())
+        if self.engine is not None and longest <= self._longest and num_slots == self._num_slots:
             return
         self.engine = None  # what is replaced gives its memory back first
         self._longest = min(self.max_length, bucket_length(max(longest, self._longest), ladder(self.max_length)))
-        self._slots_made = num_slots
+        self._num_slots = num_slots
         self.engine = make_engine(self.model, num_slots, self._longest, self.layout, self._sampling)
         self.engine.load(self.variables, self.version)
 

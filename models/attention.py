@@ -23,7 +23,8 @@ def attend(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"], v: Float[Arra
     """Attention with N query heads in K groups; a padding query (segment 0) gets finite values of no meaning.
 
     `implementation`: "xla" anywhere; "cudnn" on NVIDIA; "flash" on TPU; "auto" picks by platform. Cudnn and flash
-    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla. Where `queries.shared` says
+    serve whole rows, whose positions count up by 1 along each segment; T != S takes xla. Where T = S, keys are of the
+    queries' columns, and positions grow along each segment: later columns may be left out. Where `queries.shared` says
     that completions share a prompt, keys are of the same rows.
     Raises InputError for an unknown kernel, and where cudnn is asked for what it cannot do.
     """

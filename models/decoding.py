@@ -36,7 +36,7 @@ def layer_groups(config: ModelConfig, layout: Layout | None) -> list[range]:
 
     In bfloat16 on CPUs all that may are one group: that compiles in a third of the time, and decodes a seventh faster
     (docs/measured.md). In float32 it is an eighth slower there, and on GPUs XLA copies the weights of a layer out of
-    their stack, so that each layer is a group.
+    their stack; there, and on TPUs, each layer is a group.
     """
     platform = layout.mesh.devices.flat[0].platform if layout else jax.default_backend()
     if platform != "cpu" or config.dtype != "bfloat16":

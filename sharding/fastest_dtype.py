@@ -23,7 +23,7 @@ from files import put
 from sharding.compilation_cache import folder_in_use
 
 DTYPES = ("float32", "bfloat16")
-CLEARLY = 1.1
+MIN_SPEEDUP = 1.1
 """times as fast as float32 bfloat16 has to be, since it rounds"""
 EMBED, MLP = 576, 1536
 WORKS = {"training": (512, 1), "decoding": (16, 8)}
@@ -59,7 +59,7 @@ def _kept_or_measured() -> str:
 
 def choose(ratios: Mapping[str, float]) -> str:
     """`ratios` are how many times as fast bfloat16 is, by work."""
-    return "bfloat16" if _mean(ratios) >= CLEARLY else "float32"
+    return "bfloat16" if _mean(ratios) >= MIN_SPEEDUP else "float32"
 
 
 def _mean(ratios: Mapping[str, float]) -> float:

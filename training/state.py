@@ -48,7 +48,7 @@ def with_params_of(state: TrainState, other: TrainState) -> TrainState:
     return state.replace(params={name: other.params.get(name, own) for name, own in state.params.items()})
 
 
-def run_once(layout: Layout) -> dict[str, Any] | None:
+def quick_compilation(layout: Layout) -> dict[str, Any] | None:
     """Options of the compiler for little that is computed once: on CPUs, optimising it takes longer than running it."""
     return {"xla_backend_optimization_level": 0} if layout.mesh.devices.flat[0].platform == "cpu" else None
 
@@ -63,7 +63,7 @@ def init_state(model: Transformer, params: Any, optimizer: optax.GradientTransfo
     lora = None
     if "lora" in boxed:
         make = jax.jit(lambda key: nn.meta.unbox(init_variables(model, key)["lora"]),
-                       out_shardings=layout.tree_shardings(boxed["lora"]), compiler_options=run_once(layout))
+                       out_shardings=layout.tree_shardings(boxed["lora"]), compiler_options=quick_compilation(layout))
         lora = make(lora_key)
     trainable = params if lora is None else lora
     opt_state = jax.jit(optimizer.init, out_shardings=nn.meta.unbox(opt_shardings))(trainable)

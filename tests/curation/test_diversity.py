@@ -91,7 +91,7 @@ def test_an_encoder_that_gives_something_else_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_gives_the_mean_of_its_hidden_states(tmp_path, monkeypatch):
+def test_a_model_gives_the_mean_of_its_hidden_states(tmp_path):
     import jax
     from tiny import one_device
 

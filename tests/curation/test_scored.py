@@ -45,7 +45,7 @@ def rows():
 
 
 @pytest.mark.slow
-def test_perplexity_and_difficulty_are_what_their_definitions_say(folder, nll, monkeypatch):
+def test_perplexity_and_difficulty_are_what_their_definitions_say(folder, nll):
     tokenizer = load_tokenizer(folder)
     out = list(instruction_difficulty(model=str(folder), max_difficulty=None)(perplexity(model=str(folder))(
         each for each in rows()[:3])))
