@@ -197,11 +197,9 @@ def threads() -> int:
 
 def run_workers(peer_python: str, settings: dict[str, Any], folder: Path, rounds: int, ours: str, theirs: str,
                 title: str) -> dict[str, list[dict[str, Any]]]:
-    """What each side's worker, a file of this folder, says of `settings`, by side and round, beside `spent`. Temper's
-    has the malloc settings that its scripts give themselves."""
-    asks = "GLIBC_TUNABLES" not in os.environ and huge_pages_for_asking()
-    malloc = {"GLIBC_TUNABLES": MALLOC} if asks else {}
-    sides = {"Temper": ([sys.executable, "-m", f"benchmarks.{ours}"], {"JAX_PLATFORMS": "cpu"} | malloc),
+    """What each side's worker, a file of this folder, says of `settings`, by side and round, beside `spent`."""
+    sides = {"Temper": ([sys.executable, "-m", f"benchmarks.{ours}"],
+                        {"JAX_PLATFORMS": "cpu"} | malloc_settings()),
              "transformers": ([peer_python, str(Path(__file__).with_name(f"{theirs}.py"))], {"HF_HUB_OFFLINE": "1"})}
     (folder / "settings.json").write_text(json.dumps(settings))
     done: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
@@ -213,6 +211,12 @@ def run_workers(peer_python: str, settings: dict[str, Any], folder: Path, rounds
             print(f"{title}, round {number} of {rounds}: {side} {turn['tokens'] / turn['seconds']:,.1f} tokens/s",
                   flush=True)
     return done
+
+
+def malloc_settings() -> dict[str, str]:
+    """Those that Temper's scripts give themselves (cli.command.set_malloc), for a worker, which is none of them."""
+    wanted = "GLIBC_TUNABLES" not in os.environ and huge_pages_for_asking()
+    return {"GLIBC_TUNABLES": MALLOC} if wanted else {}
 
 
 def token_speed(done: list[dict[str, Any]]) -> float:

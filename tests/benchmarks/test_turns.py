@@ -45,3 +45,14 @@ def test_a_process_is_measured(tmp_path):
 
 def test_packages_of_the_peer_are_named_with_their_versions():
     assert turns.peer_versions(sys.executable, "numpy", "jax").startswith("numpy ")
+
+
+def test_workers_have_the_malloc_settings_of_scripts_where_those_have_any(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(turns, "huge_pages_for_asking", lambda: True)
+    assert turns.malloc_settings() == {"GLIBC_TUNABLES": turns.MALLOC}
+    monkeypatch.setattr(turns, "huge_pages_for_asking", lambda: False)
+    assert turns.malloc_settings() == {}
+    monkeypatch.setattr(turns, "huge_pages_for_asking", lambda: True)
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    assert turns.malloc_settings() == {}
