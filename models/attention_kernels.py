@@ -47,7 +47,8 @@ def xla_attention(q, k, v, queries: Places, keys: Places, window, layout: Layout
     """Plain XLA, the scores of QUERY_BLOCK queries at a time. Those of a small batch are kept for the backward pass,
     more than KEPT_SCORES of them recomputed there. As many keys as queries are of the same columns."""
     queries, keys = (places.replace(lengths=None, starts=None) for places in (queries, keys))
-    parts = min(MAX_PARTS, q.shape[1] // PART) if q.shape[1] == k.shape[1] else 1
+    whole = q.shape[1] != k.shape[1] or layout is not None and layout.ways("query_length") > 1
+    parts = 1 if whole else min(MAX_PARTS, q.shape[1] // PART)
     kept = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] <= KEPT_SCORES
     attend = functools.partial(_in_blocks, window=window, kept=kept)
     out = attend(q, k, v, queries, keys) if parts < 2 else _causally(attend, parts, q, k, v, queries, keys)

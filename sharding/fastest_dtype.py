@@ -26,12 +26,12 @@ DTYPES = ("float32", "bfloat16")
 MIN_SPEEDUP = 1.1
 """times as fast as float32 bfloat16 has to be, since it rounds"""
 EMBED, MLP = 576, 1536
-WORKS = {"training": (512, 1), "decoding": (16, 8)}
+WORKLOADS = {"training": (512, 1), "decoding": (16, 8)}
 """what is measured -> (rows, layers): gradients of many rows; few rows, for which weights are read from memory"""
 TURNS, SECONDS = 7, 0.5
 """of each work: so many turns of each dtype, and none that begins after so many seconds but the first"""
 CPUINFO = Path("/proc/cpuinfo")
-LASTING = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+STATIC_FIELDS = ("model name", "flags", "Features", "CPU implementer", "CPU part")
 """what CPUINFO says of x86 and ARM that no load changes"""
 
 
@@ -44,13 +44,13 @@ def default_dtype() -> str:
 
 
 def _kept_or_measured() -> str:
-    folder, circumstances = folder_in_use(), circumstances_of(os.environ)
-    kept = folder and find(folder, circumstances)
+    folder, cache_key = folder_in_use(), cache_key_of(os.environ)
+    kept = folder and read_cached(folder, cache_key)
     if kept:
         return kept
     ratios = measure()
     dtype = choose(ratios)
-    where = keep(folder, circumstances, dtype) if folder else "not kept, as compiled programs are not"
+    where = write_cached(folder, cache_key, dtype) if folder else "not kept, as compiled programs are not"
     works = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
     print(f"note: bfloat16 is {_mean(ratios):.2f} times as fast as float32 on this CPU ({works}): --dtype auto is "
           f"{dtype} ({where})", file=sys.stderr)
@@ -66,7 +66,7 @@ def _mean(ratios: Mapping[str, float]) -> float:
     return math.prod(ratios.values()) ** (1 / len(ratios))
 
 
-def circumstances_of(environ: Mapping[str, str]) -> dict[str, Any]:
+def cache_key_of(environ: Mapping[str, str]) -> dict[str, Any]:
     """All that the answer may change with; `measure` counts the ways of measuring that this file has had."""
     return {"measure": 1, "processor": _processor(), "cpus": _cpus(), "XLA_FLAGS": environ.get("XLA_FLAGS", ""),
             **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}}
@@ -75,8 +75,8 @@ def circumstances_of(environ: Mapping[str, str]) -> dict[str, Any]:
 def _processor() -> list[str]:
     """Each kind that is there, by name and instructions."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
-    lasting = {line for line in lines if line.partition(":")[0].strip() in LASTING}
-    return sorted(lasting) or [platform.machine(), platform.processor()]
+    static = {line for line in lines if line.partition(":")[0].strip() in STATIC_FIELDS}
+    return sorted(static) or [platform.machine(), platform.processor()]
 
 
 def _cpus() -> int | None:
@@ -84,32 +84,32 @@ def _cpus() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def find(folder: Path, circumstances: Mapping[str, Any]) -> str | None:
-    """The dtype that was kept for just these circumstances; None for a file that holds anything but that."""
-    path, texts = _path(folder, circumstances), {_text(circumstances, dtype): dtype for dtype in DTYPES}
+def read_cached(folder: Path, cache_key: Mapping[str, Any]) -> str | None:
+    """The dtype that was kept for just these cache_key; None for a file that holds anything but that."""
+    path, texts = _path(folder, cache_key), {_text(cache_key, dtype): dtype for dtype in DTYPES}
     try:
         return texts.get(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
 
 
-def keep(folder: Path, circumstances: Mapping[str, Any], dtype: str) -> str:
+def write_cached(folder: Path, cache_key: Mapping[str, Any], dtype: str) -> str:
     """Writes it; where it is kept, or why it cannot be."""
-    path = _path(folder, circumstances)
+    path = _path(folder, cache_key)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        put(path, _text(circumstances, dtype).encode())
+        put(path, _text(cache_key, dtype).encode())
     except OSError as error:
         return f"cannot be kept in {path}: {error.strerror or error}"
     return f"kept in {path}"
 
 
-def _text(circumstances: Mapping[str, Any], dtype: str) -> str:
-    return json.dumps({"dtype": dtype, **circumstances}, indent=1) + "\n"
+def _text(cache_key: Mapping[str, Any], dtype: str) -> str:
+    return json.dumps({"dtype": dtype, **cache_key}, indent=1) + "\n"
 
 
-def _path(folder: Path, circumstances: Mapping[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(circumstances).encode()).hexdigest()
+def _path(folder: Path, cache_key: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(cache_key).encode()).hexdigest()
     return folder / f"temper-dtype-{digest[:16]}.json"
 
 
@@ -119,14 +119,17 @@ def measure() -> dict[str, float]:
 
     ratios = {}
     with jax.disable_jit(False):
-        for name, (rows, layers) in WORKS.items():
+        for name, (rows, layers) in WORKLOADS.items():
             seconds = fastest({dtype: compiled(dtype, rows, layers, name == "training") for dtype in DTYPES})
             ratios[name] = seconds["float32"] / seconds["bfloat16"]
     return ratios
 
 
 def fastest(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds of each call's fastest turn, so that what else the machine does hardly counts; the calls take turns."""
+    """Seconds of each call's fastest turn, so that what else the machine does hardly counts; the calls take turns, the
+    first of which is not counted."""
+    for call in calls.values():  # the first one has threads to start and memory to take
+        call()
     seconds, end = dict.fromkeys(calls, math.inf), time.perf_counter() + SECONDS
     for _ in range(TURNS):
         for name, call in calls.items():
