@@ -78,7 +78,7 @@ def open_benchmarks(flags: Any, tokenizer: Any, vocab_size: int, layout: Any) ->
                          f"it answers nothing that could be judged; put tokenizer.json into its folder")
     how = How(limit=own.limit, num_samples=own.num_samples, seed=flags.seed, max_new_tokens=own.max_new_tokens,
               template_kwargs=parse_template_kwargs(flags.chat_template_kwargs), task_data=own.data,
-              unsafe=getattr(flags, "unsafe_code_without_sandbox", False))
+              unsafe=getattr(flags, "unsafe_code_without_sandbox", False), dtype=flags.dtype)
     held_out = [open_held_out(flags.eval_data, count, tokenizer, vocab_size, how.template_kwargs)] if count else []
     return open_tasks(own.names, tokenizer, how, vocab_size, layout) + held_out
 

@@ -65,10 +65,11 @@ def check_graded(name: str) -> None:
 
 def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None = None, layout: Any = None,
                 unsafe: bool = False, chat: bool = True,
-                template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> Graded:
+                template_kwargs: Mapping[str, Any] = MappingProxyType({}), dtype: str | None = None) -> Graded:
     """The task of a name, on its first `limit` rows. Strings are users' messages where the model has a chat template,
-    unless `chat` is False; `template_kwargs` are that template's. Raises InputError for a name of no known form, for
-    rows without a prompt, and where they lack what the rewards are to judge by."""
+    unless `chat` is False; `template_kwargs` are that template's, and a reward model computes in `dtype` (None: the
+    fastest here). Raises InputError for a name of no known form, for rows without a prompt, and where they lack what
+    the rewards are to judge by."""
     grader, data = _split(name)
     tokenizer = tokenizer if chat else without_template(tokenizer)
     source = Rows(open_source(parse_source(data)), limit)
@@ -78,7 +79,7 @@ def open_graded(name: str, tokenizer: Any, vocab_size: int, *, limit: int | None
     prompts = _once(read_prompts(source, tokenizer, vocab_size=vocab_size, max_length=2**31 - 1), name)
     columns = list(dict.fromkeys(column for prompt in prompts for column in prompt.columns))
     rewards = load_rewards(_rewards(grader, data, prompts[0].columns), layout=layout, unsafe=unsafe,
-                           chat=bool(tokenizer.chat_template))
+                           chat=bool(tokenizer.chat_template), dtype=dtype)
     check_columns(rewards, columns)
     return Graded(name, prompts, rewards)
 

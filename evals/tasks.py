@@ -48,6 +48,8 @@ class How:
     """folders with task files of lm-eval's form"""
     unsafe: bool = False
     """code runs where nothing isolates it"""
+    dtype: str | None = None
+    """that a reward model computes in; None: the fastest here"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _open(name: str, tokenizer: Any, how: How, vocab_size: int, layout: Any, man
     _check_chat(name, named, tokenizer, how)
     if is_graded(name):
         task = open_graded(name, tokenizer, vocab_size, limit=how.limit, layout=layout, unsafe=how.unsafe,
-                           chat=how.chat != "never", template_kwargs=how.template_kwargs)
+                           chat=how.chat != "never", template_kwargs=how.template_kwargs, dtype=how.dtype)
         return _graded(task, how)
     if named and not named.task:
         return _graded(_own(name, named, tokenizer, how, vocab_size, layout), how, named.max_new_tokens)
@@ -184,7 +186,7 @@ def _own(name: str, named: Named, tokenizer: Any, how: How, vocab_size: int, lay
     prompts = [_prompt(row, tokenizer, chat, how.template_kwargs, vocab_size) for row in kept[: how.limit]]
     if not prompts:
         raise InputError(f"task {name}: no question is left of {len(rows)} rows; give other data")
-    rewards = load_rewards(named.rewards, layout=layout, unsafe=how.unsafe, chat=chat)
+    rewards = load_rewards(named.rewards, layout=layout, unsafe=how.unsafe, chat=chat, dtype=how.dtype)
     return Graded(name, prompts, rewards, () if chat else named.stops)
 
 

@@ -186,7 +186,7 @@ def make_how(config: Config) -> Any:
     data = parse_task_data(config.task_data, "--task-data")
     return How(config.limit, config.num_samples, config.seed, config.temperature, config.max_new_tokens,
                config.num_fewshot, config.chat, parse_template_kwargs(config.chat_template_kwargs), data,
-               config.include_path, config.unsafe_code_without_sandbox)
+               config.include_path, config.unsafe_code_without_sandbox, config.dtype)
 
 
 def describe(config: Config, weights: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from errors import InputError
 from evals.graded import _split, has_unit_tests, is_graded, open_graded, run_graded
+from evals.tasks import How, open_tasks
 from rollouts.sampling import make_controls
 
 
@@ -135,6 +136,14 @@ def test_a_question_counts_once_and_a_limit_takes_the_first(rows, capsys):
     file = rows({"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}, {"prompt": "a", "answer": 3}, {"prompt": "c"})
     assert [prompt.text for prompt in opened(f"{DIGITS}:{file}", limit=2).prompts] == ["a", "b"]
     assert len(opened(f"{DIGITS}:{file}", limit=100).prompts) == 4
+
+
+def test_a_reward_model_computes_in_the_dtype_of_the_evaluation(rows, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("evals.graded.load_rewards", lambda text, **options: loaded.append((text, options)) or ())
+    [_] = open_tasks([f"model:runs/rm:{rows({'prompt': 'ab'})}"], Letters(), How(dtype="bfloat16"), 128)
+    [(text, options)] = loaded
+    assert (text, options["dtype"]) == ("model:runs/rm", "bfloat16")
 
 
 def test_prompts_are_chats_where_the_model_chats_unless_they_are_not_to_be(rows):
