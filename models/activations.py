@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.attention_kernels import QUERY_BLOCK
+from models.attention_kernels import KEPT_SCORES, MAX_PARTS, QUERY_BLOCK
 from models.config import ModelConfig
 
 
@@ -27,9 +27,15 @@ def _kept_by_none(config: ModelConfig, length: int) -> int:
     """The residual stream before either norm and what comes out of it, q, k and v (before their norms, too), what
     attention gives, gate, up, what down reads, and, of short rows, attention's weights."""
     width, stream, heads, kv_heads = _sizes(config)
-    weights = config.num_heads * length if length <= QUERY_BLOCK else 0
+    weights = config.num_heads * length if _keeps_weights(config, length) else 0
     projected = (2 if config.qk_norm else 1) * (heads + kv_heads) + kv_heads
     return 2 * stream + width * (2 * config.embed_dim + projected + heads + 3 * config.mlp_dim + weights)
+
+
+def _keeps_weights(config: ModelConfig, length: int) -> bool:
+    """Whether the xla kernel keeps attention's weights, of a longer row if only where it is the one row."""
+    scores = config.num_heads * length**2
+    return length <= QUERY_BLOCK or length <= MAX_PARTS * QUERY_BLOCK and scores <= KEPT_SCORES
 
 
 def _sizes(config: ModelConfig) -> tuple[int, int, int, int]:
