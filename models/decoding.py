@@ -34,9 +34,9 @@ CACHE = (*PAGES[:2], None, *PAGES[2:])
 def layer_groups(config: ModelConfig, layout: Layout | None) -> list[range]:
     """The layers, in groups; those of one group follow each other and have the same window.
 
-    In bfloat16 on CPUs all that may are one group: that compiles in a third of the time, and decodes a seventh faster
-    (docs/measured.md). In float32 it is an eighth slower there, and on GPUs XLA copies the weights of a layer out of
-    their stack; there, and on TPUs, each layer is a group.
+    In bfloat16 on CPUs all that may are one group: that compiles in a third of the time, and decodes 16 rows in an
+    eighth less (docs/measured.md). In float32 it takes a tenth more there, and on GPUs XLA copies the weights of a
+    layer out of their stack; there, and on TPUs, each layer is a group.
     """
     platform = layout.mesh.devices.flat[0].platform if layout else jax.default_backend()
     if platform != "cpu" or config.dtype != "bfloat16":
