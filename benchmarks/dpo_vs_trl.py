@@ -19,9 +19,11 @@ DESCRIPTION = """DPO with LoRA on the CPU, Temper against TRL, by turns.
   python -m benchmarks.dpo_vs_trl --trl-python path/to/environment/bin/python --rounds 3 --steps 8"""
 
 BETA = 0.1
-TOLERANCES = {"float32": (1e-4, 0.15, 0.15), "bfloat16": (1e-4, 0.25, 0.25)}
+TOLERANCES = {"float32": (1e-4, 0.1, 0.1), "bfloat16": (1e-4, 0.4, 0.6)}
 """of the first losses, by --dtype. The first is log 2 on both sides. The others follow updates through LoRA's A, which
-each side draws for itself, and so small that bfloat16 rounds much of them away, on each side otherwise."""
+each side draws for itself (a few per cent), and so small that bfloat16 rounds much of them away, on each side
+otherwise: where float32 has 0.159 and TRL's 0.155, then 0.025 and 0.024, it has 0.306 and TRL's 0.424, then 0.070 and
+0.142."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
