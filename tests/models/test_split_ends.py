@@ -63,3 +63,19 @@ def test_gradients_are_summed_over_devices_in_the_dtype_that_is_asked_for(dtype)
     text = jax.jit(jax.grad(total, 1)).lower(hidden, head).as_text()
     scattered = re.search(r'"stablehlo.reduce_scatter".*?\) : \(tensor<16x64x(\w+)>\)', text, re.DOTALL)
     assert scattered[1] == {"float32": "f32", "bfloat16": "bf16"}[dtype]
+
+
+def test_one_device_gathers_nothing():
+    layout, table = make_layout(MeshConfig(), jax.devices()[:1]), jnp.ones((64, 16))
+    tokens = jnp.zeros((2, 5), int)
+    gradient = jax.grad(lambda hidden: jnp.sum(statistics(hidden, table, tokens, tied=True, layout=layout).logp))
+    assert "all_gather" not in jax.jit(gradient).lower(jnp.ones((2, 5, 16))).as_text()
+
+
+def test_of_a_gradients_factors_the_much_narrower_one_is_turned():
+    """The barrier keeps the compiler from turning the other one, 32 wide, instead."""
+    def barriers(width):
+        gradient = jax.grad(lambda kernel: jnp.sum(matmul(jnp.ones((2, 5, 32)), kernel, ("embed", "rank"), None)))
+        return jax.jit(gradient).lower(jnp.ones((32, width))).as_text().count("optimization_barrier")
+
+    assert (barriers(4), barriers(8)) == (1, 0)
